@@ -1,0 +1,194 @@
+# Finds ONNX Runtime's C/C++ headers. Only headers are needed: the operator library receives the
+# API table at run time and links nothing of ONNX Runtime.
+#
+# Tried in this order; the first that satisfies the API version wins:
+#   1. the directory named by -DORT_TCONV_ORT_INCLUDE_DIR=... or the environment variable
+#      of that name; if it is given and unusable, that is an error
+#   2. an installed package: CMAKE_PREFIX_PATH, the active conda environment, system prefixes
+#   3. what an earlier build downloaded, from the per-user cache
+#   4. ONNX Runtime's release archive on GitHub
+#   5. Debian 13's package libonnxruntime-dev, through this machine's own apt mirror
+# -DORT_TCONV_DOWNLOAD=OFF stops after 3.
+
+option(ORT_TCONV_DOWNLOAD "Download ONNX Runtime's headers when none are installed" ON)
+set(ORT_TCONV_ORT_INCLUDE_DIR "" CACHE PATH "Directory that holds onnxruntime_cxx_api.h")
+
+# The oldest ONNX Runtime we run on is 1.21, and a library built with newer headers asks an old
+# runtime for no more than this, so any header from this version on will do.
+set(ORT_TCONV_MIN_API 21)
+# What is downloaded, when something has to be.
+set(ORT_TCONV_ORT_VERSION 1.21.0)
+
+# Sets <out> to "" if `dir` holds usable headers, and to the reason otherwise.
+function(_ort_tconv_check_headers dir out)
+  if(NOT EXISTS "${dir}/onnxruntime_cxx_api.h" OR NOT EXISTS "${dir}/onnxruntime_c_api.h")
+    set(${out} "no onnxruntime_cxx_api.h and onnxruntime_c_api.h in ${dir}" PARENT_SCOPE)
+    return()
+  endif()
+  file(STRINGS "${dir}/onnxruntime_c_api.h" line REGEX "^#define ORT_API_VERSION [0-9]+")
+  string(REGEX MATCH "[0-9]+" version "${line}")
+  if(NOT version)
+    set(${out} "no ORT_API_VERSION in ${dir}/onnxruntime_c_api.h" PARENT_SCOPE)
+  elseif(version LESS ORT_TCONV_MIN_API)
+    set(${out} "${dir} is API version ${version}, ${ORT_TCONV_MIN_API} or newer is needed" PARENT_SCOPE)
+  else()
+    set(${out} "" PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Sets <out> to the directory that keeps downloads between builds, "" if there is no home.
+function(_ort_tconv_cache_dir out)
+  if(DEFINED ENV{XDG_CACHE_HOME} AND IS_ABSOLUTE "$ENV{XDG_CACHE_HOME}")
+    set(root "$ENV{XDG_CACHE_HOME}")
+  elseif(DEFINED ENV{HOME} AND IS_DIRECTORY "$ENV{HOME}")
+    set(root "$ENV{HOME}/.cache")
+  else()
+    set(root "${CMAKE_BINARY_DIR}")
+  endif()
+  set(${out} "${root}/ort-tconv/onnxruntime-headers-${ORT_TCONV_ORT_VERSION}" PARENT_SCOPE)
+endfunction()
+
+# Copies the headers in `dir` to `cache`. Through a temporary name, so that two builds at the same
+# time, or one that is interrupted, never leave half a directory behind.
+function(_ort_tconv_keep dir cache out)
+  string(RANDOM LENGTH 8 suffix)
+  file(GLOB headers "${dir}/*.h")
+  file(COPY ${headers} DESTINATION "${cache}.${suffix}")
+  if(NOT EXISTS "${cache}")
+    file(RENAME "${cache}.${suffix}" "${cache}" RESULT ignored)
+  endif()
+  file(REMOVE_RECURSE "${cache}.${suffix}")
+  _ort_tconv_check_headers("${cache}" reason)
+  set(${out} "${reason}" PARENT_SCOPE)
+endfunction()
+
+function(_ort_tconv_fetch_release work out_dir out_reason)
+  # The headers are the same in every archive; these are the ones that exist.
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    set(name onnxruntime-linux-aarch64-${ORT_TCONV_ORT_VERSION})
+  else()
+    set(name onnxruntime-linux-x64-${ORT_TCONV_ORT_VERSION})
+  endif()
+  set(url https://github.com/microsoft/onnxruntime/releases/download/v${ORT_TCONV_ORT_VERSION}/${name}.tgz)
+  message(STATUS "ONNX Runtime headers: trying ${url}")
+  # The release publishes no checksum that we could have verified independently, so none is pinned:
+  # the source is authenticated by TLS, and the content by its ORT_API_VERSION. The timeouts are
+  # short because a machine that cannot reach GitHub still has the next source.
+  file(DOWNLOAD ${url} "${work}/release.tgz"
+       TLS_VERIFY ON TIMEOUT 60 INACTIVITY_TIMEOUT 10 STATUS status)
+  list(GET status 0 code)
+  list(GET status 1 text)
+  if(NOT code EQUAL 0)
+    set(${out_reason} "${url}: ${text}" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND ${CMAKE_COMMAND} -E tar xzf release.tgz
+                  WORKING_DIRECTORY "${work}" RESULT_VARIABLE code ERROR_VARIABLE text)
+  if(NOT code EQUAL 0)
+    set(${out_reason} "${url}: cannot unpack: ${text}" PARENT_SCOPE)
+    return()
+  endif()
+  set(${out_dir} "${work}/${name}/include" PARENT_SCOPE)
+  set(${out_reason} "" PARENT_SCOPE)
+endfunction()
+
+function(_ort_tconv_fetch_debian work out_dir out_reason)
+  message(STATUS "ONNX Runtime headers: trying Debian's libonnxruntime-dev")
+  execute_process(
+    COMMAND sh "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_ort_headers.sh" "${work}/debian"
+    RESULT_VARIABLE code OUTPUT_VARIABLE text ERROR_VARIABLE text TIMEOUT 240)
+  if(NOT code EQUAL 0)
+    string(STRIP "${text}" text)
+    string(REPLACE "\n" "\n      " text "${text}")
+    set(${out_reason} "Debian's libonnxruntime-dev: ${text} (${code})" PARENT_SCOPE)
+    return()
+  endif()
+  set(${out_dir} "${work}/debian/usr/include/onnxruntime" PARENT_SCOPE)
+  set(${out_reason} "" PARENT_SCOPE)
+endfunction()
+
+function(ort_tconv_find_ort_headers out)
+  set(tried "")
+
+  # 1. What the user says goes: falling back to other headers would hide a typing error.
+  set(named "${ORT_TCONV_ORT_INCLUDE_DIR}")
+  if(NOT named)
+    set(named "$ENV{ORT_TCONV_ORT_INCLUDE_DIR}")
+  endif()
+  if(named)
+    _ort_tconv_check_headers("${named}" reason)
+    if(reason)
+      message(FATAL_ERROR "ORT_TCONV_ORT_INCLUDE_DIR: ${reason}")
+    endif()
+    message(STATUS "ONNX Runtime headers: ${named} (ORT_TCONV_ORT_INCLUDE_DIR)")
+    set(${out} "${named}" PARENT_SCOPE)
+    return()
+  endif()
+
+  # 2. An installed package. Not cached: the next configure must see what is installed then.
+  unset(_ort_tconv_installed CACHE)
+  find_path(_ort_tconv_installed onnxruntime_cxx_api.h
+            HINTS "$ENV{CONDA_PREFIX}/include"
+            PATH_SUFFIXES onnxruntime onnxruntime/core/session include include/onnxruntime
+                          include/onnxruntime/core/session)
+  set(installed "${_ort_tconv_installed}")
+  unset(_ort_tconv_installed CACHE)
+  if(installed)
+    _ort_tconv_check_headers("${installed}" reason)
+    if(NOT reason)
+      message(STATUS "ONNX Runtime headers: ${installed} (installed)")
+      set(${out} "${installed}" PARENT_SCOPE)
+      return()
+    endif()
+    list(APPEND tried "installed package: ${reason}")
+  else()
+    list(APPEND tried "installed package: no onnxruntime_cxx_api.h under CMAKE_PREFIX_PATH, CONDA_PREFIX or the system prefixes")
+  endif()
+
+  # 3. An earlier download.
+  _ort_tconv_cache_dir(cache)
+  _ort_tconv_check_headers("${cache}" reason)
+  if(NOT reason)
+    message(STATUS "ONNX Runtime headers: ${cache} (downloaded by an earlier build)")
+    set(${out} "${cache}" PARENT_SCOPE)
+    return()
+  endif()
+  list(APPEND tried "earlier download: ${reason}")
+  # Something is there but is not usable: make room for a good copy.
+  file(REMOVE_RECURSE "${cache}")
+
+  # 4., 5. Download, and keep.
+  if(ORT_TCONV_DOWNLOAD)
+    set(work "${CMAKE_BINARY_DIR}/ort-headers-download")
+    foreach(source IN ITEMS release debian)
+      file(REMOVE_RECURSE "${work}")
+      file(MAKE_DIRECTORY "${work}")
+      cmake_language(CALL _ort_tconv_fetch_${source} "${work}" dir reason)
+      if(NOT reason)
+        _ort_tconv_check_headers("${dir}" reason)
+      endif()
+      if(NOT reason)
+        _ort_tconv_keep("${dir}" "${cache}" reason)
+      endif()
+      file(REMOVE_RECURSE "${work}")
+      if(NOT reason)
+        message(STATUS "ONNX Runtime headers: ${cache} (downloaded)")
+        set(${out} "${cache}" PARENT_SCOPE)
+        return()
+      endif()
+      list(APPEND tried "${reason}")
+    endforeach()
+  else()
+    list(APPEND tried "downloads: switched off by ORT_TCONV_DOWNLOAD=OFF")
+  endif()
+
+  list(JOIN tried "\n  - " tried)
+  message(FATAL_ERROR
+    "No ONNX Runtime headers (API version ${ORT_TCONV_MIN_API} or newer). Tried:\n  - ${tried}\n"
+    "Do one of these and build again:\n"
+    "  - unpack any ONNX Runtime release >= 1.21 and set the environment variable\n"
+    "    ORT_TCONV_ORT_INCLUDE_DIR to its include directory\n"
+    "  - install them: 'apt install libonnxruntime-dev' (Debian 13 or newer),\n"
+    "    'conda install -c conda-forge onnxruntime-cpp'\n"
+    "  - build without the operator library: -DORT_TCONV_BUILD_OP=OFF (C++ core and tests only)")
+endfunction()

@@ -1,0 +1,69 @@
+# Every target does all of its own set-up, in .venv and build/, and nothing twice.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# What the wheel is made of.
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+  $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
+WHEEL = $(wildcard build/wheel/*.whl)
+
+.PHONY: help demo test bench lint clean
+
+help:
+	@echo "make demo    convert two models, validate them, show the gain"
+	@echo "make test    run the test suite"
+	@echo "make bench   time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
+	@echo "make lint    check formatting and style, repairing what a tool can repair"
+	@echo "make clean   remove .venv and build"
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
+
+# The same hooks as with 'pre-commit install'; they come from PyPI.
+lint: $(VENV)/.pre-commit
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+clean:
+	rm -rf $(VENV) build
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than 3.10; name another one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.pre-commit: | $(BIN)/python
+	$(PIP) install pre-commit
+	@touch $@
+
+# The package is built once for all extras. pip regards a wheel of the same version as installed
+# already, hence --force-reinstall.
+$(VENV)/.package: $(SOURCES) | $(BIN)/python
+	rm -rf build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
+$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.package
+	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
+	@touch $@
+
+# RapidOCR wants opencv-python, which needs a desktop's libraries (libGL). Where they are missing,
+# the same release without a user interface takes its place.
+$(VENV)/.demo: $(VENV)/.package
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+	  { echo "RapidOCR 1.4.4 needs Python below 3.13: make clean demo PYTHON=python3.12"; exit 1; }
+	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,demo]"
+	$(BIN)/python -c 'import cv2' 2>/dev/null || \
+	  { $(PIP) uninstall -y opencv-python && $(PIP) install opencv-python-headless; }
+	@touch $@

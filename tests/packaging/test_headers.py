@@ -1,0 +1,174 @@
+"""The search for ONNX Runtime's headers (cmake/OrtHeaders.cmake), without a network."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CMAKE = shutil.which("cmake")
+
+needs_cmake = pytest.mark.skipif(CMAKE is None, reason="cmake is not installed")
+
+
+def make_headers(directory: Path, api: int) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "onnxruntime_c_api.h").write_text(f"#define ORT_API_VERSION {api}\n")
+    (directory / "onnxruntime_cxx_api.h").write_text("")
+    return directory
+
+
+def find(tmp_path: Path, *options: str, **env: str) -> subprocess.CompletedProcess:
+    """Runs the search as a script, which needs neither a compiler nor a build tool. In this mode
+    CMake has no system prefixes, so that headers installed on this machine do not interfere."""
+    script = tmp_path / "find.cmake"
+    script.write_text(
+        f'include("{ROOT}/cmake/OrtHeaders.cmake")\n'
+        'ort_tconv_find_ort_headers(directory)\nmessage("FOUND ${directory}")\n'
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("CONDA_PREFIX", "CMAKE_PREFIX_PATH")}
+    clean["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    clean.pop("ORT_TCONV_ORT_INCLUDE_DIR", None)
+    return subprocess.run(
+        [CMAKE, "-DORT_TCONV_DOWNLOAD=OFF", *options, "-P", script],
+        cwd=tmp_path,
+        env=clean | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@needs_cmake
+def test_nothing_found_says_what_was_tried_and_what_to_do(tmp_path):
+    result = find(tmp_path)
+    assert result.returncode != 0
+    for part in (
+        "installed package:",
+        "earlier download:",
+        "ORT_TCONV_DOWNLOAD=OFF",
+        "ORT_TCONV_ORT_INCLUDE_DIR",
+        "libonnxruntime-dev",
+    ):
+        assert part in result.stderr
+
+
+@needs_cmake
+@pytest.mark.parametrize("how", ["variable", "environment"])
+def test_named_directory(tmp_path, how):
+    headers = str(make_headers(tmp_path / "named", api=25))
+    if how == "variable":
+        result = find(tmp_path, f"-DORT_TCONV_ORT_INCLUDE_DIR={headers}")
+    else:
+        result = find(tmp_path, ORT_TCONV_ORT_INCLUDE_DIR=headers)
+    assert f"FOUND {headers}" in result.stderr
+
+
+@needs_cmake
+def test_named_directory_without_headers_is_an_error(tmp_path):
+    make_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0", api=21)
+    result = find(tmp_path, ORT_TCONV_ORT_INCLUDE_DIR=str(tmp_path))
+    assert result.returncode != 0
+    assert "ORT_TCONV_ORT_INCLUDE_DIR: no onnxruntime_cxx_api.h" in result.stderr
+
+
+@needs_cmake
+def test_too_old_headers_are_named_with_both_versions(tmp_path):
+    headers = make_headers(tmp_path / "old", api=17)
+    result = find(tmp_path, ORT_TCONV_ORT_INCLUDE_DIR=str(headers))
+    assert result.returncode != 0
+    words = " ".join(result.stderr.split())  # CMake breaks long lines
+    assert "API version 17" in words and "21 or newer" in words
+
+
+@needs_cmake
+@pytest.mark.parametrize("layout", ["include", "include/onnxruntime", "include/onnxruntime/core/session"])
+def test_installed_package(tmp_path, layout):
+    headers = make_headers(tmp_path / "prefix" / layout, api=21)
+    result = find(tmp_path, CMAKE_PREFIX_PATH=str(tmp_path / "prefix"))
+    assert f"FOUND {headers}" in result.stderr
+
+
+@needs_cmake
+def test_too_old_installed_package_is_passed_over(tmp_path):
+    make_headers(tmp_path / "prefix/include", api=17)
+    cached = make_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0", api=21)
+    result = find(tmp_path, CMAKE_PREFIX_PATH=str(tmp_path / "prefix"))
+    assert f"FOUND {cached}" in result.stderr
+
+
+# ---- Debian's package, with stand-ins for apt-get and dpkg-deb ---------------------------------
+
+DEBIAN = Path("/etc/os-release").is_file() and "\nID=debian\n" in Path("/etc/os-release").read_text()
+
+FAKE_APT = """#!/bin/sh
+. /etc/os-release
+case "$*" in
+  *--print-uris*)
+    echo "'http://third.example/apt/dists/stable/InRelease' x 0"
+    echo "'http://debian.example/security/dists/$VERSION_CODENAME-security/InRelease' x 0"
+    echo "'http://debian.example/debian/dists/$VERSION_CODENAME/InRelease' x 0" ;;
+  *" update") cp "$PWD/sources.list" "$PWD/apt.conf" "$RECORD"; exit "${FAIL:-0}" ;;
+  *" download "*) touch libonnxruntime-dev_1_amd64.deb ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_debian(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in {"apt-get": FAKE_APT, "dpkg-deb": '#!/bin/sh\ntouch "$3/unpacked"\n'}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tmp_path / "record").mkdir()
+    (tmp_path / "tmp").mkdir()
+
+    def run(**env):
+        return subprocess.run(
+            ["sh", str(ROOT / "cmake/debian_ort_headers.sh"), str(tmp_path / "out")],
+            env=os.environ
+            | {
+                "PATH": f"{tools}:{os.environ['PATH']}",
+                "RECORD": str(tmp_path / "record"),
+                "TMPDIR": str(tmp_path / "tmp"),
+            }
+            | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.mark.skipif(not DEBIAN, reason="not a Debian system")
+def test_debian_uses_this_machines_mirror_and_leaves_nothing_behind(fake_debian, tmp_path):
+    result = fake_debian()
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/unpacked").exists()
+    source = (tmp_path / "record/sources.list").read_text()
+    assert re_match(source), source
+    # Every path of apt that could be written to is redirected.
+    config = (tmp_path / "record/apt.conf").read_text()
+    for setting in ("Dir::State", "Dir::Cache", "Dir::Etc::SourceList"):
+        assert f'{setting} "{tmp_path}/tmp/' in config
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def re_match(source: str) -> bool:
+    before, _, after = source.partition("] ")
+    return before.startswith("deb [signed-by=/usr/share/keyrings/") and (
+        after == "http://debian.example/debian trixie main\n"
+    )
+
+
+@pytest.mark.skipif(not DEBIAN, reason="not a Debian system")
+def test_debian_failure_names_the_step(fake_debian, tmp_path):
+    result = fake_debian(FAIL="100")
+    assert result.returncode != 0
+    assert "apt-get update failed for http://debian.example/debian trixie" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "tmp").iterdir()) == []

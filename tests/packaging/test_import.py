@@ -1,0 +1,79 @@
+"""What `import ort_tconv` needs and does, and what the package asks pip for."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+WITHOUT_ORT = "import sys; sys.modules['onnxruntime'] = None\n"  # makes `import onnxruntime` fail
+
+
+def run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_works_without_onnxruntime():
+    run_python(WITHOUT_ORT + "import ort_tconv; assert ort_tconv.get_library_path()")
+
+
+def test_convert_works_without_onnxruntime(tmp_path):
+    code = """
+import onnx, ort_tconv
+from onnx import TensorProto, helper
+model = helper.make_model(helper.make_graph(
+    [helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])], "g",
+    [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3, 3]),
+     helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 2, 2, 2])],
+    [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 6, 6])]),
+    opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+print([n.op_type for n in ort_tconv.convert(model).graph.node])
+"""
+    assert "SegregatedConvTranspose" in run_python(WITHOUT_ORT + code)
+
+
+def test_use_without_onnxruntime_says_what_to_install():
+    code = """
+import ort_tconv
+for use in (ort_tconv.available_providers, lambda: ort_tconv.InferenceSession("x.onnx")):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
+    else:
+        print("no error")
+"""
+    for message in run_python(WITHOUT_ORT + code).splitlines():
+        assert "onnxruntime" in message and "pip install" in message
+
+
+def test_import_starts_no_thread():
+    # numpy's BLAS starts threads of its own; they are not ours.
+    code = """
+import re, numpy, onnx, onnx_ir, rich
+def threads(): return re.search(r"Threads:\\s*(\\d+)", open("/proc/self/status").read())[1]
+before = threads()
+import ort_tconv
+assert threads() == before, (before, threads())
+"""
+    run_python(code)
+
+
+def test_neither_onnxruntime_is_a_hard_dependency():
+    # The two packages overwrite each other's files.
+    requirements = importlib.metadata.requires("ort-tconv")
+    hard = [r for r in requirements if "extra ==" not in r]
+    assert not any(re.match(r"onnxruntime", r) for r in hard)
+
+
+def test_extras():
+    extras = set(importlib.metadata.metadata("ort-tconv").get_all("Provides-Extra"))
+    assert {"cpu", "gpu", "demo", "test", "bench"} <= extras
+
+
+def test_version_is_the_packages():
+    import ort_tconv
+
+    assert ort_tconv.__version__ == importlib.metadata.version("ort-tconv")

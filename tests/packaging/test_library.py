@@ -1,0 +1,36 @@
+"""The operator library must load into any process: it exports one function and drags nothing in."""
+
+import re
+import shutil
+import subprocess
+
+import ort_tconv
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) missing")
+
+
+def readelf(*options: str) -> str:
+    command = ["readelf", "--wide", *options, str(ort_tconv.get_library_path())]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_exports_only_register_custom_ops():
+    defined = set()
+    for line in readelf("--dyn-syms").splitlines():
+        fields = line.split()
+        # Num: Value Size Type Bind Vis Ndx Name
+        if len(fields) == 8 and fields[4] in ("GLOBAL", "WEAK", "UNIQUE") and fields[6].isdigit():
+            defined.add(fields[7].split("@")[0])
+    assert defined == {"RegisterCustomOps"}
+
+
+def test_links_system_libraries_only():
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", readelf("--dynamic")))
+    allowed = r"(libc|libm|libpthread|libdl|ld-linux[-\w]*)\.so\.\d+"
+    # Named one by one: libonnxruntime and libpython are the point, libstdc++ the usual accident.
+    assert {n for n in needed if not re.fullmatch(allowed, n)} == set()
+
+
+def test_has_no_run_path():
+    assert not re.search(r"\((RPATH|RUNPATH)\)", readelf("--dynamic"))

@@ -4,10 +4,13 @@ import re
 import shutil
 import subprocess
 
-import ort_tconv
 import pytest
 
-pytestmark = pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) missing")
+import ort_tconv
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("readelf") is None, reason="readelf (binutils) missing"
+)
 
 
 def readelf(*options: str) -> str:

@@ -1,0 +1,233 @@
+#include "core/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/status.h"
+
+namespace ort_tconv {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+struct Shape {  // what the choices below need, computed once
+  const Problem& problem;
+  const Machine& machine;
+  DType dtype;
+  std::vector<AxisGeometry> axes;
+  int64_t lanes, cg, mg;
+
+  Shape(const Problem& p, const Machine& m, DType t, bool aligned)
+      : problem(p), machine(m), dtype(t), axes(segregate(p, aligned)),
+        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {}
+
+  int64_t window_positions(const Dims& tile) const {
+    int64_t n = 1;
+    for (size_t i = 0; i < axes.size(); ++i) n *= WindowAxis(axes[i], tile[i]).extent;
+    return n;
+  }
+  int64_t positions(const Dims& tile) const {
+    return std::accumulate(tile.begin(), tile.end(), int64_t{1}, std::multiplies<>());
+  }
+  int64_t classes() const {
+    int64_t n = 1;
+    for (const auto& a : axes) n *= static_cast<int64_t>(a.classes.size());
+    return n;
+  }
+  int64_t last_classes() const { return static_cast<int64_t>(axes.back().classes.size()); }
+};
+
+int64_t tile_count(const Plan& plan) {
+  return std::accumulate(plan.tiles.begin(), plan.tiles.end(), int64_t{1}, std::multiplies<>());
+}
+
+// Cuts the domain into tiles until `fits` accepts one, always along the axis with the largest tile (the
+// last one only while it is wider than `min_row`, unless nothing else is left to cut).
+template <class Fits>
+void cut(Plan& plan, const Shape& s, int64_t min_row, Fits fits) {
+  const int d = static_cast<int>(s.axes.size());
+  plan.tile.resize(d);
+  plan.tiles.assign(d, 1);
+  for (int i = 0; i < d; ++i) plan.tile[i] = std::max<int64_t>(1, s.axes[i].domain);
+  while (!fits(plan.tile)) {
+    int best = -1;
+    for (int i = 0; i < d; ++i) {
+      const bool allowed = plan.tile[i] > 1 && (i < d - 1 || plan.tile[i] > min_row);
+      if (allowed && (best < 0 || plan.tile[i] >= plan.tile[best])) best = i;
+    }
+    if (best < 0) best = d - 1;
+    if (plan.tile[best] == 1) break;
+    const int64_t parts = plan.tiles[best] + std::max<int64_t>(1, plan.tiles[best] / 4);
+    plan.tile[best] = std::max<int64_t>(1, std::min(plan.tile[best] - 1, ceil_div(s.axes[best].domain, parts)));
+    plan.tiles[best] = ceil_div(s.axes[best].domain, plan.tile[best]);
+  }
+}
+
+int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
+
+// Work left after tiling and batching is split along output channels.
+void split_blocks(Plan& plan, const Shape& s) {
+  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group * tile_count(plan));
+  const int64_t chunks = std::min(plan.blocks, ceil_div(target_tasks(s.machine), base));
+  plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
+  plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
+}
+
+constexpr int64_t kMaxClassChunk = 256;
+
+Plan plan_direct(const Shape& s) {
+  Plan plan;
+  plan.algorithm = Algorithm::kDirect;
+  const int64_t bytes = compute_bytes(s.dtype);
+  plan.block = std::min(round_up(s.mg, s.lanes), s.machine.max_vectors * s.lanes);
+  plan.blocks = ceil_div(s.mg, plan.block);
+  plan.class_chunk = std::min(s.last_classes(), kMaxClassChunk);
+
+  // A tile's window stays in half of L2, its results (one block of channels) in an eighth.
+  const int64_t pitch = round_up(s.cg, s.lanes);
+  const auto window = [&](const Dims& t) { return s.window_positions(t) * pitch * bytes; };
+  const auto results = [&](const Dims& t) { return s.positions(t) * plan.class_chunk * plan.block * bytes; };
+  const int64_t tasks_wanted = target_tasks(s.machine);
+  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  int64_t domain = 1;
+  for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
+  // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
+  const int64_t least = 48;
+  cut(plan, s, 2 * kMaxClassChunk, [&](const Dims& t) {
+    const int64_t n = s.positions(t);
+    const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
+    return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
+                      results(t) <= std::max<int64_t>(s.machine.l2_bytes / 4, 64 * 1024));
+  });
+
+  double taps = 1, outputs = 1;
+  for (const auto& a : s.axes) {
+    double axis_taps = 0;
+    for (const auto& c : a.classes) axis_taps += static_cast<double>(c.taps.size()) * c.count;
+    taps *= axis_taps;
+    outputs *= static_cast<double>(a.out);
+  }
+  int64_t class_taps = 1;
+  for (const auto& a : s.axes) {
+    size_t most = 1;
+    for (const auto& c : a.classes) most = std::max(most, c.taps.size());
+    class_taps *= static_cast<int64_t>(most);
+  }
+  // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
+  const int64_t line = class_taps * plan.block * bytes;
+  plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
+  if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
+
+  split_blocks(plan, s);
+  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
+  const double per_image = vectors * (taps * s.cg + 5 * outputs);
+  const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
+                               ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
+  plan.cost = s.problem.batch * s.problem.group * (per_image + window_copies);
+  plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes *
+                      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  return plan;
+}
+
+Plan plan_narrow(const Shape& s) {
+  Plan plan;
+  plan.algorithm = Algorithm::kNarrow;
+  plan.aligned = s.axes.back().aligned;
+  const int64_t bytes = compute_bytes(s.dtype);
+  plan.block = std::min<int64_t>(s.mg, 4);
+  plan.blocks = ceil_div(s.mg, std::max<int64_t>(1, plan.block));
+  plan.class_chunk = s.last_classes();
+  plan.channel_chunk = s.cg;
+
+  // Rows stay whole while they fit; window and results share L2.
+  const auto need = [&](const Dims& t) {
+    return (s.window_positions(t) * s.cg + s.positions(t) * s.classes() * plan.block) * bytes;
+  };
+  const int64_t tasks_wanted = target_tasks(s.machine);
+  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  int64_t domain = 1;
+  for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
+  cut(plan, s, 16 * s.lanes, [&](const Dims& t) {
+    const int64_t n = s.positions(t);
+    const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 16 * s.lanes;
+    return n == 1 || (enough_tasks && need(t) <= s.machine.l2_bytes / 2);
+  });
+  split_blocks(plan, s);
+
+  double taps = 1, outputs = 1;
+  for (const auto& a : s.axes) {
+    double n = 0;
+    for (const auto& c : a.classes) n += static_cast<double>(c.taps.size());
+    taps *= n;
+    outputs *= static_cast<double>(a.out);
+  }
+  const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
+  // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
+  const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
+  plan.cost = s.problem.batch * s.problem.group *
+              (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
+  plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes *
+                      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  return plan;
+}
+
+}  // namespace
+
+const char* name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kFloat16: return "float16";
+    case DType::kBFloat16: return "bfloat16";
+  }
+  return "?";
+}
+
+int storage_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+const char* name(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kDirect: return "direct";
+    case Algorithm::kNarrow: return "narrow";
+  }
+  return "?";
+}
+
+WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t) : tile(t), offsets(axis.offsets) {
+  if (offsets.empty()) offsets.push_back(0);  // no class has a tap: nothing is read
+  const int64_t n = static_cast<int64_t>(offsets.size());
+  const int64_t span = offsets.back() - offsets.front();
+  dense = span + tile <= n * tile + 16;
+  extent = dense ? span + tile : n * tile;
+}
+
+int64_t WindowAxis::position(int64_t offset) const {
+  if (dense) return offset - offsets.front();
+  return (std::lower_bound(offsets.begin(), offsets.end(), offset) - offsets.begin()) * tile;
+}
+
+std::string Plan::describe() const {
+  return concat(name(algorithm), aligned ? " aligned" : "", " tile ", tile, " x ", tiles, " block ", block, " x ",
+                blocks, " (", blocks_per_task, " a task) channels ", channel_chunk, " tasks ", tasks, " scratch ",
+                scratch_bytes, " B packed ", packed_bytes, " B cost ", cost, ": ", reason);
+}
+
+Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm) {
+  const bool automatic = algorithm.empty() || algorithm == "auto";
+  require(automatic || algorithm == "direct" || algorithm == "narrow", "attribute algorithm = '", algorithm,
+          "': must be auto, direct or narrow");
+  // A row that is shared by all classes is worth its one or two extra columns on wide images only.
+  const bool wide = problem.in.back() >= 32;
+  Plan direct, narrow;
+  if (algorithm != "narrow") direct = plan_direct(Shape(problem, machine, dtype, false));
+  if (algorithm != "direct") narrow = plan_narrow(Shape(problem, machine, dtype, wide));
+  Plan plan = !automatic ? (algorithm == "direct" ? direct : narrow) : direct.cost <= narrow.cost ? direct : narrow;
+  plan.reason = automatic ? concat("cheapest: direct ", direct.cost, ", narrow ", narrow.cost) : "forced by algorithm";
+  return plan;
+}
+
+}  // namespace ort_tconv

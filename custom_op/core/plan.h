@@ -1,0 +1,71 @@
+// Problem + machine -> Plan: which algorithm runs, how the output is cut into tiles and who works on
+// what.  Pure and cheap (no allocation proportional to anything but the rank), so that tests and
+// `inspect` can ask for the plan of a machine they do not run on.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/geometry.h"
+#include "core/problem.h"
+
+namespace ort_tconv {
+
+enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };
+const char* name(DType dtype);
+inline bool is_double(DType dtype) { return dtype == DType::kFloat64; }
+int storage_bytes(DType dtype);
+inline int compute_bytes(DType dtype) { return is_double(dtype) ? 8 : 4; }
+
+// kDirect: lanes are output channels; one GEMM a residue class over a channels-last window.
+// kNarrow: lanes are positions along a row; for few output channels, depthwise included.
+enum class Algorithm { kDirect, kNarrow };
+const char* name(Algorithm algorithm);
+
+// What a plan needs to know of the machine.
+struct Machine {
+  std::string isa;
+  int vector_bytes = 16;
+  int max_vectors = 2;  // vectors of output channels a gemm tile takes
+  int threads = 1;
+  int64_t l2_bytes = 512 * 1024;
+};
+
+struct Plan {
+  Algorithm algorithm = Algorithm::kDirect;
+  bool aligned = false;      // residue classes shifted onto one input window (geometry.h)
+  Dims tile;                 // domain positions of a tile, an entry a spatial axis
+  Dims tiles;                // tiles along each axis
+  int64_t class_chunk = 0;   // residue classes of the last axis in one pass
+  int64_t block = 0;         // output channels of a block: the unit of work along M
+  int64_t blocks = 0;        // blocks of a group
+  int64_t blocks_per_task = 0;
+  int64_t channel_chunk = 0; // input channels summed before the next weights are fetched
+  int64_t tasks = 0;
+  double cost = 0;           // predicted cost: vector multiply-adds and their equivalents
+  std::string reason;
+
+  int64_t scratch_bytes = 0; // a thread's
+  int64_t packed_bytes = 0;  // of packed weights
+
+  std::string describe() const;
+};
+
+// `algorithm` is "" or "auto", or the name of the one to use.  Throws Error if it is unknown.
+Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm);
+
+// Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the
+// taps are far apart, as one interval a tap offset.  Both make "position of domain index q, tap offset
+// delta" linear in q.
+struct WindowAxis {
+  int64_t tile = 0;
+  int64_t extent = 0;                 // positions in the window
+  bool dense = true;
+  std::vector<int64_t> offsets;       // distinct tap offsets
+  WindowAxis(const AxisGeometry& axis, int64_t tile);
+  int64_t position(int64_t offset) const;  // of the tile's first domain index
+  // Input coordinate, relative to the tile's first domain index, of window position i.
+  int64_t coordinate(int64_t i) const { return dense ? i + offsets.front() : i % tile + offsets[i / tile]; }
+};
+
+}  // namespace ort_tconv

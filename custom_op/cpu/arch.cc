@@ -1,0 +1,111 @@
+#include "cpu/arch.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/status.h"
+
+namespace ort_tconv {
+
+extern const KernelSet kernel_set_baseline;
+#if defined(__x86_64__)
+extern const KernelSet kernel_set_avx2, kernel_set_avx512;
+#elif defined(__aarch64__)
+extern const KernelSet kernel_set_neon;
+#endif
+
+namespace {
+
+struct Entry {
+  const KernelSet* set;
+  bool (*available)();
+  int vector_bytes, max_vectors;
+};
+
+const std::vector<Entry>& entries() {
+  static const std::vector<Entry> all = {
+#if defined(__x86_64__)
+      {&kernel_set_avx512,
+       [] {
+         return bool(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("fma"));
+       },
+       64, 4},
+      {&kernel_set_avx2, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); }, 32, 2},
+#elif defined(__aarch64__)
+      {&kernel_set_neon, [] { return true; }, 16, 4},
+#endif
+      {&kernel_set_baseline, [] { return true; }, 16, 2},
+  };
+  return all;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string s;
+  for (const auto& n : names) s += (s.empty() ? "" : ", ") + n;
+  return s;
+}
+
+const Entry& entry(const std::string& isa) {
+  for (const auto& e : entries())
+    if (isa == e.set->name) return e;
+  fail("instruction set '", isa, "': must be one of ", join(compiled_isas()));
+}
+
+int available_threads() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return static_cast<int>(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+int64_t l2_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  const long n = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (n > 0) return std::clamp<int64_t>(n, 256 * 1024, 2 * 1024 * 1024);
+#endif
+  return 512 * 1024;
+}
+
+}  // namespace
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (const auto& e : entries()) names.push_back(e.set->name);
+  return names;
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const auto& e : entries())
+    if (e.available()) names.push_back(e.set->name);
+  return names;
+}
+
+const KernelSet& kernel_set(const std::string& isa) {
+  const char* env = isa.empty() ? std::getenv("ORT_TCONV_ISA") : nullptr;
+  const std::string wanted = env ? env : isa;
+  if (wanted.empty()) return *entry(supported_isas().front()).set;
+  const Entry& e = entry(wanted);
+  require(e.available(), "instruction set '", wanted, "'", env ? " (from ORT_TCONV_ISA)" : "",
+          ": this processor has only ", join(supported_isas()));
+  return *e.set;
+}
+
+Machine machine_for(const std::string& isa, int threads) {
+  const Entry& e = entry(isa);
+  Machine m;
+  m.isa = isa;
+  m.vector_bytes = e.vector_bytes;
+  m.max_vectors = e.max_vectors;
+  m.threads = threads > 0 ? threads : available_threads();
+  m.l2_bytes = l2_bytes();
+  return m;
+}
+
+Machine machine(const KernelSet& set, int threads) { return machine_for(set.name, threads); }
+
+}  // namespace ort_tconv

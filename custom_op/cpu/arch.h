@@ -1,0 +1,28 @@
+// Which instruction sets there are, which this processor has, and which one is in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/plan.h"
+#include "cpu/kernel.h"
+
+namespace ort_tconv {
+
+// Instruction sets built into this library, best first.
+std::vector<std::string> compiled_isas();
+
+// Those of them that this processor can run, best first.
+std::vector<std::string> supported_isas();
+
+// The one named, or for "" the one in the environment variable ORT_TCONV_ISA, or else the best.
+// Throws Error naming the choices if it is unknown or this processor lacks it.
+const KernelSet& kernel_set(const std::string& isa = "");
+
+// The machine a plan is made for.  `threads` <= 0: as many as this process may use.
+Machine machine(const KernelSet& set, int threads = 0);
+
+// Plan input for an instruction set that need not be available here.
+Machine machine_for(const std::string& isa, int threads);
+
+}  // namespace ort_tconv

@@ -1,0 +1,89 @@
+// Contract between the engines (run.cc) and the microkernels, which are compiled once per instruction
+// set from kernel_impl.h.  Only plain structs here: no inline function may leak from a translation
+// unit built for AVX-512 into one that runs everywhere.
+//
+// T is the type arithmetic is done in (float or double), S the type tensors are stored in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/problem.h"
+
+namespace ort_tconv {
+
+// 16-bit storage types; arithmetic happens in float.
+struct Half { uint16_t bits; };
+struct BFloat16 { uint16_t bits; };
+
+template <class S> struct ComputeType { using type = float; };
+template <> struct ComputeType<double> { using type = double; };
+
+constexpr int kMaxPixels = 6;   // pixels a gemm microkernel may take
+constexpr int kMaxVectors = 4;  // vectors of output channels a gemm microkernel may take
+constexpr int kMaxRows = 4;     // rows a row microkernel may take
+
+// acc[p][l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
+// p = 0..P-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
+// x[p] points at channel 0 of pixel p in a channels-last window.
+template <class T>
+struct GemmArgs {
+  const T* const* x;
+  const ptrdiff_t* taps;
+  int64_t ntaps, channels;
+  const T* w;
+  int64_t w_tap_stride;
+  T* const* acc;  // one row a pixel
+  bool accumulate;
+};
+
+// out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],
+// i = 0..count-1, n = 0..NB-1.  Reads and writes up to the next multiple of L positions.
+template <class T>
+struct RowsArgs {
+  const T* x;
+  int64_t channel_stride;
+  const ptrdiff_t* taps;
+  int64_t ntaps, channels;
+  const T* w;
+  T* out[kMaxRows];
+  int64_t count;
+};
+
+template <class T>
+struct Kernels {
+  int lanes;        // L
+  int max_vectors;  // greatest NV with a kernel
+  void (*gemm[kMaxPixels + 1][kMaxVectors + 1])(const GemmArgs<T>&);
+  void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
+  // dst[l*dst_stride + i] = src[i][l], i < n, l < nv*L.
+  void (*transpose)(const T* const* src, int64_t n, int nv, T* dst, int64_t dst_stride);
+  // dst[i*ways + r] = src[r][i], i < n.
+  void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
+};
+
+template <class S>
+struct StorageKernels {
+  using T = typename ComputeType<S>::type;
+  // dst[i] = src[i], i < n.
+  void (*load)(const S* src, int64_t n, T* dst);
+  // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
+  // multiple of L channels of each position.
+  void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst,
+                             int64_t dst_stride);
+  // y[i] = act(v[i] + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.
+  void (*finish)(const T* v, int64_t n, T bias, const S* z, const Activation& act, T slope, S* y);
+};
+
+// One table an instruction set.
+struct KernelSet {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  StorageKernels<float> float_io;
+  StorageKernels<double> double_io;
+  StorageKernels<Half> half_io;
+  StorageKernels<BFloat16> bfloat16_io;
+};
+
+}  // namespace ort_tconv

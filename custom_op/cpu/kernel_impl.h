@@ -1,0 +1,388 @@
+// Microkernels, written once in GCC/Clang vector extensions.  Each kernel_<isa>.cc defines
+//   ORT_TCONV_VECTOR_BYTES  bytes of a vector register
+//   ORT_TCONV_MAX_VECTORS   vectors of output channels a gemm tile takes (6 pixels x NV accumulators)
+//   ORT_TCONV_SET           name of the KernelSet to define
+//   ORT_TCONV_NAME          its printed name
+// and includes this file.  Everything is in an anonymous namespace and no std:: function is called:
+// see kernel.h.
+#pragma once
+
+#include <cstring>
+#include <utility>
+
+#include "cpu/kernel.h"
+
+namespace ort_tconv {
+namespace {
+
+template <class T>
+struct Simd {
+  static constexpr int L = ORT_TCONV_VECTOR_BYTES / sizeof(T);
+  typedef T Vec __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES)));
+};
+template <class T> using Vec = typename Simd<T>::Vec;
+
+template <class T>
+inline __attribute__((always_inline)) Vec<T> loadu(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class T>
+inline __attribute__((always_inline)) void storeu(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+// ---- 16-bit storage ---------------------------------------------------------------------------------
+// Branch-free, so that loops over them vectorise.
+
+inline __attribute__((always_inline)) float as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
+inline __attribute__((always_inline)) uint32_t as_bits(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
+
+inline __attribute__((always_inline)) float to_compute(float v) { return v; }
+inline __attribute__((always_inline)) double to_compute(double v) { return v; }
+inline __attribute__((always_inline)) float to_compute(BFloat16 v) { return as_float(uint32_t(v.bits) << 16); }
+inline __attribute__((always_inline)) float to_compute(Half v) {
+  const uint32_t w = uint32_t(v.bits) << 16, sign = w & 0x80000000u, two_w = w + w;
+  // Normal: move the exponent up by 112 (224 - 112 through the scale keeps Inf and NaN).
+  const float normal = as_float((two_w >> 4) + (0xE0u << 23)) * as_float(0x7800000u);
+  // Subnormal: place the mantissa in a float of known exponent and take that away again.
+  const float subnormal = as_float((two_w >> 17) | (126u << 23)) - 0.5f;
+  const uint32_t bits = two_w < (1u << 27) ? as_bits(subnormal) : as_bits(normal);
+  return as_float(sign | bits);
+}
+
+inline __attribute__((always_inline)) void from_compute(float v, float& out) { out = v; }
+inline __attribute__((always_inline)) void from_compute(double v, double& out) { out = v; }
+inline __attribute__((always_inline)) void from_compute(float v, BFloat16& out) {
+  const uint32_t u = as_bits(v);
+  const uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
+  const uint32_t nan = (u >> 16) | 0x40u;
+  out.bits = static_cast<uint16_t>((u & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded);
+}
+inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
+  const uint32_t u = as_bits(v), sign = (u >> 16) & 0x8000u, mag = u & 0x7FFFFFFFu;
+  // Adding a power of two 13 bits above the last kept mantissa bit rounds to nearest even, also for
+  // results that are subnormal in half precision.
+  const float scaled = as_float(mag) * as_float(0x77800000u) * as_float(0x08800000u);
+  const uint32_t shl = mag + mag;
+  uint32_t bias = shl & 0xFF000000u;
+  bias = bias < 0x71000000u ? 0x71000000u : bias;
+  const uint32_t sum = as_bits(as_float((bias >> 1) + 0x07800000u) + scaled);
+  const uint32_t nonsign = ((sum >> 13) & 0x7C00u) + (sum & 0x0FFFu);
+  out.bits = static_cast<uint16_t>(sign | (shl > 0xFF000000u ? 0x7E00u : nonsign));
+}
+
+// ---- gemm: lanes are output channels ------------------------------------------------------------------
+
+template <class T, int P, int NV>
+void gemm(const GemmArgs<T>& a) {
+  constexpr int L = Simd<T>::L;
+  Vec<T> acc[P][NV];
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + v * L) : Vec<T>{};
+  for (int64_t t = 0; t < a.ntaps; ++t) {
+    const T* w = a.w + t * a.w_tap_stride;
+    const T* x[P];
+    for (int p = 0; p < P; ++p) x[p] = a.x[p] + a.taps[t];
+#pragma GCC unroll 2
+    for (int64_t c = 0; c < a.channels; ++c) {
+      Vec<T> b[NV];
+      for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
+      w += NV * L;
+      for (int p = 0; p < P; ++p) {
+        const T s = x[p][c];
+        for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
+      }
+    }
+  }
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + v * L, acc[p][v]);
+}
+
+// ---- rows: lanes are positions along a row ------------------------------------------------------------
+
+template <class T, int NB, int NP>
+inline __attribute__((always_inline)) void rows_chunk(const RowsArgs<T>& a, int64_t i) {
+  constexpr int L = Simd<T>::L;
+  Vec<T> acc[NB][NP] = {};
+  const T* w = a.w;
+  const T* x = a.x + i;
+  for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride) {
+    for (int64_t t = 0; t < a.ntaps; ++t, w += NB) {
+      const T* xt = x + a.taps[t];
+      Vec<T> v[NP];
+      for (int p = 0; p < NP; ++p) v[p] = loadu(xt + p * L);
+      for (int n = 0; n < NB; ++n)
+        for (int p = 0; p < NP; ++p) acc[n][p] += w[n] * v[p];
+    }
+  }
+  for (int n = 0; n < NB; ++n)
+    for (int p = 0; p < NP; ++p) storeu(a.out[n] + i + p * L, acc[n][p]);
+}
+
+template <class T, int NB>
+void rows(const RowsArgs<T>& a) {
+  constexpr int L = Simd<T>::L;
+  // NB*NP accumulators, NP positions and a weight: within 16 registers, or 32.
+  constexpr int kBudget = ORT_TCONV_VECTOR_BYTES == 64 ? 24 : 12;
+  constexpr int NP = NB == 1 ? 6 : kBudget / NB > 6 ? 6 : kBudget / NB;
+  int64_t i = 0;
+  for (; i + NP * L <= a.count; i += NP * L) rows_chunk<T, NB, NP>(a, i);
+  for (; i + 2 * L <= a.count; i += 2 * L) rows_chunk<T, NB, 2>(a, i);
+  for (; i < a.count; i += L) rows_chunk<T, NB, 1>(a, i);
+}
+
+// ---- data movement --------------------------------------------------------------------------------------
+
+template <class T, int H, int... I>
+inline __attribute__((always_inline)) void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int L = Simd<T>::L;
+  const Vec<T> lo = __builtin_shufflevector(a, b, ((I & H) ? L + I - H : I)...);
+  const Vec<T> hi = __builtin_shufflevector(a, b, ((I & H) ? L + I : I + H)...);
+  a = lo;
+  b = hi;
+}
+
+// Transposes an L x L block held in L vectors: swaps the off-diagonal H x H blocks, H = L/2 .. 1.
+template <class T, int H = Simd<T>::L / 2>
+inline __attribute__((always_inline)) void transpose_block(Vec<T>* r) {
+  if constexpr (H > 0) {
+    constexpr int L = Simd<T>::L;
+    for (int i = 0; i < L; ++i)
+      if (!(i & H)) exchange<T, H>(r[i], r[i + H], std::make_integer_sequence<int, L>());
+    transpose_block<T, H / 2>(r);
+  }
+}
+
+template <class T>
+void transpose(const T* const* src, int64_t n, int nv, T* dst, int64_t dst_stride) {
+  constexpr int L = Simd<T>::L;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    for (int v = 0; v < nv; ++v) {
+      Vec<T> r[L];
+      for (int k = 0; k < L; ++k) r[k] = loadu(src[i + k] + v * L);
+      transpose_block<T>(r);
+      for (int k = 0; k < L; ++k) storeu(dst + (v * L + k) * dst_stride + i, r[k]);
+    }
+  }
+  for (; i < n; ++i)
+    for (int l = 0; l < nv * L; ++l) dst[l * dst_stride + i] = src[i][l];
+}
+
+template <class T, int S>
+inline __attribute__((always_inline)) void interleave_fixed(const T* const* src, int64_t n, T* __restrict dst) {
+  const T* s[S];
+  for (int r = 0; r < S; ++r) s[r] = src[r];
+  for (int64_t i = 0; i < n; ++i)
+    for (int r = 0; r < S; ++r) dst[i * S + r] = s[r][i];
+}
+
+template <class T>
+void interleave(const T* const* src, int ways, int64_t n, T* dst) {
+  switch (ways) {
+    case 1: std::memcpy(dst, src[0], n * sizeof(T)); return;
+    case 2: interleave_fixed<T, 2>(src, n, dst); return;
+    case 3: interleave_fixed<T, 3>(src, n, dst); return;
+    case 4: interleave_fixed<T, 4>(src, n, dst); return;
+    default: break;
+  }
+  // Many ways: whole L x L blocks, so that both sides stay in cache lines.
+  constexpr int L = Simd<T>::L;
+  int r0 = 0;
+  for (; r0 + L <= ways; r0 += L) {
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+      Vec<T> v[L];
+      for (int k = 0; k < L; ++k) v[k] = loadu(src[r0 + k] + i);
+      transpose_block<T>(v);
+      for (int k = 0; k < L; ++k) storeu(dst + (i + k) * ways + r0, v[k]);
+    }
+    for (; i < n; ++i)
+      for (int k = 0; k < L; ++k) dst[i * ways + r0 + k] = src[r0 + k][i];
+  }
+  for (; r0 < ways; ++r0)
+    for (int64_t i = 0; i < n; ++i) dst[i * ways + r0] = src[r0][i];
+}
+
+template <class S>
+using T_of = typename ComputeType<S>::type;
+
+template <class S>
+void load(const S* src, int64_t n, T_of<S>* dst) {
+  for (int64_t i = 0; i < n; ++i) dst[i] = to_compute(src[i]);
+}
+
+template <class S>
+inline __attribute__((always_inline)) Vec<T_of<S>> load_vector(const S* src, int n) {
+  constexpr int L = Simd<T_of<S>>::L;
+  if constexpr (sizeof(S) == sizeof(T_of<S>)) {
+    if (n == L) return loadu(reinterpret_cast<const T_of<S>*>(src));
+  }
+  T_of<S> tmp[L] = {};
+  if (n == L) {
+    for (int k = 0; k < L; ++k) tmp[k] = to_compute(src[k]);
+  } else {
+    for (int k = 0; k < n; ++k) tmp[k] = to_compute(src[k]);
+  }
+  return loadu(tmp);
+}
+
+template <class S>
+void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t channels, T_of<S>* dst,
+                        int64_t dst_stride) {
+  using T = T_of<S>;
+  constexpr int L = Simd<T>::L;
+  for (int64_t c = 0; c < channels; c += L) {
+    const int64_t nc = channels - c < L ? channels - c : L;
+    for (int64_t i = 0; i < n; i += L) {
+      const int ni = n - i < L ? static_cast<int>(n - i) : L;
+      Vec<T> r[L];
+      for (int k = 0; k < L; ++k) r[k] = k < nc ? load_vector(src + (c + k) * src_stride + i, ni) : Vec<T>{};
+      transpose_block<T>(r);
+      if (ni == L) {
+        for (int k = 0; k < L; ++k) storeu(dst + (i + k) * dst_stride + c, r[k]);
+      } else {
+        for (int k = 0; k < ni; ++k) storeu(dst + (i + k) * dst_stride + c, r[k]);
+      }
+    }
+  }
+}
+
+// ---- epilogue -------------------------------------------------------------------------------------------
+
+// e^x to about 1 unit in the last place (Cody-Waite reduction by ln 2, degree-6 polynomial); 0 below and
+// Inf above the range of float.  NaN passes.
+inline __attribute__((always_inline)) float exp_(float x) {
+  const float clamped = x < -104.f ? -104.f : (x > 89.f ? 89.f : x);
+  const float shifted = clamped * 1.44269504088896341f + 12582912.f;  // round to nearest integer
+  const float n = shifted - 12582912.f;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  // 2^n in two factors, as n may be below -126 or be 128.
+  const int32_t k = static_cast<int32_t>(as_bits(shifted)) - 0x4B400000, h = k >> 1;
+  return p * as_float(static_cast<uint32_t>(h + 127) << 23) * as_float(static_cast<uint32_t>(k - h + 127) << 23);
+}
+inline double exp_(double x) { return __builtin_exp(x); }
+
+inline __attribute__((always_inline)) float tanh_(float x) {
+  // Small arguments by an odd polynomial, the rest by 1 - 2/(e^2|x| + 1).
+  const float ax = x < 0 ? -x : x, x2 = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * x2 + 2.06390887954e-2f;
+  p = p * x2 - 5.37397155531e-2f;
+  p = p * x2 + 1.33314422036e-1f;
+  p = p * x2 - 3.33332819422e-1f;
+  const float small = p * x2 * x + x;
+  const float large = 1.f - 2.f / (exp_(2.f * ax) + 1.f);
+  const float signed_large = x < 0 ? -large : large;
+  return ax < 0.625f ? small : signed_large;
+}
+inline double tanh_(double x) { return __builtin_tanh(x); }
+
+inline __attribute__((always_inline)) float expm1_(float x) {
+  // Near 0 by the series, elsewhere by e^x - 1 (no cancellation left beyond |x| = 0.5).
+  float p = 2.48015873e-5f;
+  p = p * x + 1.98412698e-4f;
+  p = p * x + 1.38888889e-3f;
+  p = p * x + 8.33333333e-3f;
+  p = p * x + 4.16666667e-2f;
+  p = p * x + 1.66666667e-1f;
+  p = p * x + 0.5f;
+  const float small = p * x * x + x;
+  const float large = exp_(x) - 1.f;
+  return x > -0.5f && x < 0.5f ? small : large;
+}
+inline double expm1_(double x) { return __builtin_expm1(x); }
+
+inline float softplus_(float x) { return (x > 0 ? x : 0) + __builtin_log1pf(__builtin_expf(x > 0 ? -x : x)); }
+inline double softplus_(double x) { return (x > 0 ? x : 0) + __builtin_log1p(__builtin_exp(x > 0 ? -x : x)); }
+inline float gelu_(float x) { return static_cast<float>(0.5 * x * __builtin_erfc(-0.70710678118654752440 * x)); }
+inline double gelu_(double x) { return 0.5 * x * __builtin_erfc(-0.70710678118654752440 * x); }
+
+template <class T>
+inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) { return v < lo ? lo : (v > hi ? hi : v); }
+
+template <class S, class F>
+inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, S* y,
+                                                       F f) {
+  if (z) {
+    for (int64_t i = 0; i < n; ++i) from_compute(f(v[i] + bias + to_compute(z[i])), y[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) from_compute(f(v[i] + bias), y[i]);
+  }
+}
+
+template <class S>
+void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope, S* y) {
+  using T = T_of<S>;
+  const T a = act.a, b = act.b;
+  switch (act.kind) {
+    case ActivationKind::kNone: finish_with(v, n, bias, z, y, [](T u) { return u; }); return;
+    case ActivationKind::kRelu: finish_with(v, n, bias, z, y, [](T u) { return u < 0 ? T(0) : u; }); return;
+    case ActivationKind::kLeakyRelu: finish_with(v, n, bias, z, y, [a](T u) { return u < 0 ? a * u : u; }); return;
+    case ActivationKind::kPRelu: finish_with(v, n, bias, z, y, [slope](T u) { return u < 0 ? slope * u : u; }); return;
+    case ActivationKind::kClip: finish_with(v, n, bias, z, y, [a, b](T u) { return clip_(u, a, b); }); return;
+    case ActivationKind::kSigmoid: finish_with(v, n, bias, z, y, [](T u) { return 1 / (1 + exp_(-u)); }); return;
+    case ActivationKind::kTanh: finish_with(v, n, bias, z, y, [](T u) { return tanh_(u); }); return;
+    case ActivationKind::kHardSigmoid:
+      finish_with(v, n, bias, z, y, [a, b](T u) { return clip_(a * u + b, T(0), T(1)); });
+      return;
+    case ActivationKind::kHardSwish:
+      finish_with(v, n, bias, z, y, [](T u) { return u * clip_(u * T(1.0 / 6) + T(0.5), T(0), T(1)); });
+      return;
+    case ActivationKind::kSilu: finish_with(v, n, bias, z, y, [](T u) { return u / (1 + exp_(-u)); }); return;
+    case ActivationKind::kElu: finish_with(v, n, bias, z, y, [a](T u) { return u < 0 ? a * expm1_(u) : u; }); return;
+    case ActivationKind::kSoftplus: finish_with(v, n, bias, z, y, [](T u) { return softplus_(u); }); return;
+    case ActivationKind::kGelu: finish_with(v, n, bias, z, y, [](T u) { return gelu_(u); }); return;
+    case ActivationKind::kGeluTanh:
+      finish_with(v, n, bias, z, y, [](T u) {
+        return T(0.5) * u * (1 + tanh_(T(0.79788456080286535588) * (u + T(0.044715) * u * u * u)));
+      });
+      return;
+  }
+}
+
+// ---- tables -----------------------------------------------------------------------------------------------
+
+template <class T, int P, int NV>
+constexpr void (*gemm_entry())(const GemmArgs<T>&) {
+  if constexpr (P > 0 && NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, P, NV>;
+  else return nullptr;
+}
+
+#define ORT_TCONV_GEMM_ROW(T, P) \
+  { gemm_entry<T, P, 0>(), gemm_entry<T, P, 1>(), gemm_entry<T, P, 2>(), gemm_entry<T, P, 3>(), gemm_entry<T, P, 4>() }
+
+template <class T>
+constexpr Kernels<T> make_kernels() {
+  return {Simd<T>::L,
+          ORT_TCONV_MAX_VECTORS,
+          {ORT_TCONV_GEMM_ROW(T, 0), ORT_TCONV_GEMM_ROW(T, 1), ORT_TCONV_GEMM_ROW(T, 2), ORT_TCONV_GEMM_ROW(T, 3),
+           ORT_TCONV_GEMM_ROW(T, 4), ORT_TCONV_GEMM_ROW(T, 5), ORT_TCONV_GEMM_ROW(T, 6)},
+          {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
+          transpose<T>,
+          interleave<T>};
+}
+
+template <class S>
+constexpr StorageKernels<S> make_storage() {
+  return {load<S>, load_channels_last<S>, finish<S>};
+}
+
+}  // namespace
+
+extern const KernelSet ORT_TCONV_SET;
+constexpr KernelSet kSet{ORT_TCONV_NAME,          make_kernels<float>(),   make_kernels<double>(),
+                         make_storage<float>(),   make_storage<double>(),  make_storage<Half>(),
+                         make_storage<BFloat16>()};
+const KernelSet ORT_TCONV_SET = kSet;
+
+}  // namespace ort_tconv

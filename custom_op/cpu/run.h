@@ -1,0 +1,66 @@
+// The CPU engine: packs weights once, then runs a plan tile by tile.
+#pragma once
+
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/plan.h"
+#include "cpu/kernel.h"
+
+namespace ort_tconv {
+
+// Who runs the tasks and lends the scratch memory; one call's view of the session.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  // Calls fn(0) .. fn(n - 1), in any order, possibly at once; returns when all have returned.  fn does
+  // not throw.
+  virtual void parallel(int64_t n, const std::function<void(int64_t)>& fn) = 0;
+  // Throws std::bad_alloc.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* p) = 0;
+};
+
+struct Tensors {  // contiguous, of the operator's dtype; b and z may be null
+  const void *x = nullptr, *w = nullptr, *b = nullptr, *z = nullptr;
+  void* y = nullptr;
+};
+
+// 64-byte aligned memory of the process.
+struct AlignedBuffer {
+  std::unique_ptr<void, decltype(&std::free)> data{nullptr, &std::free};
+  size_t bytes = 0;
+  explicit AlignedBuffer(size_t bytes);
+};
+
+class Engine;
+
+// Weights in the order the microkernels read them.  `layout` tells which engines can read them.
+struct PackedWeights {
+  std::vector<int64_t> layout;
+  AlignedBuffer buffer;
+};
+
+// Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve
+// many calls at once.
+class Prepared {
+ public:
+  Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
+           const std::string& algorithm);
+  Prepared(Prepared&&) noexcept;
+  ~Prepared();
+  const Problem& problem() const;
+  const Plan& plan() const;
+  // Two Prepared with equal layouts read the same packed weights.
+  const std::vector<int64_t>& layout() const;
+  std::shared_ptr<const PackedWeights> pack(const void* w) const;
+  // Throws Error or std::bad_alloc; Y is then undefined.
+  void run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const;
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace ort_tconv

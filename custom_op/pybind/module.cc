@@ -1,0 +1,214 @@
+// Python access to the kernel core, without ONNX Runtime: for tests, tools and `inspect`.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <thread>
+
+#include "core/geometry.h"
+#include "core/plan.h"
+#include "core/reference.h"
+#include "core/status.h"
+#include "cpu/arch.h"
+#include "cpu/run.h"
+
+#ifndef ORT_TCONV_VERSION
+#define ORT_TCONV_VERSION "0+unknown"
+#endif
+
+namespace py = pybind11;
+using namespace ort_tconv;
+
+namespace {
+
+// Threads of its own: here there is no session whose pool it could use.
+class ThreadExecutor final : public Executor {
+ public:
+  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
+    std::vector<std::thread> threads;
+    for (int64_t i = 1; i < n; ++i) threads.emplace_back(fn, i);
+    fn(0);
+    for (auto& t : threads) t.join();
+  }
+  void* allocate(size_t bytes) override {
+    void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) throw std::bad_alloc();
+    return p;
+  }
+  void release(void* p) override { std::free(p); }
+};
+
+DType parse_dtype(const std::string& text) {
+  for (DType t : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16})
+    if (text == name(t)) return t;
+  fail("dtype '", text, "': must be float32, float64, float16 or bfloat16");
+}
+
+Dims shape_of(const py::array& a) { return Dims(a.shape(), a.shape() + a.ndim()); }
+
+using Array64 = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+// Keyword arguments shared by every function: the attributes of the node.
+Attributes attributes(const py::kwargs& kw) {
+  Attributes a;
+  for (const auto& [key, value] : kw) {
+    const auto k = py::cast<std::string>(key);
+    if (value.is_none()) continue;
+    if (k == "strides") a.strides = py::cast<Dims>(value);
+    else if (k == "pads") a.pads = py::cast<Dims>(value);
+    else if (k == "dilations") a.dilations = py::cast<Dims>(value);
+    else if (k == "output_padding") a.output_padding = py::cast<Dims>(value);
+    else if (k == "output_shape") a.output_shape = py::cast<Dims>(value);
+    else if (k == "kernel_shape") a.kernel_shape = py::cast<Dims>(value);
+    else if (k == "auto_pad") a.auto_pad = py::cast<std::string>(value);
+    else if (k == "group") a.group = py::cast<int64_t>(value);
+    else if (k == "activation") a.activation = py::cast<std::string>(value);
+    else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
+    else throw py::type_error("unknown attribute '" + k + "'");
+  }
+  return a;
+}
+
+py::dict describe(const AxisGeometry& g) {
+  py::list classes;
+  for (const auto& c : g.classes) {
+    py::list taps;
+    for (const auto& t : c.taps) taps.append(py::make_tuple(t.index, t.offset));
+    py::dict d;
+    d["residue"] = c.residue;
+    d["count"] = c.count;
+    d["shift"] = c.shift;
+    d["taps"] = taps;
+    classes.append(d);
+  }
+  py::dict d;
+  d["stride"] = g.stride;
+  d["out"] = g.out;
+  d["domain"] = g.domain;
+  d["origin"] = g.origin;
+  d["aligned"] = g.aligned;
+  d["offsets"] = g.offsets;
+  d["classes"] = classes;
+  return d;
+}
+
+py::dict describe(const Plan& p, const Problem& problem) {
+  py::dict d;
+  d["algorithm"] = name(p.algorithm);
+  d["aligned"] = p.aligned;
+  d["tile"] = p.tile;
+  d["tiles"] = p.tiles;
+  d["block"] = p.block;
+  d["blocks"] = p.blocks;
+  d["blocks_per_task"] = p.blocks_per_task;
+  d["channel_chunk"] = p.channel_chunk;
+  d["tasks"] = p.tasks;
+  d["cost"] = p.cost;
+  d["macs"] = static_cast<double>(problem.batch) * direct_macs(problem);
+  d["scratch_bytes"] = p.scratch_bytes;
+  d["packed_bytes"] = p.packed_bytes;
+  d["reason"] = p.reason;
+  d["text"] = p.describe();
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Kernel core of ort_tconv: geometry, plan, reference and engine";
+  py::register_exception<Error>(m, "Error", PyExc_ValueError);
+  m.attr("version") = ORT_TCONV_VERSION;
+  m.attr("built_with_cuda") = false;
+  m.def("isa", [] { return std::string(kernel_set().name); }, "Instruction set in use.");
+  m.def("compiled_isas", &compiled_isas, "Instruction sets built in, best first.");
+  m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");
+
+  m.def("output_shape",
+        [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
+          const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+          Dims pads = p.pad_begin;
+          pads.insert(pads.end(), p.pad_end.begin(), p.pad_end.end());
+          return py::make_tuple(p.y_shape(), pads);
+        },
+        py::arg("x_shape"), py::arg("w_shape"), "Shape of Y and the pads in effect.");
+
+  m.def("residue_classes",
+        [](const Dims& x_shape, const Dims& w_shape, bool aligned, const py::kwargs& kw) {
+          py::list axes;
+          for (const auto& g : segregate(make_problem(attributes(kw), {x_shape, w_shape, {}, {}}), aligned))
+            axes.append(describe(g));
+          return axes;
+        },
+        py::arg("x_shape"), py::arg("w_shape"), py::arg("aligned") = false,
+        "Residue classes, an entry a spatial axis.");
+
+  m.def("plan",
+        [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
+           const std::string& algorithm, int threads, const py::kwargs& kw) {
+          const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+          const DType t = parse_dtype(dtype);
+          const std::string set = isa.empty() ? kernel_set().name : isa;
+          const Machine machine = machine_for(set, threads);
+          // Scratch and packed bytes come from the engine, which holds the buffers.
+          return describe(Prepared(p, t, kernel_set("baseline"), machine, algorithm).plan(), p);
+        },
+        py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
+        py::arg("algorithm") = "", py::arg("threads") = 1,
+        "Plan for the shapes, on any instruction set that is built in.");
+
+  m.def("reference",
+        [](const Array64& x, const Array64& w, const std::optional<Array64>& b, const std::optional<Array64>& z,
+           const py::kwargs& kw) {
+          InputShapes shapes{shape_of(x), shape_of(w), {}, {}};
+          if (b) shapes.b = shape_of(*b);
+          if (z) shapes.z = shape_of(*z);
+          const Problem p = make_problem(attributes(kw), shapes);
+          std::vector<double> y;
+          {
+            py::gil_scoped_release release;
+            y = reference(p, x.data(), w.data(), b ? b->data() : nullptr, z ? z->data() : nullptr);
+          }
+          const Dims shape = p.y_shape();
+          Array64 out(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+          std::copy(y.begin(), y.end(), out.mutable_data());
+          return out;
+        },
+        py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(),
+        "Transposed convolution by its definition, in float64.");
+
+  m.def("run",
+        [](const py::array& x, const py::array& w, const std::optional<py::array>& b,
+           const std::optional<py::array>& z, const std::string& isa, const std::string& algorithm, int threads,
+           const std::optional<std::string>& dtype, const py::kwargs& kw) {
+          // bfloat16 arrays arrive as ml_dtypes' type, or as uint16 with dtype="bfloat16".
+          const std::string array_type = py::cast<std::string>(x.dtype().attr("name"));
+          const DType t = parse_dtype(dtype ? *dtype : array_type);
+          const auto contiguous = [&](const char* what, const py::array& a) {
+            if (a.itemsize() != storage_bytes(t) || py::cast<std::string>(a.dtype().attr("name")) != array_type)
+              fail("input ", what, " has dtype ", py::cast<std::string>(py::str(a.dtype())), ": must be that of X, ",
+                   array_type);
+            return py::array::ensure(a, py::array::c_style);
+          };
+          const py::array xc = contiguous("X", x), wc = contiguous("W", w);
+          const py::array bc = b ? contiguous("B", *b) : py::array(), zc = z ? contiguous("Z", *z) : py::array();
+          InputShapes shapes{shape_of(xc), shape_of(wc), {}, {}};
+          if (b) shapes.b = shape_of(bc);
+          if (z) shapes.z = shape_of(zc);
+          const Problem p = make_problem(attributes(kw), shapes);
+          const KernelSet& kernels = kernel_set(isa);
+          const Prepared prepared(p, t, kernels, machine(kernels, threads), algorithm);
+          const Dims shape = p.y_shape();
+          py::array y(x.dtype(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
+          Tensors tensors{xc.data(), wc.data(), b ? bc.data() : nullptr, z ? zc.data() : nullptr, y.mutable_data()};
+          {
+            py::gil_scoped_release release;
+            ThreadExecutor executor;
+            if (y.size() > 0) prepared.run(*prepared.pack(tensors.w), tensors, executor);
+          }
+          return y;
+        },
+        py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
+        py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
+        "The engine itself: Y in the dtype of X.");
+}

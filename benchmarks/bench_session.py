@@ -268,18 +268,19 @@ def isa() -> str:
 
 
 def print_table(console: Console, engines, results: list[dict]) -> None:
-    table = Table("layer")
+    table = Table()
+    table.add_column("layer", no_wrap=True)
     for engine in engines:
-        table.add_column(f"{engine.name} ms", justify="right")
+        table.add_column(f"{engine.name}\nms", justify="right")
     for engine in engines[1:]:
-        table.add_column(f"{engine.name} ratio" if len(engines) > 2 else "ratio", justify="right")
+        table.add_column(f"{engines[0].name} /\n{engine.name}", justify="right")
     for engine in engines:
-        table.add_column(f"{engine.name} GFLOP/s", justify="right")
+        table.add_column(f"{engine.name}\nGFLOP/s", justify="right")
 
     def add_mean(name, rows):
         means = [f"{geometric_mean(r[e.name]['ratio'] for r in rows):.2f}" for e in engines[1:]]
         cells = [*([""] * len(engines)), *means]
-        table.add_row(f"geometric mean, {name}", *cells, style="bold", end_section=True)
+        table.add_row(f"{name}: geometric mean", *cells, style="bold", end_section=True)
 
     for group in dict.fromkeys(r["group"] for r in results):
         rows = [r for r in results if r["group"] == group]
@@ -318,7 +319,8 @@ def main() -> None:
 
     console = Console()
     info = machine_info(args.threads)
-    console.print(", ".join(f"{key} {value}" for key, value in info.items()), highlight=False)
+    for key, value in info.items():
+        console.print(f"{key.replace('_', ' '):14} {value}", highlight=False)
     engines = [engine(args.threads) for engine in ENGINES]
     results = []
     with console.status("") as status:
@@ -326,7 +328,7 @@ def main() -> None:
             status.update(f"{layer.group_name}/{layer.name}")
             results.append(measure(layer, engines, args.repeat, args.seconds))
     print_table(console, engines, results)
-    console.print("ratio: stock ms / ours ms, above 1 we are faster", highlight=False)
+    console.print("Medians. stock / ours above 1: ours is faster.", highlight=False)
     if args.json:
         args.json.write_text(json.dumps({"machine": info, "results": results}, indent=1) + "\n")
 

@@ -66,7 +66,7 @@ def test_runs_and_writes_json(tmp_path):
         [*command, "--json", str(out)], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "geometric mean, all layers" in result.stdout
+    assert "all layers: geometric mean" in result.stdout
     data = json.loads(out.read_text())
     assert data["machine"]["onnxruntime"] and data["machine"]["threads"] >= 1
     assert len(data["results"]) == 4

@@ -234,6 +234,7 @@ def machine_info(threads: int) -> dict:
     import onnxruntime as ort
 
     import ort_tconv
+    from ort_tconv import _core
 
     cpu = platform.processor()
     try:
@@ -250,7 +251,7 @@ def machine_info(threads: int) -> dict:
         "python": platform.python_version(),
         "onnxruntime": ort.__version__,
         "ort_tconv": ort_tconv.__version__,
-        "isa": isa(),
+        "isa": _core.isa(),
     }
     try:
         import psutil
@@ -259,12 +260,6 @@ def machine_info(threads: int) -> dict:
     except ImportError:
         pass
     return info
-
-
-def isa() -> str:
-    from ort_tconv import _core
-
-    return str(_core.detect_isa())
 
 
 def print_table(console: Console, engines, results: list[dict]) -> None:

@@ -22,7 +22,6 @@ namespace {
 struct Entry {
   const KernelSet* set;
   bool (*available)();
-  int vector_bytes, max_vectors;
 };
 
 const std::vector<Entry>& entries() {
@@ -33,13 +32,12 @@ const std::vector<Entry>& entries() {
          return bool(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                      __builtin_cpu_supports("fma"));
-       },
-       64, 4},
-      {&kernel_set_avx2, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); }, 32, 2},
+       }},
+      {&kernel_set_avx2, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); }},
 #elif defined(__aarch64__)
-      {&kernel_set_neon, [] { return true; }, 16, 4},
+      {&kernel_set_neon, [] { return true; }},
 #endif
-      {&kernel_set_baseline, [] { return true; }, 16, 2},
+      {&kernel_set_baseline, [] { return true; }},
   };
   return all;
 }
@@ -95,17 +93,16 @@ const KernelSet& kernel_set(const std::string& isa) {
   return *e.set;
 }
 
-Machine machine_for(const std::string& isa, int threads) {
-  const Entry& e = entry(isa);
+const KernelSet& compiled_kernel_set(const std::string& isa) { return *entry(isa).set; }
+
+Machine machine(const KernelSet& set, int threads) {
   Machine m;
-  m.isa = isa;
-  m.vector_bytes = e.vector_bytes;
-  m.max_vectors = e.max_vectors;
+  m.isa = set.name;
+  m.vector_bytes = set.f32.lanes * static_cast<int>(sizeof(float));
+  m.max_vectors = set.f32.max_vectors;
   m.threads = threads > 0 ? threads : available_threads();
   m.l2_bytes = l2_bytes();
   return m;
 }
-
-Machine machine(const KernelSet& set, int threads) { return machine_for(set.name, threads); }
 
 }  // namespace ort_tconv

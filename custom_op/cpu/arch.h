@@ -19,10 +19,10 @@ std::vector<std::string> supported_isas();
 // Throws Error naming the choices if it is unknown or this processor lacks it.
 const KernelSet& kernel_set(const std::string& isa = "");
 
+// The one named, whether or not this processor can run it: for plans, not for calls.
+const KernelSet& compiled_kernel_set(const std::string& isa);
+
 // The machine a plan is made for.  `threads` <= 0: as many as this process may use.
 Machine machine(const KernelSet& set, int threads = 0);
-
-// Plan input for an instruction set that need not be available here.
-Machine machine_for(const std::string& isa, int threads);
 
 }  // namespace ort_tconv

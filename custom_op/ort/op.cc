@@ -314,19 +314,16 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
   } release{api, info};
   check(api, api.SetTensorElementType(info, type));
   check(api, api.SetDimensions(info, y.data(), y.size()));
-  // An unknown size must carry a name, or ORT records -1 as if it were a size.
+  // An unknown size must carry a name, or ORT records -1 as if it were a size; ORT 1.21 also drops the
+  // known ones where no names are set.
   std::vector<std::string> names;
-  bool symbolic = false;
   for (size_t i = 0; i < rank; ++i) {
     const bool batch_name = i == 0 && !x_names.empty() && x_names[0] && *x_names[0];
-    symbolic = symbolic || y[i] < 0;
     names.push_back(y[i] >= 0 ? "" : batch_name ? x_names[0] : concat("segregated_conv_transpose_dim_", i));
   }
-  if (symbolic) {
-    std::vector<const char*> pointers;
-    for (const auto& n : names) pointers.push_back(n.c_str());
-    check(api, api.SetSymbolicDimensions(info, pointers.data(), pointers.size()));
-  }
+  std::vector<const char*> pointers;
+  for (const auto& n : names) pointers.push_back(n.c_str());
+  check(api, api.SetSymbolicDimensions(info, pointers.data(), pointers.size()));
   check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
 }
 

@@ -148,10 +148,9 @@ PYBIND11_MODULE(_core, m) {
            const std::string& algorithm, int threads, const py::kwargs& kw) {
           const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
           const DType t = parse_dtype(dtype);
-          const std::string set = isa.empty() ? kernel_set().name : isa;
-          const Machine machine = machine_for(set, threads);
-          // Scratch and packed bytes come from the engine, which holds the buffers.
-          return describe(Prepared(p, t, kernel_set("baseline"), machine, algorithm).plan(), p);
+          const KernelSet& kernels = isa.empty() ? kernel_set() : compiled_kernel_set(isa);
+          // Scratch and packed bytes come from the engine, which lays out the buffers.
+          return describe(Prepared(p, t, kernels, machine(kernels, threads), algorithm).plan(), p);
         },
         py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
         py::arg("algorithm") = "", py::arg("threads") = 1,

@@ -1,0 +1,27 @@
+"""Rewrites ONNX models to use ``ort_tconv.SegregatedConvTranspose``.
+
+:func:`convert` takes a model and returns the rewritten one; :func:`convert_with_report` also says,
+for every candidate node, what it became or why it was left alone.  ``DEFAULT_PASSES`` are the
+passes in the order in which they run; each is one small class that states its algebra, checks its
+conditions and names its refusals.
+"""
+
+from .pipeline import (
+    DEFAULT_PASSES,
+    ConversionError,
+    ConversionResult,
+    convert,
+    convert_with_report,
+)
+from .report import Change, Report, Skip
+
+__all__ = [
+    "DEFAULT_PASSES",
+    "Change",
+    "ConversionError",
+    "ConversionResult",
+    "Report",
+    "Skip",
+    "convert",
+    "convert_with_report",
+]

@@ -1,0 +1,119 @@
+"""ConvTranspose becomes SegregatedConvTranspose, attribute by attribute."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from .rewrite import DOMAIN, OP_TYPE, Refusal, Rewrite, Scope, import_operator
+
+_ATTRIBUTES = {
+    "auto_pad": ir.AttributeType.STRING,
+    "dilations": ir.AttributeType.INTS,
+    "group": ir.AttributeType.INT,
+    "kernel_shape": ir.AttributeType.INTS,
+    "output_padding": ir.AttributeType.INTS,
+    "output_shape": ir.AttributeType.INTS,
+    "pads": ir.AttributeType.INTS,
+    "strides": ir.AttributeType.INTS,
+}
+_VERSIONS = (1, 11, 22)
+_DTYPES = (
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+)
+
+
+class ConvTransposeRewrite(Rewrite):
+    """``ConvTranspose(X, W, B?)`` -> ``SegregatedConvTranspose(X, W, B?)``, the same function.
+
+    The operator takes all attributes of ConvTranspose versions 1, 11 and 22 with the same meaning,
+    so they are carried over as they are, references to a function's attributes included.  A bias
+    skipped with an empty name is dropped: onnxruntime before 1.31 crashes on a skipped optional
+    input of a custom operator.  The node keeps its name, outputs and metadata.
+
+    Left alone: nodes that ConvTranspose's own rules refuse (their error stays stock's), and
+    attribute references whose type or target does not fit.
+    """
+
+    name = "conv_transpose"
+
+    def matches(self, node: ir.Node, scope: Scope) -> bool:
+        return (
+            node.domain in ("", "ai.onnx")
+            and node.op_type == "ConvTranspose"
+            and node.op_identifier() not in scope.model.functions
+        )
+
+    def rewrite(self, node: ir.Node, scope: Scope) -> str:
+        _check_version(scope)
+        _check_inputs(node)
+        for attribute in node.attributes.values():
+            _check_attribute(attribute, scope)
+        import_operator(scope)
+
+        while node.inputs[-1] is None:
+            node.resize_inputs(len(node.inputs) - 1)
+        node.domain = DOMAIN
+        node.op_type = OP_TYPE
+        node.overload = ""
+        node.version = None
+        return f"{DOMAIN}::{OP_TYPE}"
+
+
+def _check_version(scope: Scope) -> None:
+    opset = scope.onnx_opset
+    if opset is None:
+        raise Refusal("no version of ONNX's own operators is imported")
+    try:
+        since = onnx.defs.get_schema("ConvTranspose", opset).since_version
+    except onnx.defs.SchemaError:
+        raise Refusal(f"opset {opset} has no ConvTranspose") from None
+    if since not in _VERSIONS or opset > onnx.defs.onnx_opset_version():
+        raise Refusal(
+            f"opset {opset} is newer than the installed onnx knows "
+            f"({onnx.defs.onnx_opset_version()}), or its ConvTranspose (version {since}) "
+            f"newer than this converter knows ({_VERSIONS[-1]})"
+        )
+
+
+def _check_inputs(node: ir.Node) -> None:
+    count = len(node.inputs)
+    if not 2 <= count <= 3:
+        raise Refusal(f"it has {count} inputs; ConvTranspose takes X, W and optionally B")
+    if len(node.outputs) != 1:
+        raise Refusal(f"it has {len(node.outputs)} outputs; ConvTranspose has one")
+    for name, value in zip("XW", node.inputs, strict=False):
+        if value is None:
+            raise Refusal(f"its input {name} is missing")
+        if value.dtype is not None and value.dtype not in _DTYPES:
+            raise Refusal(f"its input {name} has type {value.dtype}, which is not a float type")
+        if value.shape is not None and value.shape.rank() < 3:
+            raise Refusal(f"its input {name} has rank {value.shape.rank()}; 3 is the least")
+
+
+def _check_attribute(attribute: ir.Attr, scope: Scope) -> None:
+    expected = _ATTRIBUTES.get(attribute.name)
+    if expected is None:
+        raise Refusal(f"attribute '{attribute.name}' is not one of ConvTranspose's")
+    if attribute.type != expected:
+        raise Refusal(
+            f"attribute '{attribute.name}' has type {attribute.type.name}, "
+            f"and ConvTranspose's is {expected.name}"
+        )
+    if not attribute.is_ref():
+        return
+    target = attribute.ref_attr_name
+    declared = None if scope.function is None else scope.function.attributes.get(target)
+    if declared is None:
+        raise Refusal(
+            f"attribute '{attribute.name}' refers to '{target}', which no enclosing function has"
+        )
+    # A function attribute without a default value has no type of its own.
+    if declared.value is not None and declared.type != expected:
+        raise Refusal(
+            f"attribute '{attribute.name}' refers to '{target}', whose default has type "
+            f"{declared.type.name} and not {expected.name}"
+        )

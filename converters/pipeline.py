@@ -1,0 +1,234 @@
+"""Runs the passes over a model and makes sure that the result is a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from . import model_io
+from .conv_transpose import ConvTransposeRewrite
+from .model_io import ConversionError, ModelLike
+from .report import Change, Report, Skip, count_operators
+from .rewrite import DOMAIN, Rewrite, Selection
+
+#: All passes, in the order in which they run.
+DEFAULT_PASSES: tuple[type[Rewrite], ...] = (ConvTransposeRewrite,)
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """A converted model and what was done to it."""
+
+    model: onnx.ModelProto
+    report: Report
+
+    @property
+    def changes(self) -> list[Change]:
+        return self.report.changes
+
+    @property
+    def skips(self) -> list[Skip]:
+        return self.report.skips
+
+
+def convert(
+    model: ModelLike,
+    output: str | os.PathLike | None = None,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    disable: str | Iterable[str] = (),
+    load_external_data: bool = True,
+) -> onnx.ModelProto:
+    """Rewrite a model to use ``ort_tconv::SegregatedConvTranspose``.
+
+    The result computes the same function up to rounding.  Graph inputs and outputs, names, shapes,
+    initializers that callers may override, and metadata are kept; a converted model, or one with
+    nothing to convert, comes back as it is.  ``model`` itself is never changed.
+
+    Args:
+        model: Path, serialised bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        output: Where to write the result as well.  External data is copied to ``<output>.data``;
+            weights that are in the model stay there, unless they exceed 2 GB.
+        include: Shell-style patterns; only nodes whose name matches one are rewritten.  A node
+            without a name goes by the name of its first output.
+        exclude: Patterns of names that are left alone, stronger than ``include``.
+        disable: Names of passes that shall not run; ``converters.DEFAULT_PASSES`` lists them.
+        load_external_data: Whether external data is loaded into the returned model, as
+            ``onnx.load`` does, so that ``SerializeToString()`` holds everything a session needs.
+            Otherwise it stays a reference, relative to ``output``'s folder if there is one and to
+            the source's if not.  References of a ModelProto, whose folder is not known, are kept.
+
+    Returns:
+        The converted model, an object of its own.
+
+    Raises:
+        ConversionError: ``model`` is not an ONNX model, its external data is missing or it holds
+            something that cannot be represented.
+        FileNotFoundError: ``model``, or the folder of ``output``, does not exist.
+        ValueError: ``disable`` names no pass.
+    """
+    return convert_with_report(
+        model,
+        output,
+        include=include,
+        exclude=exclude,
+        disable=disable,
+        load_external_data=load_external_data,
+    ).model
+
+
+def convert_with_report(
+    model: ModelLike,
+    output: str | os.PathLike | None = None,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    disable: str | Iterable[str] = (),
+    load_external_data: bool = True,
+) -> ConversionResult:
+    """:func:`convert`, with a report on every candidate node."""
+    include, exclude, disable = (_as_tuple(names) for names in (include, exclude, disable))
+    known = [rewrite.name for rewrite in DEFAULT_PASSES]
+    for name in disable:
+        if name not in known:
+            raise ValueError(f"disable: there is no pass '{name}'; there are {', '.join(known)}")
+
+    source = model_io.read_model(model)
+    report = Report()
+    selection = Selection(include, exclude)
+    rewrites = [make(selection, report) for make in DEFAULT_PASSES if make.name not in disable]
+    result = _run(rewrites, source.proto, report)
+    report.operators = (count_operators(source.proto), count_operators(result))
+    _note_idle_patterns(include, report)
+
+    folder = source.folder
+    if output is not None:
+        model_io.write_model(result, output, folder)
+        if folder is not None:
+            folder = Path(output).resolve().parent
+    if load_external_data and folder is not None:
+        model_io.load_external_data(result, folder)
+    return ConversionResult(result, report)
+
+
+def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _note_idle_patterns(include: tuple[str, ...], report: Report) -> None:
+    candidates = {site.node for site in (*report.changes, *report.skips)}
+    for pattern in include:
+        if not any(fnmatchcase(name, pattern) for name in candidates):
+            report.notes.append(f"no candidate's name matches '{pattern}'")
+
+
+def _run(rewrites: Iterable[Rewrite], original: onnx.ModelProto, report: Report) -> onnx.ModelProto:
+    """A model of its own, the passes applied; ``original`` is only read."""
+    try:
+        model, restore = _to_ir(original)
+    except (ir.serde.SerdeError, ValueError, NotImplementedError, TypeError) as error:
+        raise ConversionError(f"the model cannot be represented: {_root_cause(error)}") from error
+    modified = [rewrite(model).modified for rewrite in rewrites]
+    if not any(modified):
+        result = onnx.ModelProto()
+        result.CopyFrom(original)
+        return result
+    _keep_types(model, original)
+    result = restore(ir.to_proto(model))
+    _check(result, original, report)
+    return result
+
+
+def _to_ir(
+    proto: onnx.ModelProto,
+) -> tuple[ir.Model, Callable[[onnx.ModelProto], onnx.ModelProto]]:
+    """The model as onnx-ir sees it, and what puts back the parts that onnx-ir does not keep.
+
+    These are training information, sparse initializers of the main graph, and the types of
+    inputs and outputs that are maps.
+    """
+    maps = {
+        value.name: value
+        for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+        if _holds_map(value.type)
+    }
+    seen = proto
+    if maps:
+        seen = onnx.ModelProto()
+        seen.CopyFrom(proto)
+        for value in (*seen.graph.input, *seen.graph.output, *seen.graph.value_info):
+            if value.name in maps:
+                value.ClearField("type")
+
+    def restore(result: onnx.ModelProto) -> onnx.ModelProto:
+        result.training_info.extend(proto.training_info)
+        result.graph.sparse_initializer.extend(proto.graph.sparse_initializer)
+        for value in (*result.graph.input, *result.graph.output):
+            if value.name in maps:
+                value.CopyFrom(maps[value.name])
+        return result
+
+    return ir.from_proto(seen), restore
+
+
+def _holds_map(type_: onnx.TypeProto) -> bool:
+    if type_.HasField("map_type"):
+        return True
+    for container in ("sequence_type", "optional_type"):
+        if type_.HasField(container):
+            return _holds_map(getattr(type_, container).elem_type)
+    return False
+
+
+def _keep_types(model: ir.Model, original: onnx.ModelProto) -> None:
+    """Write down the output types of rewritten nodes that only ONNX's own operator would tell.
+
+    Tools that do not know the custom operator still see its shapes.
+    """
+    untyped = {
+        value.name: value
+        for node in model.graph
+        if node.domain == DOMAIN
+        for value in node.outputs
+        if (value.shape is None or value.dtype is None) and not value.is_graph_output()
+    }
+    if not untyped:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model_io.skeleton(original))
+    except Exception:  # the types are a convenience, and the original may be beyond onnx's tools
+        return
+    for info in inferred.graph.value_info:
+        if info.name in untyped:
+            ir.serde.deserialize_value_info_proto(info, untyped[info.name])
+
+
+def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -> None:
+    """Check ``result``; what onnx.checker already rejects in the original is only noted."""
+    failure = _checker_message(result)
+    if failure is None:
+        return
+    if _checker_message(original) is None:
+        raise ConversionError(f"the converted model is not valid, please report this: {failure}")
+    report.notes.append(f"onnx.checker rejects the original model too: {failure}")
+
+
+def _checker_message(model: onnx.ModelProto) -> str | None:
+    try:
+        onnx.checker.check_model(model_io.skeleton(model), full_check=True)
+    except Exception as error:  # the checker has several exception types, and they vary
+        return str(error).strip().partition("\n")[0]
+    return None
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,85 @@
+"""Kernel core of ort_tconv: geometry, plan, reference and engine.
+
+Attributes are those of the operator; ``None`` and an empty list mean "not given".  Every function
+raises :class:`Error` if attributes and shapes do not fit, with a message that names the attribute
+or input, its value and the rule.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import Unpack
+
+class Attributes(TypedDict, total=False):
+    auto_pad: str | None
+    dilations: Sequence[int] | None
+    group: int | None
+    kernel_shape: Sequence[int] | None
+    output_padding: Sequence[int] | None
+    output_shape: Sequence[int] | None
+    pads: Sequence[int] | None
+    strides: Sequence[int] | None
+    activation: str | None
+    activation_params: Sequence[float] | None
+
+class Error(ValueError): ...
+
+version: str
+built_with_cuda: bool
+
+def isa() -> str:
+    """Instruction set in use; ``ORT_TCONV_ISA`` forces another."""
+
+def compiled_isas() -> list[str]:
+    """Instruction sets built in, best first."""
+
+def supported_isas() -> list[str]:
+    """Those of them that this processor has, best first."""
+
+def output_shape(
+    x_shape: Sequence[int], w_shape: Sequence[int], **attributes: Unpack[Attributes]
+) -> tuple[list[int], list[int]]:
+    """Shape of Y, and the pads in effect: all beginnings, then all ends."""
+
+def residue_classes(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    aligned: bool = False,
+    **attributes: Unpack[Attributes],
+) -> list[dict[str, Any]]:
+    """Residue classes, an entry a spatial axis."""
+
+def plan(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    dtype: str = "float32",
+    isa: str = "",
+    algorithm: str = "",
+    threads: int = 1,
+    **attributes: Unpack[Attributes],
+) -> dict[str, Any]:
+    """Plan for the shapes, on any instruction set that is built in."""
+
+def reference(
+    x: ArrayLike,
+    w: ArrayLike,
+    b: ArrayLike | None = None,
+    z: ArrayLike | None = None,
+    **attributes: Unpack[Attributes],
+) -> NDArray[np.float64]:
+    """Transposed convolution by its definition, in float64."""
+
+def run(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    b: NDArray[Any] | None = None,
+    z: NDArray[Any] | None = None,
+    isa: str = "",
+    algorithm: str = "",
+    threads: int = 1,
+    dtype: str | None = None,
+    **attributes: Unpack[Attributes],
+) -> NDArray[Any]:
+    """The engine itself: Y in the dtype of X (bfloat16: ml_dtypes', or uint16 with ``dtype``)."""

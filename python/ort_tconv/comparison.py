@@ -1,0 +1,140 @@
+"""Compares arrays and says where they differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output of the converted model against the original's.
+
+    ``max_abs`` is the largest absolute difference, ``max_rel`` the largest one relative to
+    ``max(|expected|, rms(expected))``; each comes with the index where it is found.  The output is
+    ``ok`` if ``max_abs <= tolerance``, shapes and types agree, and NaN and infinity stand in the
+    same places; if not, ``reason`` says why.  Outputs that are not of a floating-point type must be
+    equal.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    tolerance: float = 0.0
+    max_abs: float = 0.0
+    max_abs_at: tuple[int, ...] | None = None
+    max_rel: float = 0.0
+    max_rel_at: tuple[int, ...] | None = None
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is None
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """Orders comparisons of one output; the largest is the one to show."""
+        return (not self.ok, self.max_abs)
+
+    def __str__(self) -> str:
+        where = f" at {list(self.max_abs_at)}" if self.max_abs_at is not None else ""
+        return (
+            f"{self.name}: {self.dtype} {list(self.shape)}: max abs {self.max_abs:.3g}{where}, "
+            f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}: {self.reason or 'ok'}"
+        )
+
+
+#: Tolerance of an output, given its expected value.
+Limit = Callable[[np.ndarray], float]
+
+
+def compare(name: str, expected: Any, actual: Any, limit: Limit) -> Iterator[Comparison]:
+    """Compare two values of a model; sequences and maps are taken apart, one by one."""
+    if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray):
+        yield _compare_arrays(name, expected, actual, limit)
+    elif type(expected) is not type(actual):
+        yield Comparison(
+            name, type(actual).__name__, (), reason=f"expected a {type(expected).__name__}"
+        )
+    elif isinstance(expected, list) and len(expected) == len(actual):
+        for i, (one, other) in enumerate(zip(expected, actual, strict=True)):
+            yield from compare(f"{name}[{i}]", one, other, limit)
+    elif isinstance(expected, dict) and expected.keys() == actual.keys():
+        for key in expected:
+            yield from compare(f"{name}[{key!r}]", expected[key], actual[key], limit)
+    elif isinstance(expected, float):
+        yield _compare_arrays(name, np.asarray(expected), np.asarray(actual), limit)
+    else:
+        reason = None if expected == actual else "the values differ"
+        yield Comparison(name, type(expected).__name__, (), reason=reason)
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether numbers of this type are rounded, ml_dtypes' included."""
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16 or dtype.name.startswith("float")
+
+
+def _compare_arrays(
+    name: str, expected: np.ndarray, actual: np.ndarray, limit: Limit
+) -> Comparison:
+    facts = {"name": name, "dtype": str(actual.dtype), "shape": actual.shape}
+    if expected.shape != actual.shape:
+        return Comparison(**facts, reason=f"expected shape {list(expected.shape)}")
+    if expected.dtype != actual.dtype:
+        return Comparison(**facts, reason=f"expected type {expected.dtype}")
+    if not is_float(expected.dtype):
+        return _compare_exactly(facts, expected, actual)
+
+    facts["tolerance"] = limit(expected)
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(expected)
+    misplaced = np.where(finite, ~np.isfinite(actual), ~_same(expected, actual))
+    both = finite & ~misplaced
+    error = np.zeros_like(expected)
+    np.subtract(actual, expected, out=error, where=both)
+    np.abs(error, out=error)
+    if not error.size:
+        return Comparison(**facts)
+
+    largest = _argmax(error)
+    scale = np.sqrt(np.mean(np.square(expected, where=both, out=np.zeros_like(expected))))
+    relative = error / np.maximum(np.maximum(np.abs(expected), scale), np.finfo(np.float64).tiny)
+    relative[~both] = 0.0
+    worst = _argmax(relative)
+    facts |= {
+        "max_abs": float(error[largest]),
+        "max_abs_at": largest,
+        "max_rel": float(relative[worst]),
+        "max_rel_at": worst,
+    }
+    if misplaced.any():
+        at = _argmax(misplaced)
+        facts["reason"] = f"{actual[at]} instead of {expected[at]} at {list(at)}"
+    elif error[largest] > facts["tolerance"]:
+        facts["reason"] = "exceeds the tolerance"
+    return Comparison(**facts)
+
+
+def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> Comparison:
+    different = np.asarray(expected != actual)
+    if not different.any():
+        return Comparison(**facts)
+    at = _argmax(different)
+    reason = f"{different.sum()} values differ, the first at {list(at)}"
+    if expected.dtype.kind not in "iu":
+        return Comparison(**facts, reason=reason)
+    error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    at = _argmax(error)
+    return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at, reason=reason)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a == b) | (np.isnan(a) & np.isnan(b))
+
+
+def _argmax(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(np.argmax(values), values.shape))

@@ -1,0 +1,440 @@
+"""Compares a converted model with the original one, run by stock onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from ._library import import_onnxruntime
+from .comparison import Comparison, Limit, compare
+from .converters import convert_with_report
+from .converters.model_io import (
+    ModelLike,
+    Source,
+    external_tensors,
+    load_external_data,
+    read_model,
+)
+from .converters.report import count_operators
+from .converters.rewrite import DOMAIN, OP_TYPE
+from .inputs import describe, make_inputs
+from .session import EXTERNAL_FOLDER, available_providers, register
+from .tolerance import reductions_by_node, relative_tolerance
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+#: Values of intermediate results kept at a time while looking for the first that differs.
+_PROBES = 32
+
+
+@dataclass(frozen=True)
+class NodeDifference:
+    """The first node, in the order of execution, with an output that differs."""
+
+    node: str
+    op_type: str
+    comparison: Comparison
+
+    def __str__(self) -> str:
+        return f"{self.op_type} '{self.node}': {self.comparison}"
+
+
+@dataclass
+class ValidationReport:
+    """Result of :func:`validate`; true in a condition if all outputs agree."""
+
+    baseline: str  #: what computed the expected outputs
+    providers: list[str]  #: execution providers of the converted model
+    rewritten: int  #: number of the operator's nodes in the converted model
+    runs: int
+    inputs: dict[str, str]  #: type and shape of each input
+    outputs: list[Comparison]  #: the worst of all runs for each output
+    first_difference: NodeDifference | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(output.ok for output in self.outputs)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'equal' if self.ok else 'DIFFERENT'} up to rounding: {self.rewritten} rewritten "
+            f"nodes on {', '.join(self.providers)} against {self.baseline}, {self.runs} run(s)"
+        ]
+        lines += [f"  {output}" for output in self.outputs]
+        if self.first_difference:
+            lines.append(f"  first difference: {self.first_difference}")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.markup import escape
+        from rich.table import Table
+
+        yield f"expected: {escape(self.baseline)}"
+        yield f"tested:   {self.rewritten} rewritten nodes on {', '.join(self.providers)}"
+        for name, text in self.inputs.items():
+            yield f"input:    {escape(name)}: {escape(text)}"
+        table = Table()
+        table.add_column("output", overflow="fold")
+        for column in ("max abs", "max rel", "tolerance"):
+            table.add_column(column, justify="right")
+        table.add_column("result")
+        for output in self.outputs:
+            table.add_row(
+                f"{escape(output.name)}\n{output.dtype} [{'×'.join(map(str, output.shape))}]",
+                _number(output.max_abs, output.max_abs_at),
+                _number(output.max_rel, output.max_rel_at),
+                f"{output.tolerance:.2e}",
+                "[green]ok[/]" if output.ok else f"[red]{escape(output.reason or '')}[/]",
+            )
+        yield table
+        if self.first_difference:
+            yield f"[red]first difference:[/] {escape(str(self.first_difference))}"
+        for note in self.notes:
+            yield f"[yellow]note:[/] {escape(note)}"
+
+
+def _number(value: float, at: tuple[int, ...] | None) -> str:
+    return f"{value:.2e}" + (f"\nat {','.join(map(str, at))}" if at else "")
+
+
+def validate(
+    original: ModelLike,
+    converted: ModelLike | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    runs: int = 1,
+    providers: Sequence[Any] | None = None,
+    rtol: float | None = None,
+    atol: float = 0.0,
+) -> ValidationReport:
+    """Run a model as it was and as converted, and compare all outputs.
+
+    The original runs in stock onnxruntime on the CPU.  Models that it cannot run (it has no
+    float64 or bfloat16 ConvTranspose) are evaluated by ``onnx.reference`` instead, with a
+    ConvTranspose that sums in float64; the report's ``baseline`` says so.  On a mismatch the first
+    node whose output differs is looked for, by running both models with their intermediate results
+    as outputs.
+
+    Args:
+        original: Path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        converted: The same; ``None`` converts ``original``.
+        inputs: Arrays by input name.  Inputs not given are generated: normally distributed floats,
+            integers 0 and 1, or 0 to 255 for uint8.
+        shapes: Shapes of generated inputs whose dimensions are not fixed.  Without them the first
+            dimension is 1, channels are those of the convolution that reads them, and spatial
+            dimensions are 256 in 1-D, 64 in 2-D, 16 in 3-D.
+        seed: Seed of the first run's inputs; run i uses ``seed + i``.
+        runs: Number of runs; given inputs are the same in all of them.
+        providers: Execution providers for the converted model, by default
+            :func:`ort_tconv.available_providers`.
+        rtol: Error allowed, relative to the largest magnitude of each output.  By default it is
+            :func:`ort_tconv.tolerance.relative_tolerance` of the model's reductions.
+        atol: Absolute error allowed in addition.
+
+    Raises:
+        ValueError: The inputs do not fit, a shape cannot be guessed, the models have different
+            inputs or outputs, or no baseline can run the original.
+        ConversionError: One of the models cannot be read.
+    """
+    if runs < 1:
+        raise ValueError(f"runs is {runs}; at least one is needed")
+    source = read_model(original)
+    if _rewritten(source.proto):
+        raise ValueError("original: the model is converted already; pass the one it was made from")
+    if converted is None:
+        result = convert_with_report(original, load_external_data=False)
+        target = Source(result.model, source.folder)
+    else:
+        target = read_model(converted)
+        target = Source(target.proto, target.folder or source.folder)
+    _check_same_interface(source.proto, target.proto)
+
+    all_feeds = [
+        make_inputs(source.proto, inputs, shapes=shapes, seed=seed + i) for i in range(runs)
+    ]
+    # Ours first: it refuses malformed nodes on which the stock operator ends the process.
+    tested = _Session(target, providers or available_providers(), custom=True)
+    actual = [tested.run(feeds) for feeds in all_feeds]
+    baseline, expected = _run_baseline(source, all_feeds)
+    limits = _Limits(target.proto, all_feeds[0], tested.tf32, rtol, atol)
+
+    report = ValidationReport(
+        baseline=baseline.label,
+        providers=tested.providers,
+        rewritten=_rewritten(target.proto),
+        runs=runs,
+        inputs={name: describe(value) for name, value in all_feeds[0].items()},
+        outputs=[],
+        notes=list(baseline.notes),
+    )
+    if not report.rewritten:
+        report.notes.append(f"the converted model holds no {OP_TYPE} node")
+    worst: dict[str, Comparison] = {}
+    failing = None
+    for feeds, wanted, got in zip(all_feeds, expected, actual, strict=True):
+        for name in wanted:
+            for comparison in compare(name, wanted[name], got[name], limits.of_outputs()):
+                known = worst.get(comparison.name, comparison)
+                worst[comparison.name] = max(known, comparison, key=lambda c: c.badness)
+                if not comparison.ok and failing is None:
+                    failing = feeds
+    report.outputs = list(worst.values())
+    if failing is not None:
+        report.first_difference = _first_difference(target.proto, baseline, tested, failing, limits)
+        if report.first_difference is None:
+            report.notes.append("no difference is found when intermediate results are kept")
+    return report
+
+
+def _rewritten(model: onnx.ModelProto) -> int:
+    return count_operators(model)[f"{DOMAIN}::{OP_TYPE}"]
+
+
+def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    for kind in ("input", "output"):
+        names = [
+            [value.name for value in getattr(model.graph, kind)] for model in (original, converted)
+        ]
+        if names[0] != names[1]:
+            raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
+
+
+class _Limits:
+    """Tolerances of a model's outputs and intermediate results."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, np.ndarray],
+        tf32: bool,
+        rtol: float | None,
+        atol: float,
+    ) -> None:
+        self._reductions = reductions_by_node(model, {n: v.shape for n, v in feeds.items()})
+        self._tf32, self._rtol, self._atol = tf32, rtol, atol
+
+    def of_outputs(self) -> Limit:
+        return self.after_node(len(self._reductions))
+
+    def after_node(self, index: int) -> Limit:
+        """Tolerance of a result of node ``index``, which all nodes up to there may have changed."""
+        before = [r for reductions in self._reductions[: index + 1] for r in reductions]
+
+        def limit(expected: np.ndarray) -> float:
+            magnitudes = np.abs(expected[np.isfinite(expected)].astype(np.float64))
+            largest = float(magnitudes.max(initial=0.0)) or 1.0
+            relative = self._rtol
+            if relative is None:
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(expected.dtype)
+                relative = relative_tolerance(before, dtype, self._tf32)
+            return self._atol + relative * largest
+
+        return limit
+
+
+# ---- running models ----------------------------------------------------------------------------
+
+
+class _Session:
+    """A model in onnxruntime, with or without the operator."""
+
+    label = "stock onnxruntime on the CPU"
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        source: Source,
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
+        *,
+        custom: bool = False,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        self._source, self._custom = source, custom
+        self._requested = list(providers)
+        model = source.proto
+        if outputs:
+            model = _with_outputs(model, outputs)
+        self._session = self._open(model)
+        self._names = [value.name for value in self._session.get_outputs()]
+        # Python has no array of this type to return: let the model itself convert it.
+        self._bfloat16 = {
+            value.name: _free_name(model, value.name)
+            for value in self._session.get_outputs()
+            if value.type == "tensor(bfloat16)"
+        }
+        if self._bfloat16:
+            self._session = self._open(_with_casts(model, self._bfloat16))
+
+    def _open(self, model: onnx.ModelProto):
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._custom:
+            register(options)
+        if self._source.folder is not None and external_tensors(model):
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(self._source.folder))
+        return ort.InferenceSession(
+            model.SerializeToString(), options, self._requested, enable_fallback=0
+        )
+
+    @property
+    def providers(self) -> list[str]:
+        return self._session.get_providers()
+
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 products may be rounded to TF32, as is CUDA's default."""
+        cuda = self._session.get_provider_options().get("CUDAExecutionProvider")
+        return cuda is not None and cuda.get("use_tf32", "1") != "0"
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        ort = import_onnxruntime()
+        ready = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
+            )
+            if value.dtype == ml_dtypes.bfloat16
+            else value
+            for name, value in feeds.items()
+        }
+        fetch = [self._bfloat16.get(name, name) for name in self._names]
+        values = dict(zip(self._names, self._session.run(fetch, ready), strict=True))
+        for name in self._bfloat16:
+            values[name] = values[name].astype(ml_dtypes.bfloat16)
+        return values
+
+    def probe(self, outputs: Sequence[str]) -> _Session:
+        return _Session(self._source, self._requested, custom=self._custom, outputs=outputs)
+
+
+class _Reference:
+    """A model in onnx's reference evaluator, slow and independent of onnxruntime."""
+
+    label = "onnx.reference, with a ConvTranspose that sums in float64"
+
+    def __init__(self, source: Source, why: str, outputs: Sequence[str] = ()) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._source, self._why = source, why
+        self.notes = (f"stock onnxruntime cannot run the original: {why}",)
+        model = _with_outputs(source.proto, outputs or [o.name for o in source.proto.graph.output])
+        if source.folder is not None:
+            load_external_data(model, source.folder)
+        self._names = [value.name for value in model.graph.output]
+        self._evaluator = ReferenceEvaluator(model, new_ops=[_exact_conv_transpose()])
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return dict(zip(self._names, self._evaluator.run(None, dict(feeds)), strict=True))
+
+    def probe(self, outputs: Sequence[str]) -> _Reference:
+        return _Reference(self._source, self._why, outputs)
+
+
+def _exact_conv_transpose() -> type:
+    from onnx.reference.op_run import OpRun
+
+    from . import _core
+
+    class ConvTranspose(OpRun):
+        op_domain = ""
+
+        def _run(self, x, w, b=None, **attributes):  # type: ignore[override]
+            given = {name: value for name, value in attributes.items() if value is not None}
+            operands = [None if v is None else v.astype(np.float64) for v in (x, w, b)]
+            return (_core.reference(*operands, **given).astype(x.dtype),)
+
+    return ConvTranspose
+
+
+def _run_baseline(
+    source: Source, all_feeds: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[_Session | _Reference, list[dict[str, Any]]]:
+    baseline: _Session | _Reference
+    try:
+        baseline = _Session(source)
+        return baseline, [baseline.run(feeds) for feeds in all_feeds]
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        stock = error
+    why = str(stock).strip().partition("\n")[0]
+    if "ConvTranspose" not in str(stock):
+        raise ValueError(f"stock onnxruntime cannot run the original: {why}") from stock
+    try:
+        baseline = _Reference(source, why)
+        return baseline, [baseline.run(feeds) for feeds in all_feeds]
+    except Exception as error:
+        raise ValueError(
+            f"neither stock onnxruntime ({why}) nor onnx.reference ({error}) can run the original"
+        ) from error
+
+
+def _first_difference(
+    converted: onnx.ModelProto,
+    baseline: _Session | _Reference,
+    tested: _Session,
+    feeds: Mapping[str, np.ndarray],
+    limits: _Limits,
+) -> NodeDifference | None:
+    """Run both models, a few intermediate results at a time, until one differs."""
+    known = _produced(baseline._source.proto)
+    probes = [
+        (index, node, name)
+        for index, node in enumerate(converted.graph.node)
+        for name in node.output
+        if name in known
+    ]
+    for start in range(0, len(probes), _PROBES):
+        chunk = probes[start : start + _PROBES]
+        names = [name for _, _, name in chunk]
+        wanted, got = (runner.probe(names).run(feeds) for runner in (baseline, tested))
+        for index, node, name in chunk:
+            for comparison in compare(name, wanted[name], got[name], limits.after_node(index)):
+                if not comparison.ok:
+                    return NodeDifference(node.name or name, node.op_type, comparison)
+    return None
+
+
+def _produced(model: onnx.ModelProto) -> set[str]:
+    return {name for node in model.graph.node for name in node.output if name}
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model that returns the named values, and those only."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    typed = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    del result.graph.output[:]
+    for name in names:
+        result.graph.output.append(typed.get(name, onnx.ValueInfoProto(name=name)))
+    return result
+
+
+def _with_casts(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
+    """A copy of the model that returns float32 copies, under new names, of the named outputs."""
+    result = _with_outputs(model, [value.name for value in model.graph.output])
+    for name, cast in names.items():
+        result.graph.node.append(
+            onnx.helper.make_node("Cast", [name], [cast], to=onnx.TensorProto.FLOAT)
+        )
+        result.graph.output.append(onnx.ValueInfoProto(name=cast))
+    return result
+
+
+def _free_name(model: onnx.ModelProto, name: str) -> str:
+    taken = _produced(model)
+    candidate = f"{name}.float32"
+    while candidate in taken:
+        candidate += "_"
+    return candidate

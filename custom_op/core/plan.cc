@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/status.h"
+#include "core/winograd.h"
 
 namespace ort_tconv {
 namespace {
@@ -44,13 +45,15 @@ int64_t tile_count(const Plan& plan) {
 }
 
 // Cuts the domain into tiles until `fits` accepts one, always along the axis with the largest tile (the
-// last one only while it is wider than `min_row`, unless nothing else is left to cut).
+// last one only while it is wider than `min_row`, unless nothing else is left to cut).  Sizes are in
+// `units` of domain positions, an entry an axis.
 template <class Fits>
-void cut(Plan& plan, const Shape& s, int64_t min_row, Fits fits) {
+void cut(Plan& plan, const Shape& s, const Dims& units, int64_t min_row, Fits fits) {
   const int d = static_cast<int>(s.axes.size());
   plan.tile.resize(d);
   plan.tiles.assign(d, 1);
-  for (int i = 0; i < d; ++i) plan.tile[i] = std::max<int64_t>(1, s.axes[i].domain);
+  Dims domain(d);
+  for (int i = 0; i < d; ++i) plan.tile[i] = domain[i] = std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
   while (!fits(plan.tile)) {
     int best = -1;
     for (int i = 0; i < d; ++i) {
@@ -60,9 +63,10 @@ void cut(Plan& plan, const Shape& s, int64_t min_row, Fits fits) {
     if (best < 0) best = d - 1;
     if (plan.tile[best] == 1) break;
     const int64_t parts = plan.tiles[best] + std::max<int64_t>(1, plan.tiles[best] / 4);
-    plan.tile[best] = std::max<int64_t>(1, std::min(plan.tile[best] - 1, ceil_div(s.axes[best].domain, parts)));
-    plan.tiles[best] = ceil_div(s.axes[best].domain, plan.tile[best]);
+    plan.tile[best] = std::max<int64_t>(1, std::min(plan.tile[best] - 1, ceil_div(domain[best], parts)));
+    plan.tiles[best] = ceil_div(domain[best], plan.tile[best]);
   }
+  for (int i = 0; i < d; ++i) plan.tile[i] *= units[i];
 }
 
 int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
@@ -95,7 +99,7 @@ Plan plan_direct(const Shape& s) {
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
   const int64_t least = 48;
-  cut(plan, s, 2 * kMaxClassChunk, [&](const Dims& t) {
+  cut(plan, s, Dims(s.axes.size(), 1), 2 * kMaxClassChunk, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
     return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
@@ -149,7 +153,7 @@ Plan plan_narrow(const Shape& s) {
   const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
   int64_t domain = 1;
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
-  cut(plan, s, 16 * s.lanes, [&](const Dims& t) {
+  cut(plan, s, Dims(s.axes.size(), 1), 16 * s.lanes, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 16 * s.lanes;
     return n == 1 || (enough_tasks && need(t) <= s.machine.l2_bytes / 2);
@@ -173,6 +177,66 @@ Plan plan_narrow(const Shape& s) {
   return plan;
 }
 
+// False if some axis has no Winograd form, or none gains from it.
+bool plan_winograd(const Shape& s, Plan* out) {
+  Plan plan;
+  plan.algorithm = Algorithm::kWinograd;
+  plan.aligned = true;
+  const int64_t bytes = compute_bytes(s.dtype);
+  std::vector<WinogradAxis> axes(s.axes.size());
+  Dims units;
+  double products = 1, gain = 1;  // products of all sub-kernels per Winograd tile; against the direct method
+  int64_t points = 1, class_points = 1, packed_points = 1;
+  for (size_t i = 0; i < axes.size(); ++i) {
+    if (!winograd_axis(s.axes[i], &axes[i])) return false;
+    units.push_back(axes[i].step);
+    points *= axes[i].points;
+    gain *= winograd_products(axes[i]);
+    int64_t most = 0, all = 0;
+    for (int k : axes[i].kind_of_class) {
+      most = std::max<int64_t>(most, axes[i].kinds[k].alpha);
+      all += axes[i].kinds[k].alpha;
+    }
+    products *= static_cast<double>(all);
+    packed_points *= all;
+    class_points *= most;
+  }
+  if (gain >= 1) return false;
+
+  plan.block = std::min(round_up(s.mg, s.lanes), s.machine.max_vectors * s.lanes);
+  plan.blocks = ceil_div(s.mg, plan.block);
+  plan.class_chunk = s.last_classes();
+  plan.channel_chunk = s.cg;
+  const int64_t pitch = round_up(s.cg, s.lanes);
+  int64_t all_tiles = 1;
+  for (size_t i = 0; i < axes.size(); ++i) all_tiles *= std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
+  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  const int64_t tasks_wanted = target_tasks(s.machine);
+  // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
+  // weights want a few dozen Winograd tiles to each fetch.
+  const int64_t least = 24;
+  cut(plan, s, units, 1, [&](const Dims& t) {
+    const int64_t n = s.positions(t);
+    const bool enough_tasks = base * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
+    const int64_t transformed = points * n * pitch * bytes;
+    const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
+    return n == 1 || (n <= 96 && enough_tasks && transformed <= 2 * s.machine.l2_bytes &&
+                      results <= s.machine.l2_bytes / 2);
+  });
+  split_blocks(plan, s);
+
+  double outputs = 1;
+  for (const auto& a : s.axes) outputs *= static_cast<double>(a.out);
+  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
+  const double tiles = static_cast<double>(all_tiles);
+  plan.cost = static_cast<double>(s.problem.batch * s.problem.group) *
+              (vectors * (products * tiles * (s.cg * 1.05 + 4) + 5 * outputs) +
+               tiles * ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * points * 8);
+  plan.packed_bytes = s.problem.group * round_up(s.mg, s.lanes) * s.cg * packed_points * bytes;
+  *out = plan;
+  return true;
+}
+
 }  // namespace
 
 const char* name(DType dtype) {
@@ -193,6 +257,7 @@ const char* name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDirect: return "direct";
     case Algorithm::kNarrow: return "narrow";
+    case Algorithm::kWinograd: return "winograd";
   }
   return "?";
 }
@@ -218,15 +283,27 @@ std::string Plan::describe() const {
 
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm) {
   const bool automatic = algorithm.empty() || algorithm == "auto";
-  require(automatic || algorithm == "direct" || algorithm == "narrow", "attribute algorithm = '", algorithm,
-          "': must be auto, direct or narrow");
+  const bool known = std::any_of(std::begin(kAlgorithms), std::end(kAlgorithms),
+                                 [&](Algorithm a) { return algorithm == name(a); });
+  require(automatic || known, "attribute algorithm = '", algorithm, "': must be auto, direct, narrow or winograd");
+  const auto wanted = [&](Algorithm a) { return automatic || algorithm == name(a); };
+
+  std::vector<Plan> plans;
+  if (wanted(Algorithm::kDirect)) plans.push_back(plan_direct(Shape(problem, machine, dtype, false)));
   // A row that is shared by all classes is worth its one or two extra columns on wide images only.
-  const bool wide = problem.in.back() >= 32;
-  Plan direct, narrow;
-  if (algorithm != "narrow") direct = plan_direct(Shape(problem, machine, dtype, false));
-  if (algorithm != "direct") narrow = plan_narrow(Shape(problem, machine, dtype, wide));
-  Plan plan = !automatic ? (algorithm == "direct" ? direct : narrow) : direct.cost <= narrow.cost ? direct : narrow;
-  plan.reason = automatic ? concat("cheapest: direct ", direct.cost, ", narrow ", narrow.cost) : "forced by algorithm";
+  if (wanted(Algorithm::kNarrow)) plans.push_back(plan_narrow(Shape(problem, machine, dtype, problem.in.back() >= 32)));
+  Plan winograd;
+  if (wanted(Algorithm::kWinograd) && plan_winograd(Shape(problem, machine, dtype, true), &winograd))
+    plans.push_back(winograd);
+  if (plans.empty()) {
+    Plan plan = plan_direct(Shape(problem, machine, dtype, false));
+    plan.reason = "direct stands in: these sub-kernels have no Winograd form that saves products";
+    return plan;
+  }
+  std::string reason = automatic ? "cheapest of" : "asked for;";
+  for (const Plan& p : plans) reason += concat(" ", name(p.algorithm), " ", p.cost);
+  Plan plan = *std::min_element(plans.begin(), plans.end(), [](const Plan& l, const Plan& r) { return l.cost < r.cost; });
+  plan.reason = reason;
   return plan;
 }
 

@@ -19,7 +19,9 @@ inline int compute_bytes(DType dtype) { return is_double(dtype) ? 8 : 4; }
 
 // kDirect: lanes are output channels; one GEMM a residue class over a channels-last window.
 // kNarrow: lanes are positions along a row; for few output channels, depthwise included.
-enum class Algorithm { kDirect, kNarrow };
+// kWinograd: as direct, but each sub-kernel by minimal filtering on input tiles that all share.
+enum class Algorithm { kDirect, kNarrow, kWinograd };
+constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kNarrow, Algorithm::kWinograd};
 const char* name(Algorithm algorithm);
 
 // What a plan needs to know of the machine.
@@ -51,7 +53,8 @@ struct Plan {
   std::string describe() const;
 };
 
-// `algorithm` is "" or "auto", or the name of the one to use.  Throws Error if it is unknown.
+// `algorithm` is "" or "auto", or the name of the one to use (direct stands in where a sub-kernel has no
+// Winograd form; `reason` says so).  Throws Error if it is unknown.
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm);
 
 // Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/problem.h"
+#include "core/winograd.h"
 
 namespace ort_tconv {
 
@@ -58,6 +59,8 @@ struct Kernels {
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
   // dst[l*dst_stride + i] = src[i][l], i < n, l < nv*L.
   void (*transpose)(const T* const* src, int64_t n, int nv, T* dst, int64_t dst_stride);
+  // out[k][i] = row k of the map (core/winograd.h) times in[.][i], i < n; n is a multiple of L.
+  void (*lines[kLineMaps])(const T* const* in, T* const* out, int64_t n);
   // dst[i*ways + r] = src[r][i], i < n.
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };

@@ -133,6 +133,67 @@ void rows(const RowsArgs<T>& a) {
   for (; i < a.count; i += L) rows_chunk<T, NB, 1>(a, i);
 }
 
+// ---- Winograd transforms: maps of whole lines -----------------------------------------------------------
+
+struct Copy1 {
+  static constexpr int kIn = 1, kOut = 1;
+  template <class V> static void map(const V* d, V* o) { o[0] = d[0]; }
+};
+struct Input4 {
+  static constexpr int kIn = 4, kOut = 4;
+  template <class V> static void map(const V* d, V* o) {
+    o[0] = d[0] - d[2];
+    o[1] = d[1] + d[2];
+    o[2] = d[2] - d[1];
+    o[3] = d[1] - d[3];
+  }
+};
+struct Input3 {
+  static constexpr int kIn = 3, kOut = 3;
+  template <class V> static void map(const V* d, V* o) {
+    o[0] = d[0] - d[1];
+    o[1] = d[1];
+    o[2] = d[1] - d[2];
+  }
+};
+struct Output32 {
+  static constexpr int kIn = 4, kOut = 3;
+  template <class V> static void map(const V* m, V* o) {
+    const V sum = m[1] + m[2];
+    o[0] = m[0] + sum;
+    o[1] = m[1] - m[2];
+    o[2] = sum - m[3];
+  }
+};
+struct Output23 {
+  static constexpr int kIn = 4, kOut = 2;
+  template <class V> static void map(const V* m, V* o) {
+    o[0] = m[0] + m[1] + m[2];
+    o[1] = m[1] - m[2] - m[3];
+  }
+};
+struct Output22 {
+  static constexpr int kIn = 3, kOut = 2;
+  template <class V> static void map(const V* m, V* o) {
+    o[0] = m[0] + m[1];
+    o[1] = m[1] - m[2];
+  }
+};
+
+template <class T, class Map>
+void lines(const T* const* in, T* const* out, int64_t n) {
+  const T* d[Map::kIn];
+  T* o[Map::kOut];
+  for (int k = 0; k < Map::kIn; ++k) d[k] = in[k];
+  for (int k = 0; k < Map::kOut; ++k) o[k] = out[k];
+  for (int64_t i = 0; i < n; i += Simd<T>::L) {
+    Vec<T> v[Map::kIn], r[Map::kOut];
+    for (int k = 0; k < Map::kIn; ++k) v[k] = loadu(d[k] + i);
+    Map::map(v, r);
+    for (int k = 0; k < Map::kOut; ++k) storeu(o[k] + i, r[k]);
+  }
+}
+
 // ---- data movement --------------------------------------------------------------------------------------
 
 template <class T, int H, int... I>
@@ -369,6 +430,8 @@ constexpr Kernels<T> make_kernels() {
            ORT_TCONV_GEMM_ROW(T, 4), ORT_TCONV_GEMM_ROW(T, 5), ORT_TCONV_GEMM_ROW(T, 6)},
           {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
           transpose<T>,
+          {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>,
+           lines<T, Output22>},
           interleave<T>};
 }
 

@@ -124,6 +124,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("compiled_isas", &compiled_isas, "Instruction sets built in, best first.");
   m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");
 
+  m.def("algorithms",
+        [] {
+          std::vector<std::string> names;
+          for (Algorithm a : kAlgorithms) names.push_back(name(a));
+          return names;
+        },
+        "Values of the attribute algorithm, besides auto.");
+
   m.def("output_shape",
         [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
           const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});

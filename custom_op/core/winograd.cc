@@ -1,0 +1,66 @@
+#include "core/winograd.h"
+
+#include <algorithm>
+
+namespace ort_tconv {
+namespace {
+
+constexpr double kOne[] = {1};
+constexpr double kOnes[] = {1, 1, 1};  // m one-tap products
+constexpr double kG32[] = {1, 0, 0.5, 0.5, 0.5, -0.5, 0, 1};
+constexpr double kG23[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
+constexpr double kG22[] = {1, 0, 1, 1, 0, 1};
+
+WinogradKind kind(int taps, int most) {
+  WinogradKind k;
+  k.taps = taps;
+  k.first = most - taps;
+  const int step = most == 3 ? 2 : most == 2 ? 3 : 1;
+  k.alpha = step + taps - 1;
+  if (taps == 3) {
+    k.input = LineMap::kInput4, k.output = LineMap::kOutput23, k.g = kG23;
+  } else if (taps == 2 && most == 2) {
+    k.input = LineMap::kInput4, k.output = LineMap::kOutput32, k.g = kG32;
+  } else if (taps == 2) {
+    k.input = LineMap::kInput3, k.output = LineMap::kOutput22, k.g = kG22;
+  } else {
+    k.g = step == 1 ? kOne : kOnes;
+  }
+  return k;
+}
+
+}  // namespace
+
+bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
+  WinogradAxis w;
+  size_t most = 0;
+  for (const auto& c : axis.classes) most = std::max(most, c.taps.size());
+  if (!axis.aligned || most < 1 || most > 3) return false;
+  w.step = most == 3 ? 2 : most == 2 ? 3 : 1;
+  w.window = w.step + static_cast<int>(most) - 1;
+  w.points = 0;
+  for (const auto& c : axis.classes) {
+    const int taps = static_cast<int>(c.taps.size());
+    auto same = std::find_if(w.kinds.begin(), w.kinds.end(), [&](const WinogradKind& k) { return k.taps == taps; });
+    if (same == w.kinds.end()) {
+      w.first_point.push_back(w.points);
+      w.kinds.push_back(kind(taps, static_cast<int>(most)));
+      w.points += w.kinds.back().alpha;
+      same = w.kinds.end() - 1;
+    }
+    w.kind_of_class.push_back(static_cast<int>(same - w.kinds.begin()));
+  }
+  *out = w;
+  return true;
+}
+
+double winograd_products(const WinogradAxis& axis) {
+  double products = 0, taps = 0;
+  for (int k : axis.kind_of_class) {
+    products += axis.kinds[k].alpha;
+    taps += axis.kinds[k].taps;
+  }
+  return products / (taps * axis.step);
+}
+
+}  // namespace ort_tconv

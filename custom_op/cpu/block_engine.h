@@ -1,0 +1,109 @@
+// Base of the engines whose lanes are output channels: a channels-last window in, and results of a
+// block of output channels, one short vector a pixel, out through a transpose.  Internal to cpu/.
+#pragma once
+
+#include "cpu/engine.h"
+
+namespace ort_tconv {
+
+template <class S>
+class BlockEngine : public EngineBase<S> {
+ protected:
+  using Base = EngineBase<S>;
+  using typename Base::T;
+  using typename Base::Task;
+
+  BlockEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads)
+      : Base(p, pl, set, threads), pitch_(round_up(std::max<int64_t>(1, p.group_in()), this->k_.lanes)) {
+    for (auto& sub : this->sub_kernels_)
+      for (auto& o : sub.offsets) o *= pitch_;
+  }
+
+  // Scratch memory of both engines.
+  struct Common {
+    T *window, *rows;
+    const T** columns;
+    int64_t *row_offset, *column_offset;
+    Common(const BlockEngine& e, Carver& c) {
+      const Plan& p = e.plan;
+      const int64_t run = p.class_chunk * p.tile.back();
+      window = c.take<T>(e.window_positions_ * e.pitch_);
+      rows = c.take<T>(p.block * e.row_stride());
+      columns = c.take<const T*>(run);
+      row_offset = c.take<int64_t>(product(p.tile) / p.tile.back());
+      column_offset = c.take<int64_t>(p.tile.back());
+    }
+  };
+
+  int64_t row_stride() const { return round_up(this->plan.class_chunk * this->plan.tile.back(), this->k_.lanes); }
+  int64_t padded_channels() const { return round_up(this->problem.group_out(), this->k_.lanes); }
+
+  // Output channels of block b with padding to whole vectors, and without.
+  int64_t block_width(int64_t b) const {
+    return std::min(this->plan.block, padded_channels() - b * this->plan.block);
+  }
+  int64_t block_channels(int64_t b) const {
+    return std::min(this->plan.block, this->problem.group_out() - b * this->plan.block);
+  }
+  // Packed weights are [group][block][...]; `entries` numbers go with each output channel.
+  template <class U>
+  U* block_weights(U* packed, int64_t g, int64_t b, int64_t entries) const {
+    return packed + (g * padded_channels() + b * this->plan.block) * entries;
+  }
+
+  void load_window(const Task& task, const Tensors& t, T* window) const {
+    const S* x = this->input(t, task);
+    const int64_t cg = this->problem.group_in();
+    this->visit_window(
+        task.q0,
+        [&](int64_t position, int64_t source, int64_t n) {
+          this->io_.load_channels_last(x + source, this->in_size_, n, cg, window + position * pitch_, pitch_);
+        },
+        [&](int64_t position, int64_t n) { std::fill_n(window + position * pitch_, n * pitch_, T(0)); });
+  }
+
+  // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class
+  // k at row r, column i of the tile is at acc + (k - k0)*class_stride + row_offset[r] + column_offset[i].
+  void store(const SubKernel& lead, const Task& task, const Tensors& t, int64_t block, int64_t k0, int64_t k1,
+             const T* acc, int64_t class_stride, const Common& s) const {
+    const int last = this->d_ - 1;
+    const auto& axis = this->axes_[last];
+    const int64_t classes = k1 - k0, n = task.extent[last] * classes, stride = row_stride();
+    const bool whole = classes == static_cast<int64_t>(axis.classes.size());
+    const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[last]);
+    // Classes with one output less leave the row's last columns unset: they are not written either.
+    const int64_t valid = whole ? std::min(n, axis.out - o0) : n;
+    this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
+      const T* base = acc + s.row_offset[row];
+      for (int64_t i = 0, at = 0; at < n; ++i)
+        for (int64_t k = 0; k < classes; ++k) s.columns[at++] = base + k * class_stride + s.column_offset[i];
+      this->k_.transpose(s.columns, valid, static_cast<int>(block_width(block) / this->k_.lanes), s.rows, stride);
+      for (int64_t m = 0; m < block_channels(block); ++m) {
+        const int64_t channel = task.g * this->problem.group_out() + block * this->plan.block + m;
+        if (whole) {
+          this->finish_row(s.rows + m * stride, o0, valid, out_row, task.n, channel, t);
+        } else {
+          for (int64_t i = 0; i < task.extent[last]; ++i)
+            this->finish_row(s.rows + m * stride + i * classes, o0 + i * axis.stride, classes, out_row, task.n,
+                             channel, t);
+        }
+      }
+    });
+  }
+
+  // gemm over `pixels` pixels in passes of nearly equal size, so that none runs with one lonely pixel.
+  void gemm(GemmArgs<T> a, const T* const* x, T* const* acc, int64_t pixels, int nv) const {
+    const int64_t passes = (pixels + kMaxPixels - 1) / kMaxPixels;
+    for (int64_t i = 0, at = 0; i < passes; ++i) {
+      const int64_t n = (pixels - at + passes - i - 1) / (passes - i);
+      a.x = x + at;
+      a.acc = acc + at;
+      this->k_.gemm[n][nv](a);
+      at += n;
+    }
+  }
+
+  int64_t pitch_;  // of a window position: channels rounded up to whole vectors
+};
+
+}  // namespace ort_tconv

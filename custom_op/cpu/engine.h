@@ -1,0 +1,292 @@
+// What the engines share: tasks, the input window of a tile, the epilogue.  Internal to cpu/.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/geometry.h"
+#include "core/plan.h"
+#include "cpu/kernel.h"
+#include "cpu/run.h"
+
+namespace ort_tconv {
+
+// What Prepared needs of an engine, whatever its types.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual void pack(const void* w, void* packed) const = 0;
+  virtual void run(const void* packed, const Tensors& tensors, Executor& executor) const = 0;
+
+  Problem problem;
+  Plan plan;
+  std::vector<int64_t> layout;
+  size_t packed_bytes = 0;
+};
+
+inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+inline int64_t product(const Dims& v) {
+  int64_t n = 1;
+  for (int64_t x : v) n *= x;
+  return n;
+}
+
+template <class S> const StorageKernels<S>& storage_kernels(const KernelSet& set);
+template <> inline const StorageKernels<float>& storage_kernels<float>(const KernelSet& set) { return set.float_io; }
+template <> inline const StorageKernels<double>& storage_kernels<double>(const KernelSet& set) { return set.double_io; }
+template <> inline const StorageKernels<Half>& storage_kernels<Half>(const KernelSet& set) { return set.half_io; }
+template <> inline const StorageKernels<BFloat16>& storage_kernels<BFloat16>(const KernelSet& set) { return set.bfloat16_io; }
+template <class T> const Kernels<T>& compute_kernels(const KernelSet& set);
+template <> inline const Kernels<float>& compute_kernels<float>(const KernelSet& set) { return set.f32; }
+template <> inline const Kernels<double>& compute_kernels<double>(const KernelSet& set) { return set.f64; }
+
+// One residue class per axis: a sub-kernel.
+struct SubKernel {
+  std::vector<int> classes;              // index into AxisGeometry::classes, an entry an axis
+  std::vector<int64_t> taps;             // flat position in the kernel
+  std::vector<ptrdiff_t> offsets;        // window position of each tap, for the tile's first pixel
+  int64_t first_tap = 0;                 // number of taps in the sub-kernels before this one
+};
+
+// Odometer over `extents`; starts at zero, next() returns false after the last.
+struct Odometer {
+  explicit Odometer(Dims e) : extents(std::move(e)), at(extents.size(), 0) {}
+  bool next() {
+    for (int i = static_cast<int>(extents.size()) - 1; i >= 0; --i) {
+      if (++at[i] < extents[i]) return true;
+      at[i] = 0;
+    }
+    return false;
+  }
+  Dims extents, at;
+};
+
+// Hands out 64-byte aligned pieces of one allocation; the first pass, without memory, measures.
+class Carver {
+ public:
+  explicit Carver(char* base) : base_(base) {}
+  template <class U>
+  U* take(int64_t n) {
+    const size_t at = used_;
+    used_ += round_up(n * static_cast<int64_t>(sizeof(U)), 64);
+    return base_ ? reinterpret_cast<U*>(base_ + at) : nullptr;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+template <class S>
+class EngineBase : public Engine {
+ public:
+  using T = typename ComputeType<S>::type;
+
+  EngineBase(Problem p, Plan pl, const KernelSet& set, int threads)
+      : k_(compute_kernels<T>(set)), io_(storage_kernels<S>(set)), threads_(threads) {
+    problem = std::move(p);
+    plan = std::move(pl);
+    d_ = problem.rank();
+    axes_ = segregate(problem, plan.aligned);
+    for (int i = 0; i < d_; ++i) window_.emplace_back(axes_[i], plan.tile[i]);
+    window_stride_.assign(d_, 1);
+    for (int i = d_ - 2; i >= 0; --i) window_stride_[i] = window_stride_[i + 1] * window_[i + 1].extent;
+    window_positions_ = window_stride_[0] * window_[0].extent;
+    in_size_ = product(problem.in);
+    out_size_ = product(problem.out);
+    make_sub_kernels();
+    layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, sizeof(T) == 8};
+    for (const auto& sub : sub_kernels_) {
+      layout.push_back(-1);
+      layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
+    }
+  }
+
+  // Tasks are drawn from a counter by one worker a thread, each with scratch memory of its own.
+  void run(const void* packed, const Tensors& t, Executor& executor) const override {
+    if (product(problem.y_shape()) == 0) return;
+    std::atomic<int64_t> next{0};
+    std::exception_ptr error;
+    std::mutex error_mutex;
+    const auto worker = [&](int64_t) {
+      char* memory = nullptr;
+      try {
+        for (int64_t task; (task = next.fetch_add(1)) < plan.tasks;) {
+          if (!memory) memory = static_cast<char*>(executor.allocate(plan.scratch_bytes + 64));
+          char* base = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64);
+          run_task(task, static_cast<const T*>(packed), t, base);
+        }
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(error_mutex);
+        error = std::current_exception();
+        next = plan.tasks;
+      }
+      if (memory) executor.release(memory);
+    };
+    executor.parallel(std::min<int64_t>(threads_, plan.tasks), worker);
+    if (error) std::rethrow_exception(error);
+  }
+
+ protected:
+  struct Task {
+    int64_t n, g, block_begin, block_end;
+    Dims q0, extent;  // first domain index and number of them, an entry an axis
+  };
+
+  virtual void run_task(int64_t task, const T* packed, const Tensors& t, char* scratch) const = 0;
+
+  Task decode(int64_t index) const {
+    const int64_t per = plan.blocks_per_task, chunks = (plan.blocks + per - 1) / per;
+    Task t;
+    t.block_begin = index % chunks * per;
+    t.block_end = std::min(plan.blocks, t.block_begin + per);
+    index /= chunks;
+    t.q0.resize(d_);
+    t.extent.resize(d_);
+    for (int i = d_ - 1; i >= 0; --i) {
+      t.q0[i] = index % plan.tiles[i] * plan.tile[i];
+      t.extent[i] = std::min(plan.tile[i], axes_[i].domain - t.q0[i]);
+      index /= plan.tiles[i];
+    }
+    t.g = index % problem.group;
+    t.n = index / problem.group;
+    return t;
+  }
+
+  // Visits the window of a tile as runs of consecutive positions along the last axis:
+  // copy(position, input index, n) where the input exists, zero(position, n) elsewhere.
+  template <class Copy, class Zero>
+  void visit_window(const Dims& q0, Copy copy, Zero zero) const {
+    const int last = d_ - 1;
+    const WindowAxis& row = window_[last];
+    const int64_t in = problem.in[last];
+    const int64_t pieces = row.dense ? 1 : static_cast<int64_t>(row.offsets.size());
+    const int64_t length = row.extent / pieces;
+    Dims extents;
+    for (int i = 0; i < last; ++i) extents.push_back(window_[i].extent);
+    Odometer lead(extents);
+    do {
+      int64_t position = 0, source = 0;
+      bool inside = true;
+      for (int i = 0; i < last; ++i) {
+        const int64_t c = q0[i] + window_[i].coordinate(lead.at[i]);
+        inside = inside && c >= 0 && c < problem.in[i];
+        position += lead.at[i] * window_stride_[i];
+        source = source * problem.in[i] + c;
+      }
+      if (!inside) {
+        zero(position, row.extent);
+        continue;
+      }
+      for (int64_t piece = 0; piece < pieces; ++piece, position += length) {
+        const int64_t start = q0[last] + row.coordinate(piece * length);
+        const int64_t lo = std::clamp<int64_t>(-start, 0, length), hi = std::clamp<int64_t>(in - start, lo, length);
+        if (lo > 0) zero(position, lo);
+        if (hi > lo) copy(position + lo, source * in + start + lo, hi - lo);
+        if (length > hi) zero(position + hi, length - hi);
+      }
+    } while (lead.next());
+  }
+
+  // Visits the rows of outputs that sub-kernels with the leading classes of `sub` own in a tile:
+  // row(window position of the row's first pixel, its index among a full tile's rows, flat output index
+  // of the row's output 0).
+  template <class Row>
+  void visit_rows(const SubKernel& sub, const Task& t, Row row) const {
+    const int last = d_ - 1;
+    Odometer lead(Dims(t.extent.begin(), t.extent.begin() + last));
+    do {
+      int64_t position = 0, index = 0, out = 0;
+      bool inside = true;
+      for (int i = 0; i < last; ++i) {
+        const int64_t o = axes_[i].output(sub.classes[i], t.q0[i] + lead.at[i]);
+        inside = inside && o >= 0 && o < problem.out[i];
+        position += lead.at[i] * window_stride_[i];
+        index = index * plan.tile[i] + lead.at[i];
+        out = out * problem.out[i] + o;
+      }
+      if (inside) row(position, index, out * problem.out[last]);
+    } while (lead.next());
+  }
+
+  // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
+  // the row are dropped.
+  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t batch, int64_t m, const Tensors& t) const {
+    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, problem.out[d_ - 1] - o);
+    if (hi <= lo) return;
+    const int64_t at = (batch * problem.out_channels + m) * out_size_ + out_row + o + lo;
+    T bias = 0;
+    if (t.b) io_.load(static_cast<const S*>(t.b) + m, 1, &bias);
+    const auto& slopes = problem.activation.slopes;
+    const T slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
+    io_.finish(v + lo, hi - lo, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, problem.activation, slope,
+               static_cast<S*>(t.y) + at);
+  }
+
+  const S* input(const Tensors& t, const Task& task) const {
+    return static_cast<const S*>(t.x) + (task.n * problem.channels + task.g * problem.group_in()) * in_size_;
+  }
+
+  const Kernels<T>& k_;
+  const StorageKernels<S>& io_;
+  int threads_;
+  int d_ = 0;
+  std::vector<AxisGeometry> axes_;
+  std::vector<WindowAxis> window_;
+  Dims window_stride_;
+  int64_t window_positions_ = 0, in_size_ = 0, out_size_ = 0, total_taps_ = 0;
+  std::vector<SubKernel> sub_kernels_;  // classes of the last axis vary fastest
+
+ private:
+  void make_sub_kernels() {
+    Dims counts;
+    for (const auto& a : axes_) {
+      if (a.classes.empty()) return;  // no output
+      counts.push_back(static_cast<int64_t>(a.classes.size()));
+    }
+    Odometer which(counts);
+    do {
+      SubKernel sub;
+      Dims taps;
+      for (int i = 0; i < d_; ++i) {
+        sub.classes.push_back(static_cast<int>(which.at[i]));
+        taps.push_back(static_cast<int64_t>(axes_[i].classes[which.at[i]].taps.size()));
+      }
+      sub.first_tap = total_taps_;
+      if (product(taps) > 0) {
+        Odometer tap(taps);
+        do {
+          int64_t index = 0, position = 0;
+          for (int i = 0; i < d_; ++i) {
+            const Tap& t = axes_[i].classes[which.at[i]].taps[tap.at[i]];
+            index = index * problem.kernel[i] + t.index;
+            position += window_[i].position(t.offset) * window_stride_[i];
+          }
+          sub.taps.push_back(index);
+          sub.offsets.push_back(position);
+        } while (tap.next());
+      }
+      total_taps_ += static_cast<int64_t>(sub.taps.size());
+      sub_kernels_.push_back(std::move(sub));
+    } while (which.next());
+  }
+};
+
+template <class S> std::unique_ptr<Engine> make_direct(const Problem&, const Plan&, const KernelSet&, int threads);
+template <class S> std::unique_ptr<Engine> make_narrow(const Problem&, const Plan&, const KernelSet&, int threads);
+template <class S> std::unique_ptr<Engine> make_winograd(const Problem&, const Plan&, const KernelSet&, int threads);
+
+// Instantiates a factory for every storage type.
+#define ORT_TCONV_INSTANTIATE(factory)                                                                          \
+  template std::unique_ptr<Engine> factory<float>(const Problem&, const Plan&, const KernelSet&, int);          \
+  template std::unique_ptr<Engine> factory<double>(const Problem&, const Plan&, const KernelSet&, int);         \
+  template std::unique_ptr<Engine> factory<Half>(const Problem&, const Plan&, const KernelSet&, int);           \
+  template std::unique_ptr<Engine> factory<BFloat16>(const Problem&, const Plan&, const KernelSet&, int);
+
+}  // namespace ort_tconv

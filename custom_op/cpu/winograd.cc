@@ -1,0 +1,320 @@
+// Winograd engine: every tile of the input window is transformed once and serves all sub-kernels; each
+// point of the transform domain is a GEMM over the input channels; the products of each sub-kernel are
+// transformed back and leave through the same interleaving store as the direct engine's sums.
+// Packed weights: [group][block][leading classes][product][channel][output channel of the block].
+#include "core/winograd.h"
+
+#include "cpu/block_engine.h"
+
+namespace ort_tconv {
+namespace {
+
+constexpr int64_t kChannelsPerPass = 128;  // channels transformed at a time: the tile's lines stay in L1
+
+template <class S>
+class WinogradEngine final : public BlockEngine<S> {
+ public:
+  using Base = BlockEngine<S>;
+  using typename Base::T;
+  using typename Base::Task;
+
+  WinogradEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
+    last_classes_ = static_cast<int64_t>(this->axes_.back().classes.size());
+    for (const auto& axis : this->axes_) {
+      WinogradAxis w;
+      winograd_axis(axis, &w);  // the plan has seen that every axis has the form
+      steps_.push_back(w.step);
+      full_tiles_.push_back((this->plan.tile[winograd_.size()] + w.step - 1) / w.step);
+      points_ *= w.points;
+      winograd_.push_back(std::move(w));
+    }
+    for (int64_t first = 0; first < static_cast<int64_t>(this->sub_kernels_.size()); first += last_classes_)
+      groups_.push_back(make_group(first));
+    Carver measure(nullptr);
+    Scratch(*this, measure);
+    this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    this->packed_bytes = p.group * this->padded_channels() * p.group_in() * total_products_ * sizeof(T);
+    this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
+  }
+
+  void pack(const void* w, void* packed) const override {
+    const Problem& p = this->problem;
+    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
+    std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_class_points_)), b(a);
+    // Where each product of a sub-kernel goes.
+    for (int64_t g = 0; g < p.group; ++g)
+      for (int64_t m = 0; m < this->plan.blocks; ++m) {
+        const int64_t width = this->block_width(m);
+        T* dst = this->block_weights(static_cast<T*>(packed), g, m, cg * total_products_);
+        std::fill(row.begin(), row.end(), T(0));
+        for (int64_t c = 0; c < cg; ++c) {
+          this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps,
+                         this->block_channels(m) * taps, row.data());
+          int64_t first = 0;
+          for (const auto& group : groups_) {
+            for (int64_t k = 0; k < last_classes_; ++k) {
+              const T* transformed = transform_weights(this->sub_kernels_[group.first + k], row.data(), width, taps,
+                                                       a.data(), b.data());
+              for (size_t i = 0; i < group.products.size(); ++i)
+                if (group.products[i].last_class == k)
+                  std::copy_n(transformed + group.products[i].class_point * width, width,
+                              dst + ((first + static_cast<int64_t>(i)) * cg + c) * width);
+            }
+            first += static_cast<int64_t>(group.products.size());
+          }
+        }
+      }
+  }
+
+ private:
+  struct Product {
+    int64_t point;        // of the transformed input
+    int64_t last_class;   // of the last axis
+    int64_t class_point;  // among the class's own points
+  };
+  // Sub-kernels that share their leading classes: one output row pattern.
+  struct Group {
+    int64_t first;  // of its sub-kernels
+    std::vector<Product> products;
+  };
+
+  struct Scratch : Base::Common {
+    T *points, *products, *sums, *pass;
+    const T** x;
+    T** y;
+    Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
+      const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
+      int64_t window = 1;
+      for (const auto& w : e.winograd_) window *= std::max(w.window, w.points);
+      points = c.take<T>(e.points_ * tiles * e.pitch_);
+      products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
+      sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
+      pass = c.take<T>(std::max(2 * window * kChannelsPerPass, 2 * e.max_class_points_ * tiles * block));
+      x = c.take<const T*>(tiles);
+      y = c.take<T*>(tiles);
+    }
+  };
+
+  const WinogradKind& kind(int axis, const SubKernel& sub) const {
+    return winograd_[axis].kinds[winograd_[axis].kind_of_class[sub.classes[axis]]];
+  }
+
+  Group make_group(int64_t first) {
+    Group group{first, {}};
+    for (int64_t k = 0; k < last_classes_; ++k) {
+      const SubKernel& sub = this->sub_kernels_[first + k];
+      Dims alpha;
+      for (int i = 0; i < this->d_; ++i) alpha.push_back(kind(i, sub).alpha);
+      max_class_points_ = std::max(max_class_points_, product(alpha));
+      Odometer at(alpha);
+      int64_t class_point = 0;
+      do {
+        int64_t point = 0;
+        for (int i = 0; i < this->d_; ++i) {
+          const auto& axis = winograd_[i];
+          point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
+        }
+        group.products.push_back({point, k, class_point++});
+      } while (at.next());
+    }
+    // By point, so that its transformed input is fetched once for all classes.
+    std::stable_sort(group.products.begin(), group.products.end(),
+                     [](const Product& l, const Product& r) { return l.point < r.point; });
+    total_products_ += static_cast<int64_t>(group.products.size());
+    return group;
+  }
+
+  // (G x G x ...) h for one input channel: `row` is [output channel][tap]; returns [point][output channel]
+  // in one of the two buffers.
+  const T* transform_weights(const SubKernel& sub, const T* row, int64_t width, int64_t taps, T* a, T* b) const {
+    Dims extents;
+    for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).taps);
+    // h(l) = taps by rising input position: the reverse of their order in the class.
+    const int64_t n = product(extents);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t m = 0; m < width; ++m) a[(n - 1 - i) * width + m] = row[m * taps + sub.taps[i]];
+    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+      const WinogradKind& k = kind(axis, sub);
+      int64_t outer = 1, inner = width;
+      for (int i = 0; i < axis; ++i) outer *= extents[i];
+      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
+      for (int64_t o = 0; o < outer; ++o)
+        for (int p = 0; p < k.alpha; ++p) {
+          T* out = b + (o * k.alpha + p) * inner;
+          std::fill_n(out, inner, T(0));
+          for (int l = 0; l < k.taps; ++l) {
+            const T g = static_cast<T>(k.g[p * k.taps + l]);
+            if (g == 0) continue;
+            const T* in = a + (o * k.taps + l) * inner;
+            for (int64_t i = 0; i < inner; ++i) out[i] += g * in[i];
+          }
+        }
+      extents[axis] = k.alpha;
+      std::swap(a, b);
+    }
+    return a;
+  }
+
+  void run_task(int64_t index, const T* packed, const Tensors& t, char* memory) const override {
+    const Task task = this->decode(index);
+    Carver carver(memory);
+    const Scratch s(*this, carver);
+    Dims tiles;
+    for (int i = 0; i < this->d_; ++i) tiles.push_back((task.extent[i] + steps_[i] - 1) / steps_[i]);
+    const int64_t count = product(tiles), cg = this->problem.group_in();
+
+    this->load_window(task, t, s.window);
+    transform_input(tiles, s);
+    for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+      const int64_t width = this->block_width(b), line = count * width;
+      locate(task, tiles, line, width, s);
+      const T* w = this->block_weights(packed, task.g, b, cg * total_products_);
+      for (const auto& group : groups_) {
+        for (const Product& p : group.products) {
+          GemmArgs<T> a{};
+          static constexpr ptrdiff_t kNoShift = 0;
+          a.taps = &kNoShift;
+          a.ntaps = 1;
+          a.channels = cg;
+          a.w = w;
+          w += cg * width;
+          T* out = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
+          for (int64_t i = 0; i < count; ++i) {
+            s.x[i] = s.points + (p.point * count + i) * this->pitch_;
+            s.y[i] = out + i * width;
+          }
+          this->gemm(a, s.x, s.y, count, static_cast<int>(width / this->k_.lanes));
+        }
+        const int64_t class_stride = product(steps_) * line;
+        for (int64_t k = 0; k < last_classes_; ++k)
+          transform_output(this->sub_kernels_[group.first + k], s.products + k * max_class_points_ * line,
+                           s.sums + k * class_stride, line, s.pass);
+        this->store(this->sub_kernels_[group.first], task, t, b, 0, last_classes_, s.sums, class_stride, s);
+      }
+    }
+  }
+
+  // Sums lie as [class][position within a tile][tile][output channel].
+  void locate(const Task& task, const Dims& tiles, int64_t line, int64_t width, const Scratch& s) const {
+    const int last = this->d_ - 1;
+    Odometer lead(Dims(task.extent.begin(), task.extent.begin() + last));
+    do {
+      int64_t row = 0, within = 0, tile = 0;
+      for (int i = 0; i < last; ++i) {
+        row = row * this->plan.tile[i] + lead.at[i];
+        within = within * steps_[i] + lead.at[i] % steps_[i];
+        tile = tile * tiles[i] + lead.at[i] / steps_[i];
+      }
+      s.row_offset[row] = within * steps_[last] * line + tile * tiles[last] * width;
+    } while (lead.next());
+    for (int64_t i = 0; i < task.extent[last]; ++i)
+      s.column_offset[i] = i % steps_[last] * line + i / steps_[last] * width;
+  }
+
+  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.
+  void transform_input(const Dims& tiles, const Scratch& s) const {
+    const int64_t count = product(tiles);
+    Odometer tile(tiles);
+    int64_t index = 0;
+    do {
+      const T* corner = s.window;
+      for (int i = 0; i < this->d_; ++i) corner += tile.at[i] * steps_[i] * this->window_stride_[i] * this->pitch_;
+      for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass) {
+        const int64_t n = std::min(kChannelsPerPass, this->pitch_ - c);
+        transform_tile(corner + c, s.points + index * this->pitch_ + c, count * this->pitch_, n, s.pass);
+      }
+      ++index;
+    } while (tile.next());
+  }
+
+  // One tile, n channels: axis by axis from the last, through two buffers of lines.
+  void transform_tile(const T* corner, T* out, int64_t point_stride, int64_t n, T* pass) const {
+    Dims extents;
+    int64_t most = 1;
+    for (const auto& w : winograd_) {
+      extents.push_back(w.window);
+      most *= std::max(w.window, w.points);
+    }
+    T* buffers[2] = {pass, pass + most * kChannelsPerPass};
+    const T* from = nullptr;
+    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+      const WinogradAxis& w = winograd_[axis];
+      int64_t outer = 1, inner = 1;
+      for (int i = 0; i < axis; ++i) outer *= extents[i];
+      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
+      T* to = buffers[axis % 2];
+      for (int64_t o = 0; o < outer; ++o)
+        for (int64_t j = 0; j < inner; ++j) {
+          const T* in[2 * kMaxLines];
+          for (int l = 0; l < w.window; ++l)
+            in[l] = from ? from + ((o * w.window + l) * inner + j) * n : corner + window_offset(extents, o, l);
+          for (size_t k = 0; k < w.kinds.size(); ++k) {
+            T* lines[kMaxLines];
+            for (int p = 0; p < w.kinds[k].alpha; ++p) {
+              const int64_t point = (o * w.points + w.first_point[k] + p) * inner + j;
+              lines[p] = axis == 0 ? out + point * point_stride : to + point * n;
+            }
+            apply(w.kinds[k].input, in + w.kinds[k].first, lines, w.kinds[k].alpha, n);
+          }
+        }
+      extents[axis] = w.points;
+      from = to;
+    }
+  }
+
+  // Of line l of the last axis at flat position o of the axes before it.
+  int64_t window_offset(const Dims& extents, int64_t o, int64_t l) const {
+    int64_t position = l;
+    for (int i = this->d_ - 2; i >= 0; --i) {
+      position += o % extents[i] * this->window_stride_[i];
+      o /= extents[i];
+    }
+    return position * this->pitch_;
+  }
+
+  // sums[position][tile][channel] = (At x At x ...) products[point][tile][channel] of one sub-kernel.
+  void transform_output(const SubKernel& sub, const T* products, T* sums, int64_t line, T* pass) const {
+    Dims extents;
+    for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).alpha);
+    T* buffers[2] = {pass, pass + max_class_points_ * line};
+    const T* from = products;
+    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+      const WinogradKind& k = kind(axis, sub);
+      const int64_t step = steps_[axis];
+      int64_t outer = 1, inner = line;
+      for (int i = 0; i < axis; ++i) outer *= extents[i];
+      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
+      T* to = axis == 0 ? sums : buffers[axis % 2];
+      for (int64_t o = 0; o < outer; ++o) {
+        const T* in[kMaxLines];
+        T* out[kMaxLines];
+        for (int p = 0; p < k.alpha; ++p) in[p] = from + (o * k.alpha + p) * inner;
+        for (int j = 0; j < step; ++j) out[j] = to + (o * step + j) * inner;
+        apply(k.output, in, out, k.alpha, inner);
+      }
+      extents[axis] = step;
+      from = to;
+    }
+  }
+
+  // A one-tap sub-kernel's lines pass unchanged, any number of them.
+  void apply(LineMap map, const T* const* in, T* const* out, int lines, int64_t n) const {
+    if (map != LineMap::kCopy) return this->k_.lines[static_cast<int>(map)](in, out, n);
+    for (int l = 0; l < lines; ++l) std::copy_n(in[l], n, out[l]);
+  }
+
+  std::vector<WinogradAxis> winograd_;
+  Dims steps_, full_tiles_;
+  std::vector<Group> groups_;
+  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, total_products_ = 0;
+};
+
+}  // namespace
+
+template <class S>
+std::unique_ptr<Engine> make_winograd(const Problem& p, const Plan& plan, const KernelSet& set, int threads) {
+  return std::make_unique<WinogradEngine<S>>(p, plan, set, threads);
+}
+ORT_TCONV_INSTANTIATE(make_winograd)
+
+}  // namespace ort_tconv

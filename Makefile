@@ -21,13 +21,13 @@ help:
 	@echo "make lint    check formatting and style, repairing what a tool can repair"
 	@echo "make clean   remove .venv and build"
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.package $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.test
+test: $(VENV)/.package $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
 
 # The same hooks as with 'pre-commit install'; they come from PyPI.
@@ -54,16 +54,18 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 	$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
 	@touch $@
 
-$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.package
+# What an extra brings depends on pyproject.toml, not on the sources.
+$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
 	@touch $@
 
 # RapidOCR wants opencv-python, which needs a desktop's libraries (libGL). Where they are missing,
 # the same release without a user interface takes its place.
-$(VENV)/.demo: $(VENV)/.package
+$(VENV)/.demo: pyproject.toml | $(VENV)/.package
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
 	  { echo "RapidOCR 1.4.4 needs Python below 3.13: make clean demo PYTHON=python3.12"; exit 1; }
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,demo]"
 	$(BIN)/python -c 'import cv2' 2>/dev/null || \
-	  { $(PIP) uninstall -y opencv-python && $(PIP) install opencv-python-headless; }
+	  { $(PIP) uninstall -y opencv-python opencv-python-headless && \
+	    $(PIP) install opencv-python-headless; }
 	@touch $@

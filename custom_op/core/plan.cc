@@ -44,24 +44,27 @@ int64_t tile_count(const Plan& plan) {
   return std::accumulate(plan.tiles.begin(), plan.tiles.end(), int64_t{1}, std::multiplies<>());
 }
 
-// Cuts the domain into tiles until `fits` accepts one, always along the axis with the largest tile (the
-// last one only while it is wider than `min_row`, unless nothing else is left to cut).  Sizes are in
-// `units` of domain positions, an entry an axis.
+// Cuts the domain into tiles until `fits` accepts one: always along the axis with the largest tile, where
+// a row (the last axis) may be `row_ratio` times longer than the others, since it is what memory holds in
+// one piece.  Sizes are in `units` of domain positions, an entry an axis.
 template <class Fits>
-void cut(Plan& plan, const Shape& s, const Dims& units, int64_t min_row, Fits fits) {
+void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits fits) {
   const int d = static_cast<int>(s.axes.size());
   plan.tile.resize(d);
   plan.tiles.assign(d, 1);
   Dims domain(d);
   for (int i = 0; i < d; ++i) plan.tile[i] = domain[i] = std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
   while (!fits(plan.tile)) {
-    int best = -1;
-    for (int i = 0; i < d; ++i) {
-      const bool allowed = plan.tile[i] > 1 && (i < d - 1 || plan.tile[i] > min_row);
-      if (allowed && (best < 0 || plan.tile[i] >= plan.tile[best])) best = i;
+    int best = d - 1;
+    for (int i = 0; i < d - 1; ++i)
+      if (plan.tile[i] > 1 && plan.tile[i] * row_ratio >= plan.tile[d - 1] &&
+          (best == d - 1 || plan.tile[i] >= plan.tile[best]))
+        best = i;
+    if (plan.tile[best] == 1) {
+      for (int i = 0; i < d; ++i)
+        if (plan.tile[i] > plan.tile[best]) best = i;
+      if (plan.tile[best] == 1) break;
     }
-    if (best < 0) best = d - 1;
-    if (plan.tile[best] == 1) break;
     const int64_t parts = plan.tiles[best] + std::max<int64_t>(1, plan.tiles[best] / 4);
     plan.tile[best] = std::max<int64_t>(1, std::min(plan.tile[best] - 1, ceil_div(domain[best], parts)));
     plan.tiles[best] = ceil_div(domain[best], plan.tile[best]);
@@ -99,7 +102,7 @@ Plan plan_direct(const Shape& s) {
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
   const int64_t least = 48;
-  cut(plan, s, Dims(s.axes.size(), 1), 2 * kMaxClassChunk, [&](const Dims& t) {
+  cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
     return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
@@ -153,7 +156,7 @@ Plan plan_narrow(const Shape& s) {
   const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
   int64_t domain = 1;
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
-  cut(plan, s, Dims(s.axes.size(), 1), 16 * s.lanes, [&](const Dims& t) {
+  cut(plan, s, Dims(s.axes.size(), 1), 128, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 16 * s.lanes;
     return n == 1 || (enough_tasks && need(t) <= s.machine.l2_bytes / 2);
@@ -215,7 +218,7 @@ bool plan_winograd(const Shape& s, Plan* out) {
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
   // weights want a few dozen Winograd tiles to each fetch.
   const int64_t least = 24;
-  cut(plan, s, units, 1, [&](const Dims& t) {
+  cut(plan, s, units, 12, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
     const int64_t transformed = points * n * pitch * bytes;

@@ -24,7 +24,7 @@ constexpr int kMaxPixels = 6;   // pixels a gemm microkernel may take
 constexpr int kMaxVectors = 4;  // vectors of output channels a gemm microkernel may take
 constexpr int kMaxRows = 4;     // rows a row microkernel may take
 
-// acc[p][l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
+// acc[p][acc_shift + l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
 // p = 0..P-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
 // x[p] points at channel 0 of pixel p in a channels-last window.
 template <class T>
@@ -35,6 +35,7 @@ struct GemmArgs {
   const T* w;
   int64_t w_tap_stride;
   T* const* acc;  // one row a pixel
+  ptrdiff_t acc_shift;
   bool accumulate;
 };
 
@@ -65,11 +66,18 @@ struct Kernels {
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };
 
+// n consecutive positions of a window row: elements of the input from `source` on, or zeros if it is < 0.
+struct WindowRun {
+  int64_t position, source, n;
+};
+
 template <class S>
 struct StorageKernels {
   using T = typename ComputeType<S>::type;
   // dst[i] = src[i], i < n.
   void (*load)(const S* src, int64_t n, T* dst);
+  // One channel's window: dst[run.position + i] = src[run.source + i] or 0.
+  void (*load_runs)(const S* src, const WindowRun* runs, int64_t count, T* dst);
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
   // multiple of L channels of each position.
   void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst,

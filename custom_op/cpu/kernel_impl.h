@@ -80,7 +80,7 @@ void gemm(const GemmArgs<T>& a) {
   constexpr int L = Simd<T>::L;
   Vec<T> acc[P][NV];
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + v * L) : Vec<T>{};
+    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + a.acc_shift + v * L) : Vec<T>{};
   for (int64_t t = 0; t < a.ntaps; ++t) {
     const T* w = a.w + t * a.w_tap_stride;
     const T* x[P];
@@ -97,7 +97,7 @@ void gemm(const GemmArgs<T>& a) {
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + v * L, acc[p][v]);
+    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + a.acc_shift + v * L, acc[p][v]);
 }
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
@@ -290,6 +290,36 @@ inline __attribute__((always_inline)) Vec<T_of<S>> load_vector(const S* src, int
   return loadu(tmp);
 }
 
+// Whole vectors, the last one placed to end with the run: for short runs a call of memcpy costs more than
+// the copy.
+template <class T>
+inline __attribute__((always_inline)) void copy_run(const T* src, int64_t n, T* dst) {
+  constexpr int L = Simd<T>::L;
+  if (n < L) {
+    for (int64_t i = 0; i < n; ++i) dst[i] = src[i];
+    return;
+  }
+  for (int64_t i = 0; i + L < n; i += L) storeu(dst + i, loadu(src + i));
+  storeu(dst + n - L, loadu(src + n - L));
+}
+
+template <class S>
+void load_runs(const S* src, const WindowRun* runs, int64_t count, T_of<S>* dst) {
+  for (int64_t r = 0; r < count; ++r) {
+    T_of<S>* out = dst + runs[r].position;
+    if (runs[r].source < 0) {
+      for (int64_t i = 0; i < runs[r].n; ++i) {
+        out[i] = 0;
+        asm volatile("");  // keeps the compiler from calling memset for what is mostly one element
+      }
+    } else if constexpr (sizeof(S) == sizeof(T_of<S>)) {
+      copy_run(src + runs[r].source, runs[r].n, out);
+    } else {
+      load(src + runs[r].source, runs[r].n, out);
+    }
+  }
+}
+
 template <class S>
 void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t channels, T_of<S>* dst,
                         int64_t dst_stride) {
@@ -437,7 +467,7 @@ constexpr Kernels<T> make_kernels() {
 
 template <class S>
 constexpr StorageKernels<S> make_storage() {
-  return {load<S>, load_channels_last<S>, finish<S>};
+  return {load<S>, load_runs<S>, load_channels_last<S>, finish<S>};
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 // Narrow engine: lanes are positions along a row.
+#include <type_traits>
+
 #include "cpu/engine.h"
 
 namespace ort_tconv {
@@ -36,6 +38,10 @@ class NarrowEngine final : public EngineBase<S> {
     flat_ = (end + lanes) / lanes <= rows * ((tw + lanes - 1) / lanes);
     row_stride_ = round_up(tw, lanes);
     results_ = flat_ ? round_up(end + 1, lanes) : rows * row_stride_;
+    plain_ = true;
+    for (int i = 0; i < this->d_; ++i)
+      plain_ = plain_ && this->axes_[i].offsets == std::vector<int64_t>{0} &&
+               this->axes_[i].domain == this->problem.in[i] && (i == 0 || this->plan.tile[i] == this->problem.in[i]);
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -65,16 +71,23 @@ class NarrowEngine final : public EngineBase<S> {
 
  private:
   struct Row { int sub; int64_t m; };  // m: within the block
+  struct Window {
+    const T* x = nullptr;
+    int64_t channel_stride = 0;
+  };
 
   struct Scratch {
     T *window, *acc, *row;
     const T** sources;
+    WindowRun* runs;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
       window = c.take<T>(e.problem.group_in() * e.window_positions_ + e.k_.lanes);
       acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
       row = c.take<T>(p.class_chunk * p.tile.back());
       sources = c.take<const T*>(p.class_chunk);
+      const auto& last = e.window_.back();  // a row is at most zeros, input, zeros for each piece
+      runs = c.take<WindowRun>(3 * (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
     }
   };
 
@@ -102,29 +115,44 @@ class NarrowEngine final : public EngineBase<S> {
     Carver carver(memory);
     const Scratch s(*this, carver);
     const int64_t cg = this->problem.group_in();
-    const S* x = this->input(t, task);
-    this->visit_window(
-        task.q0,
-        [&](int64_t position, int64_t source, int64_t n) {
-          for (int64_t c = 0; c < cg; ++c)
-            this->io_.load(x + c * this->in_size_ + source, n, s.window + c * this->window_positions_ + position);
-        },
-        [&](int64_t position, int64_t n) {
-          for (int64_t c = 0; c < cg; ++c) std::fill_n(s.window + c * this->window_positions_ + position, n, T(0));
-        });
-    std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));
+    Window window = view(task, t);
+    if (!window.x) {
+      const S* x = this->input(t, task);
+      int64_t runs = 0;
+      this->visit_window(
+          task.q0, [&](int64_t position, int64_t source, int64_t n) { s.runs[runs++] = {position, source, n}; },
+          [&](int64_t position, int64_t n) { s.runs[runs++] = {position, -1, n}; });
+      for (int64_t c = 0; c < cg; ++c)
+        this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * this->window_positions_);
+      std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));
+      window = {s.window, this->window_positions_};
+    }
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      sum(task, b, packed, s);
+      sum(task, b, packed, window, s);
       store(task, t, b, s);
     }
   }
 
-  void sum(const Task& task, int64_t b, const T* packed, const Scratch& s) const {
+  // The input itself, where it can serve as the window: no halo, no conversion, rows whole.
+  Window view(const Task& task, const Tensors& t) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (!plain_) return {};
+      const int64_t first = this->d_ == 1 ? task.q0[0] : task.q0[0] * this->window_stride_[0];
+      const T* x = this->input(t, task) + first;
+      // The row kernel reads up to the next whole vector: not past the end of the input.
+      const T* end = static_cast<const T*>(t.x) + this->problem.batch * this->problem.channels * this->in_size_;
+      const int64_t reach = (this->problem.group_in() - 1) * this->in_size_ + this->window_positions_ + this->k_.lanes;
+      if (end - x >= reach) return {x, this->in_size_};
+    }
+    return {};
+  }
+
+  void sum(const Task& task, int64_t b, const T* packed, const Window& window, const Scratch& s) const {
     const int last = this->d_ - 1;
     const int64_t cg = this->problem.group_in();
     const T* w = packed + (task.g * this->problem.group_out() + b * this->plan.block) * cg * this->total_taps_;
     RowsArgs<T> a;
-    a.channel_stride = this->window_positions_;
+    a.channel_stride = window.channel_stride;
     a.channels = cg;
     for (const auto& stack : stacks_) {
       const SubKernel& first = this->sub_kernels_[stack[0]];
@@ -134,7 +162,7 @@ class NarrowEngine final : public EngineBase<S> {
         a.w = w;
         w += n * cg * a.ntaps;
         const auto run = [&](int64_t position, int64_t at, int64_t count) {
-          a.x = s.window + position;
+          a.x = window.x + position;
           a.count = count;
           for (int r = 0; r < n; ++r) a.out[r] = result(s, rows[r].sub, rows[r].m) + at;
           this->k_.rows[n](a);
@@ -176,7 +204,7 @@ class NarrowEngine final : public EngineBase<S> {
   }
 
   std::vector<std::vector<int>> stacks_;  // sub-kernels by equal offsets
-  bool flat_ = false;
+  bool flat_ = false, plain_ = false;
   int64_t row_stride_ = 0, results_ = 0;
 };
 

@@ -168,22 +168,22 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = this->block_width(b), line = count * width;
       locate(task, tiles, line, width, s);
+      for (int64_t i = 0; i < count; ++i) {
+        s.x[i] = s.points + i * this->pitch_;
+        s.y[i] = s.products + i * width;
+      }
+      GemmArgs<T> a{};
+      a.ntaps = 1;
+      a.channels = cg;
       const T* w = this->block_weights(packed, task.g, b, cg * total_products_);
       for (const auto& group : groups_) {
         for (const Product& p : group.products) {
-          GemmArgs<T> a{};
-          static constexpr ptrdiff_t kNoShift = 0;
-          a.taps = &kNoShift;
-          a.ntaps = 1;
-          a.channels = cg;
+          const ptrdiff_t point = p.point * count * this->pitch_;
+          a.taps = &point;
           a.w = w;
-          w += cg * width;
-          T* out = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
-          for (int64_t i = 0; i < count; ++i) {
-            s.x[i] = s.points + (p.point * count + i) * this->pitch_;
-            s.y[i] = out + i * width;
-          }
+          a.acc_shift = (p.last_class * max_class_points_ + p.class_point) * line;
           this->gemm(a, s.x, s.y, count, static_cast<int>(width / this->k_.lanes));
+          w += cg * width;
         }
         const int64_t class_stride = product(steps_) * line;
         for (int64_t k = 0; k < last_classes_; ++k)

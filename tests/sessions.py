@@ -1,0 +1,39 @@
+"""Runs models in onnxruntime, stock and with the operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+import ort_tconv
+
+
+def options(threads: int = 0) -> ort.SessionOptions:
+    result = ort.SessionOptions()
+    result.intra_op_num_threads = threads
+    result.log_severity_level = 4  # errors are raised; tests that expect one need no log
+    return result
+
+
+def stock_session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
+    return ort.InferenceSession(
+        model.SerializeToString(), options(threads), providers=["CPUExecutionProvider"]
+    )
+
+
+def our_session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
+    """A session with the operator registered; the model is taken as it is."""
+    return ort.InferenceSession(
+        model.SerializeToString(),
+        ort_tconv.register(options(threads)),
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def run_stock(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return stock_session(model).run(None, feeds)
+
+
+def run_converted(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return our_session(ort_tconv.convert(model)).run(None, feeds)

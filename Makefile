@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -10,22 +11,26 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # What the wheel is made of.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
-WHEEL = $(wildcard build/wheel/*.whl)
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test test-oldest bench lint clean
 
 help:
-	@echo "make demo    convert two models, validate them, show the gain"
-	@echo "make test    run the test suite"
-	@echo "make bench   time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
-	@echo "make lint    check formatting and style, repairing what a tool can repair"
-	@echo "make clean   remove .venv and build"
+	@echo "make demo         convert two models, validate them, show the gain"
+	@echo "make test         run the test suite"
+	@echo "make test-oldest  the same with the oldest dependencies that pyproject.toml allows"
+	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
+	@echo "make lint         check formatting and style, repairing what a tool can repair"
+	@echo "make clean        remove everything that these made"
 
 demo: $(VENV)/.package $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.package $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(VENV)/.package $(OLDEST)/.test
+	$(OLDEST)/bin/python -m pip -q install --no-deps --force-reinstall build/wheel/*.whl
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
@@ -35,7 +40,7 @@ lint: $(VENV)/.pre-commit
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(OLDEST) build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -57,6 +62,12 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 # What an extra brings depends on pyproject.toml, not on the sources.
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
+	@touch $@
+
+$(OLDEST)/.test: pyproject.toml tests/packaging/oldest.txt | $(VENV)/.package
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check -q install \
+	  -c tests/packaging/oldest.txt "$$(echo build/wheel/*.whl)[cpu,test]"
 	@touch $@
 
 # RapidOCR wants opencv-python, which needs a desktop's libraries (libGL). Where they are missing,

@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 WITHOUT_ORT = "import sys; sys.modules['onnxruntime'] = None\n"  # makes `import onnxruntime` fail
 
@@ -66,6 +67,17 @@ def test_neither_onnxruntime_is_a_hard_dependency():
     requirements = importlib.metadata.requires("ort-tconv")
     hard = [r for r in requirements if "extra ==" not in r]
     assert not any(re.match(r"onnxruntime", r) for r in hard)
+
+
+def test_lower_bounds_are_the_tested_ones():
+    pins = (Path(__file__).parent / "oldest.txt").read_text()
+    for name, version in re.findall(r"^([\w-]+)==(\S+)$", pins, re.M):
+        bounds = [
+            re.match(rf"{name.replace('_', '[-_]')}>=([\d.]+)", r)
+            for r in importlib.metadata.requires("ort-tconv")
+        ]
+        (bound,) = [match[1] for match in bounds if match]
+        assert f"{version}.".startswith(f"{bound}."), name
 
 
 def test_extras():

@@ -22,14 +22,14 @@ class BlockEngine : public EngineBase<S> {
   // Scratch memory of both engines.
   struct Common {
     T *window, *rows;
-    const T** columns;
-    int64_t *row_offset, *column_offset;
+    int64_t *row_offset, *column_offset;  // of a result, by row and column of the tile
+    int64_t* outputs;                     // the same by output along a row: classes interleaved
     Common(const BlockEngine& e, Carver& c) {
       const Plan& p = e.plan;
       const int64_t run = p.class_chunk * p.tile.back();
       window = c.take<T>(e.window_positions_ * e.pitch_);
       rows = c.take<T>(p.block * e.row_stride());
-      columns = c.take<const T*>(run);
+      outputs = c.take<int64_t>(run);
       row_offset = c.take<int64_t>(product(p.tile) / p.tile.back());
       column_offset = c.take<int64_t>(p.tile.back());
     }
@@ -73,11 +73,11 @@ class BlockEngine : public EngineBase<S> {
     const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[last]);
     // Classes with one output less leave the row's last columns unset: they are not written either.
     const int64_t valid = whole ? std::min(n, axis.out - o0) : n;
+    for (int64_t i = 0, at = 0; at < n; ++i)
+      for (int64_t k = 0; k < classes; ++k) s.outputs[at++] = k * class_stride + s.column_offset[i];
+    const int vectors = static_cast<int>(block_width(block) / this->k_.lanes);
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
-      const T* base = acc + s.row_offset[row];
-      for (int64_t i = 0, at = 0; at < n; ++i)
-        for (int64_t k = 0; k < classes; ++k) s.columns[at++] = base + k * class_stride + s.column_offset[i];
-      this->k_.transpose(s.columns, valid, static_cast<int>(block_width(block) / this->k_.lanes), s.rows, stride);
+      this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, s.rows, stride);
       for (int64_t m = 0; m < block_channels(block); ++m) {
         const int64_t channel = task.g * this->problem.group_out() + block * this->plan.block + m;
         if (whole) {

@@ -21,14 +21,14 @@ class DirectEngine final : public BlockEngine<S> {
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
-  void pack(const void* w, void* packed) const override {
+  void pack(const void* w, PackedWeights& packed) const override {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel);
     std::vector<T> row(static_cast<size_t>(this->plan.block * taps));
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t b = 0; b < this->plan.blocks; ++b) {
         const int64_t width = this->block_width(b);
-        T* dst = this->block_weights(static_cast<T*>(packed), g, b, cg * this->total_taps_);
+        T* dst = this->block_weights(static_cast<T*>(packed.buffer.data.get()), g, b, cg * this->total_taps_);
         std::fill(row.begin(), row.end(), T(0));
         for (int64_t c = 0; c < cg; ++c) {
           this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + b * this->plan.block) * taps,
@@ -58,7 +58,7 @@ class DirectEngine final : public BlockEngine<S> {
 
   int64_t class_stride() const { return product(this->plan.tile) * this->plan.block; }
 
-  void run_task(int64_t index, const T* packed, const Tensors& t, char* memory) const override {
+  void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     const Scratch s(*this, carver);
@@ -71,7 +71,7 @@ class DirectEngine final : public BlockEngine<S> {
     const int64_t sub_kernels = static_cast<int64_t>(this->sub_kernels_.size());
     for (int64_t first = 0; first < sub_kernels; first += last_classes)
       for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-        const T* w = this->block_weights(packed, task.g, b, this->problem.group_in() * this->total_taps_);
+        const T* w = this->block_weights(this->values(packed), task.g, b, this->problem.group_in() * this->total_taps_);
         for (int64_t k0 = 0; k0 < last_classes; k0 += this->plan.class_chunk) {
           const int64_t k1 = std::min(last_classes, k0 + this->plan.class_chunk);
           for (int64_t k = k0; k < k1; ++k)

@@ -20,8 +20,8 @@ namespace ort_tconv {
 class Engine {
  public:
   virtual ~Engine() = default;
-  virtual void pack(const void* w, void* packed) const = 0;
-  virtual void run(const void* packed, const Tensors& tensors, Executor& executor) const = 0;
+  virtual void pack(const void* w, PackedWeights& packed) const = 0;
+  virtual void run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const = 0;
 
   Problem problem;
   Plan plan;
@@ -109,7 +109,7 @@ class EngineBase : public Engine {
   }
 
   // Tasks are drawn from a counter by one worker a thread, each with scratch memory of its own.
-  void run(const void* packed, const Tensors& t, Executor& executor) const override {
+  void run(const PackedWeights& packed, const Tensors& t, Executor& executor) const override {
     if (product(problem.y_shape()) == 0) return;
     std::atomic<int64_t> next{0};
     std::exception_ptr error;
@@ -120,7 +120,7 @@ class EngineBase : public Engine {
         for (int64_t task; (task = next.fetch_add(1)) < plan.tasks;) {
           if (!memory) memory = static_cast<char*>(executor.allocate(plan.scratch_bytes + 64));
           char* base = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64);
-          run_task(task, static_cast<const T*>(packed), t, base);
+          run_task(task, packed, t, base);
         }
       } catch (...) {
         std::lock_guard<std::mutex> lock(error_mutex);
@@ -139,7 +139,7 @@ class EngineBase : public Engine {
     Dims q0, extent;  // first domain index and number of them, an entry an axis
   };
 
-  virtual void run_task(int64_t task, const T* packed, const Tensors& t, char* scratch) const = 0;
+  virtual void run_task(int64_t task, const PackedWeights& packed, const Tensors& t, char* scratch) const = 0;
 
   Task decode(int64_t index) const {
     const int64_t per = plan.blocks_per_task, chunks = (plan.blocks + per - 1) / per;
@@ -228,6 +228,8 @@ class EngineBase : public Engine {
     io_.finish(v + lo, hi - lo, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, problem.activation, slope,
                static_cast<S*>(t.y) + at);
   }
+
+  static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
 
   const S* input(const Tensors& t, const Task& task) const {
     return static_cast<const S*>(t.x) + (task.n * problem.channels + task.g * problem.group_in()) * in_size_;

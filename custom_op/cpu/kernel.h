@@ -24,7 +24,7 @@ constexpr int kMaxPixels = 6;   // pixels a gemm microkernel may take
 constexpr int kMaxVectors = 4;  // vectors of output channels a gemm microkernel may take
 constexpr int kMaxRows = 4;     // rows a row microkernel may take
 
-// acc[p][acc_shift + l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
+// acc[p][l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
 // p = 0..P-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
 // x[p] points at channel 0 of pixel p in a channels-last window.
 template <class T>
@@ -35,8 +35,18 @@ struct GemmArgs {
   const T* w;
   int64_t w_tap_stride;
   T* const* acc;  // one row a pixel
-  ptrdiff_t acc_shift;
   bool accumulate;
+};
+
+// As gemm with one tap, for `count` pixels that lie `x_stride` apart and results `acc_stride` apart:
+// acc[i*acc_stride + l] = sum over channels c of x[i*x_stride + c] * w[c*NV*L + l].
+template <class T>
+struct PanelArgs {
+  const T* x;
+  int64_t x_stride, count, channels;
+  const T* w;
+  T* acc;
+  int64_t acc_stride;
 };
 
 // out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],
@@ -57,9 +67,12 @@ struct Kernels {
   int lanes;        // L
   int max_vectors;  // greatest NV with a kernel
   void (*gemm[kMaxPixels + 1][kMaxVectors + 1])(const GemmArgs<T>&);
+  void (*panel[kMaxVectors + 1])(const PanelArgs<T>&);
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
-  // dst[l*dst_stride + i] = src[i][l], i < n, l < nv*L.
-  void (*transpose)(const T* const* src, int64_t n, int nv, T* dst, int64_t dst_stride);
+  // Whether |v[i]| <= limit for all i < n, NaN counting as not; n is a multiple of L.
+  bool (*within)(const T* v, int64_t n, T limit);
+  // dst[l*dst_stride + i] = src[offset[i] + l], i < n, l < nv*L.
+  void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
   // out[k][i] = row k of the map (core/winograd.h) times in[.][i], i < n; n is a multiple of L.
   void (*lines[kLineMaps])(const T* const* in, T* const* out, int64_t n);
   // dst[i*ways + r] = src[r][i], i < n.

@@ -80,7 +80,7 @@ void gemm(const GemmArgs<T>& a) {
   constexpr int L = Simd<T>::L;
   Vec<T> acc[P][NV];
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + a.acc_shift + v * L) : Vec<T>{};
+    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + v * L) : Vec<T>{};
   for (int64_t t = 0; t < a.ntaps; ++t) {
     const T* w = a.w + t * a.w_tap_stride;
     const T* x[P];
@@ -97,7 +97,48 @@ void gemm(const GemmArgs<T>& a) {
     }
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + a.acc_shift + v * L, acc[p][v]);
+    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + v * L, acc[p][v]);
+}
+
+template <class T, int P, int NV>
+inline __attribute__((always_inline)) void panel_block(const PanelArgs<T>& a, int64_t i) {
+  constexpr int L = Simd<T>::L;
+  Vec<T> acc[P][NV] = {};
+  const T* x[P];
+  for (int p = 0; p < P; ++p) x[p] = a.x + (i + p) * a.x_stride;
+  const T* w = a.w;
+#pragma GCC unroll 2
+  for (int64_t c = 0; c < a.channels; ++c, w += NV * L) {
+    Vec<T> b[NV];
+    for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
+    for (int p = 0; p < P; ++p) {
+      const T s = x[p][c];
+      for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
+    }
+  }
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < NV; ++v) storeu(a.acc + (i + p) * a.acc_stride + v * L, acc[p][v]);
+}
+
+template <class T, int NV>
+void panel(const PanelArgs<T>& a) {
+  int64_t i = 0, rest = a.count;
+  // Full blocks, then what is left as one or two of nearly equal size.
+  for (; rest == kMaxPixels || rest >= 2 * kMaxPixels; i += kMaxPixels, rest -= kMaxPixels)
+    panel_block<T, kMaxPixels, NV>(a, i);
+  while (rest > 0) {
+    const int64_t n = rest > kMaxPixels ? (rest + 1) / 2 : rest;
+    switch (n) {
+      case 1: panel_block<T, 1, NV>(a, i); break;
+      case 2: panel_block<T, 2, NV>(a, i); break;
+      case 3: panel_block<T, 3, NV>(a, i); break;
+      case 4: panel_block<T, 4, NV>(a, i); break;
+      case 5: panel_block<T, 5, NV>(a, i); break;
+      default: panel_block<T, kMaxPixels, NV>(a, i); break;
+    }
+    i += n;
+    rest -= n;
+  }
 }
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
@@ -194,6 +235,21 @@ void lines(const T* const* in, T* const* out, int64_t n) {
   }
 }
 
+template <class T>
+bool within(const T* v, int64_t n, T limit) {
+  constexpr int L = Simd<T>::L;
+  const Vec<T> most = limit - Vec<T>{};
+  auto outside = ~(loadu(v) <= most);  // integer lanes; replaced below, gives the type
+  outside ^= outside;
+  for (int64_t i = 0; i < n; i += L) {
+    const Vec<T> x = loadu(v + i);
+    outside |= ~((x <= most) & (-x <= most));
+  }
+  bool any = false;
+  for (int l = 0; l < L; ++l) any = any || outside[l] != 0;
+  return !any;
+}
+
 // ---- data movement --------------------------------------------------------------------------------------
 
 template <class T, int H, int... I>
@@ -217,19 +273,19 @@ inline __attribute__((always_inline)) void transpose_block(Vec<T>* r) {
 }
 
 template <class T>
-void transpose(const T* const* src, int64_t n, int nv, T* dst, int64_t dst_stride) {
+void transpose(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride) {
   constexpr int L = Simd<T>::L;
   int64_t i = 0;
   for (; i + L <= n; i += L) {
     for (int v = 0; v < nv; ++v) {
       Vec<T> r[L];
-      for (int k = 0; k < L; ++k) r[k] = loadu(src[i + k] + v * L);
+      for (int k = 0; k < L; ++k) r[k] = loadu(src + offset[i + k] + v * L);
       transpose_block<T>(r);
       for (int k = 0; k < L; ++k) storeu(dst + (v * L + k) * dst_stride + i, r[k]);
     }
   }
   for (; i < n; ++i)
-    for (int l = 0; l < nv * L; ++l) dst[l * dst_stride + i] = src[i][l];
+    for (int l = 0; l < nv * L; ++l) dst[l * dst_stride + i] = src[offset[i] + l];
 }
 
 template <class T, int S>
@@ -452,13 +508,21 @@ constexpr void (*gemm_entry())(const GemmArgs<T>&) {
 #define ORT_TCONV_GEMM_ROW(T, P) \
   { gemm_entry<T, P, 0>(), gemm_entry<T, P, 1>(), gemm_entry<T, P, 2>(), gemm_entry<T, P, 3>(), gemm_entry<T, P, 4>() }
 
+template <class T, int NV>
+constexpr void (*panel_entry())(const PanelArgs<T>&) {
+  if constexpr (NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return panel<T, NV>;
+  else return nullptr;
+}
+
 template <class T>
 constexpr Kernels<T> make_kernels() {
   return {Simd<T>::L,
           ORT_TCONV_MAX_VECTORS,
           {ORT_TCONV_GEMM_ROW(T, 0), ORT_TCONV_GEMM_ROW(T, 1), ORT_TCONV_GEMM_ROW(T, 2), ORT_TCONV_GEMM_ROW(T, 3),
            ORT_TCONV_GEMM_ROW(T, 4), ORT_TCONV_GEMM_ROW(T, 5), ORT_TCONV_GEMM_ROW(T, 6)},
+          {panel_entry<T, 0>(), panel_entry<T, 1>(), panel_entry<T, 2>(), panel_entry<T, 3>(), panel_entry<T, 4>()},
           {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
+          within<T>,
           transpose<T>,
           {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>,
            lines<T, Output22>},

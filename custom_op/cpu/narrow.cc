@@ -50,10 +50,10 @@ class NarrowEngine final : public EngineBase<S> {
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
-  void pack(const void* w, void* packed) const override {
+  void pack(const void* w, PackedWeights& packed) const override {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel);
-    T* dst = static_cast<T*>(packed);
+    T* dst = static_cast<T*>(packed.buffer.data.get());
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t b = 0; b < this->plan.blocks; ++b)
         for (const auto& stack : stacks_)
@@ -110,7 +110,7 @@ class NarrowEngine final : public EngineBase<S> {
 
   T* result(const Scratch& s, int sub, int64_t m) const { return s.acc + (sub * this->plan.block + m) * results_; }
 
-  void run_task(int64_t index, const T* packed, const Tensors& t, char* memory) const override {
+  void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     const Scratch s(*this, carver);
@@ -128,7 +128,7 @@ class NarrowEngine final : public EngineBase<S> {
       window = {s.window, this->window_positions_};
     }
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      sum(task, b, packed, window, s);
+      sum(task, b, this->values(packed), window, s);
       store(task, t, b, s);
     }
   }

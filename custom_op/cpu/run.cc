@@ -50,13 +50,13 @@ const std::vector<int64_t>& Prepared::layout() const { return engine_->layout; }
 
 std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   auto packed = std::make_shared<PackedWeights>(PackedWeights{engine_->layout, AlignedBuffer(engine_->packed_bytes)});
-  engine_->pack(w, packed->buffer.data.get());
+  engine_->pack(w, *packed);
   return packed;
 }
 
 void Prepared::run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const {
   require(weights.layout == engine_->layout, "packed weights of another layout");
-  engine_->run(weights.buffer.data.get(), tensors, executor);
+  engine_->run(weights, tensors, executor);
 }
 
 }  // namespace ort_tconv

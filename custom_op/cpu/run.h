@@ -41,6 +41,7 @@ class Engine;
 struct PackedWeights {
   std::vector<int64_t> layout;
   AlignedBuffer buffer;
+  bool regular = true;  // no value so large, or not a number, that a transform would spread it
 };
 
 // Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve

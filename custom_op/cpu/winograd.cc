@@ -9,6 +9,8 @@
 namespace ort_tconv {
 namespace {
 
+// Beyond this a sum of a few values might overflow where the sums of the method itself do not.
+constexpr float kLimit = 1e37f;
 constexpr int64_t kChannelsPerPass = 128;  // channels transformed at a time: the tile's lines stay in L1
 
 template <class S>
@@ -37,7 +39,7 @@ class WinogradEngine final : public BlockEngine<S> {
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
-  void pack(const void* w, void* packed) const override {
+  void pack(const void* w, PackedWeights& packed) const override {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
     std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_class_points_)), b(a);
@@ -45,7 +47,7 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t m = 0; m < this->plan.blocks; ++m) {
         const int64_t width = this->block_width(m);
-        T* dst = this->block_weights(static_cast<T*>(packed), g, m, cg * total_products_);
+        T* dst = this->block_weights(static_cast<T*>(packed.buffer.data.get()), g, m, cg * total_products_);
         std::fill(row.begin(), row.end(), T(0));
         for (int64_t c = 0; c < cg; ++c) {
           this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps,
@@ -63,6 +65,7 @@ class WinogradEngine final : public BlockEngine<S> {
             first += static_cast<int64_t>(group.products.size());
           }
         }
+        packed.regular = packed.regular && this->k_.within(dst, width * cg * total_products_, kLimit);
       }
   }
 
@@ -80,8 +83,6 @@ class WinogradEngine final : public BlockEngine<S> {
 
   struct Scratch : Base::Common {
     T *points, *products, *sums, *pass;
-    const T** x;
-    T** y;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
       int64_t window = 1;
@@ -90,8 +91,6 @@ class WinogradEngine final : public BlockEngine<S> {
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
       sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
       pass = c.take<T>(std::max(2 * window * kChannelsPerPass, 2 * e.max_class_points_ * tiles * block));
-      x = c.take<const T*>(tiles);
-      y = c.take<T*>(tiles);
     }
   };
 
@@ -155,7 +154,7 @@ class WinogradEngine final : public BlockEngine<S> {
     return a;
   }
 
-  void run_task(int64_t index, const T* packed, const Tensors& t, char* memory) const override {
+  void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     const Scratch s(*this, carver);
@@ -164,34 +163,52 @@ class WinogradEngine final : public BlockEngine<S> {
     const int64_t count = product(tiles), cg = this->problem.group_in();
 
     this->load_window(task, t, s.window);
-    transform_input(tiles, s);
+    const bool regular = packed.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
+    if (regular) transform_input(tiles, s);
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = this->block_width(b), line = count * width;
       locate(task, tiles, line, width, s);
-      for (int64_t i = 0; i < count; ++i) {
-        s.x[i] = s.points + i * this->pitch_;
-        s.y[i] = s.products + i * width;
-      }
-      GemmArgs<T> a{};
-      a.ntaps = 1;
-      a.channels = cg;
-      const T* w = this->block_weights(packed, task.g, b, cg * total_products_);
+      const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
+      const auto panel = this->k_.panel[width / this->k_.lanes];
       for (const auto& group : groups_) {
+        const int64_t class_stride = product(steps_) * line;
         for (const Product& p : group.products) {
-          const ptrdiff_t point = p.point * count * this->pitch_;
-          a.taps = &point;
-          a.w = w;
-          a.acc_shift = (p.last_class * max_class_points_ + p.class_point) * line;
-          this->gemm(a, s.x, s.y, count, static_cast<int>(width / this->k_.lanes));
+          T* out = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
+          if (regular) panel(PanelArgs<T>{s.points + p.point * count * this->pitch_, this->pitch_, count, cg, w, out, width});
           w += cg * width;
         }
-        const int64_t class_stride = product(steps_) * line;
-        for (int64_t k = 0; k < last_classes_; ++k)
-          transform_output(this->sub_kernels_[group.first + k], s.products + k * max_class_points_ * line,
-                           s.sums + k * class_stride, line, s.pass);
+        for (int64_t k = 0; k < last_classes_; ++k) {
+          const SubKernel& sub = this->sub_kernels_[group.first + k];
+          T* sums = s.sums + k * class_stride;
+          if (regular) transform_output(sub, s.products + k * max_class_points_ * line, sums, line, s.pass);
+          else sum_taps(sub, task, t, b, sums, s);
+        }
         this->store(this->sub_kernels_[group.first], task, t, b, 0, last_classes_, s.sums, class_stride, s);
       }
     }
+  }
+
+  // The sums of one sub-kernel tap by tap from the original weights: slow, for tiles that hold NaN, Inf or
+  // values near overflow, which a transform would spread to neighbours they do not reach.
+  void sum_taps(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, T* sums,
+                const Scratch& s) const {
+    const int64_t cg = this->problem.group_in(), mg = this->problem.group_out(), taps = product(this->problem.kernel);
+    const S* w = static_cast<const S*>(t.w) + (task.g * cg * mg + block * this->plan.block) * taps;
+    this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
+      for (int64_t i = 0; i < task.extent.back(); ++i)
+        for (int64_t m = 0; m < this->block_channels(block); ++m) {
+          T sum = 0;
+          for (size_t tap = 0; tap < sub.taps.size(); ++tap) {
+            const T* x = s.window + (position + i) * this->pitch_ + sub.offsets[tap];
+            for (int64_t c = 0; c < cg; ++c) {
+              T weight;
+              this->io_.load(w + (c * mg + m) * taps + sub.taps[tap], 1, &weight);
+              sum += x[c] * weight;
+            }
+          }
+          sums[s.row_offset[row] + s.column_offset[i] + m] = sum;
+        }
+    });
   }
 
   // Sums lie as [class][position within a tile][tile][output channel].

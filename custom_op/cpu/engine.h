@@ -41,6 +41,11 @@ template <> inline const StorageKernels<float>& storage_kernels<float>(const Ker
 template <> inline const StorageKernels<double>& storage_kernels<double>(const KernelSet& set) { return set.double_io; }
 template <> inline const StorageKernels<Half>& storage_kernels<Half>(const KernelSet& set) { return set.half_io; }
 template <> inline const StorageKernels<BFloat16>& storage_kernels<BFloat16>(const KernelSet& set) { return set.bfloat16_io; }
+template <class S> DType storage_tag();
+template <> inline DType storage_tag<float>() { return DType::kFloat32; }
+template <> inline DType storage_tag<double>() { return DType::kFloat64; }
+template <> inline DType storage_tag<Half>() { return DType::kFloat16; }
+template <> inline DType storage_tag<BFloat16>() { return DType::kBFloat16; }
 template <class T> const Kernels<T>& compute_kernels(const KernelSet& set);
 template <> inline const Kernels<float>& compute_kernels<float>(const KernelSet& set) { return set.f32; }
 template <> inline const Kernels<double>& compute_kernels<double>(const KernelSet& set) { return set.f64; }
@@ -101,7 +106,8 @@ class EngineBase : public Engine {
     in_size_ = product(problem.in);
     out_size_ = product(problem.out);
     make_sub_kernels();
-    layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, sizeof(T) == 8};
+    layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, static_cast<int64_t>(storage_tag<S>()),
+              problem.channels, problem.out_channels, problem.group};
     for (const auto& sub : sub_kernels_) {
       layout.push_back(-1);
       layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());

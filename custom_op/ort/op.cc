@@ -6,6 +6,7 @@
 
 #include "core/status.h"
 #include "cpu/arch.h"
+#include "cpu/weight_cache.h"
 
 namespace ort_tconv {
 namespace {
@@ -396,7 +397,9 @@ std::shared_ptr<const PackedWeights> CpuKernel::constant_weights(const Prepared&
   std::lock_guard<std::mutex> lock(mutex_);  // the first run in a layout packs, others wait for it
   for (const auto& p : packed_)
     if (p->layout == prepared.layout()) return p;
-  packed_.push_back(prepared.pack(w));
+  const Problem& p = prepared.problem();
+  const int64_t count = p.channels * p.group_out() * element_count(p.kernel, "kernel size");
+  packed_.push_back(shared_weights(prepared, w, static_cast<size_t>(count * storage_bytes(dtype_))));
   return packed_.back();
 }
 

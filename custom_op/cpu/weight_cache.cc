@@ -1,0 +1,99 @@
+#include "cpu/weight_cache.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <random>
+
+namespace ort_tconv {
+namespace {
+
+// Weights are recognised by a 128-bit keyed hash.  The key is drawn anew in every process, so that a
+// model cannot be made to collide with another's weights.
+using Digest = std::array<uint64_t, 2>;
+
+uint64_t mix(uint64_t a, uint64_t b) {
+  const unsigned __int128 p = static_cast<unsigned __int128>(a) * b;
+  return static_cast<uint64_t>(p) ^ static_cast<uint64_t>(p >> 64);
+}
+
+Digest digest(const void* data, size_t bytes) {
+  static const std::array<uint64_t, 6> key = [] {
+    std::random_device random;
+    std::array<uint64_t, 6> k;
+    for (auto& v : k) v = (static_cast<uint64_t>(random()) << 32 | random()) | 1;
+    return k;
+  }();
+  uint64_t a = key[0] ^ bytes, b = key[1];
+  const char* p = static_cast<const char*>(data);
+  for (; bytes >= 16; bytes -= 16, p += 16) {
+    uint64_t v[2];
+    std::memcpy(v, p, 16);
+    a = mix(a ^ v[0] ^ key[2], v[1] ^ key[3]);
+    b = mix(b ^ v[1] ^ key[4], v[0] ^ key[5]) + a;
+  }
+  uint64_t rest[2] = {};
+  std::memcpy(rest, p, bytes);
+  return {mix(a ^ rest[0], rest[1] ^ key[3]), mix(b ^ rest[1], rest[0] ^ key[5])};
+}
+
+struct Entry {
+  std::mutex packing;  // held by the first to ask, while others wait
+  std::weak_ptr<const PackedWeights> weights;
+};
+
+struct Cache {
+  std::mutex mutex;
+  std::map<std::pair<std::vector<int64_t>, Digest>, std::shared_ptr<Entry>> entries;
+};
+
+// Never destroyed: sessions may outlive static objects at process exit.
+Cache& cache() {
+  static Cache* const c = new Cache;
+  return *c;
+}
+
+}  // namespace
+
+std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, const void* w, size_t bytes) {
+  Cache& c = cache();
+  std::shared_ptr<Entry> entry;
+  const Digest d = digest(w, bytes);
+  {
+    std::lock_guard<std::mutex> lock(c.mutex);
+    for (auto it = c.entries.begin(); it != c.entries.end();) {
+      const bool dead = it->second.use_count() == 1 && it->second->weights.expired();
+      it = dead ? c.entries.erase(it) : std::next(it);
+    }
+    auto& slot = c.entries[{prepared.layout(), d}];
+    if (!slot) slot = std::make_shared<Entry>();
+    entry = slot;
+  }
+  std::lock_guard<std::mutex> lock(entry->packing);
+  if (auto alive = entry->weights.lock()) return alive;
+  auto packed = prepared.pack(w);
+  entry->weights = packed;
+  return packed;
+}
+
+WeightCacheUse weight_cache_use() {
+  std::vector<std::shared_ptr<Entry>> entries;
+  {
+    Cache& c = cache();
+    std::lock_guard<std::mutex> lock(c.mutex);
+    for (const auto& [key, entry] : c.entries) entries.push_back(entry);
+  }
+  WeightCacheUse use;
+  for (const auto& entry : entries) {
+    std::lock_guard<std::mutex> lock(entry->packing);
+    if (const auto alive = entry->weights.lock()) {
+      ++use.entries;
+      use.bytes += alive->buffer.bytes;
+    }
+  }
+  return use;
+}
+
+}  // namespace ort_tconv

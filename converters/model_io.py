@@ -218,9 +218,10 @@ def write_model(model: onnx.ModelProto, output: str | os.PathLike, folder: Path 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Size of the tensor's values (at least: strings count as one byte)."""
-    if tensor.data_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+    dtype = ir.DataType(tensor.data_type)
+    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
         return math.prod(tensor.dims)
-    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.ceil(math.prod(tensor.dims) * dtype.itemsize)
 
 
 def _embedded_bytes(model: onnx.ModelProto) -> int:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ort_tconv import _core
 from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
@@ -217,12 +218,16 @@ def drawn_cases(draw, dtypes: Sequence[str] = ("float32",), most_axes: int = 3) 
 
 # ---- models ------------------------------------------------------------------------------------
 
-_ELEMENT = {name: helper.np_dtype_to_tensor_dtype(dtype) for name, dtype in DTYPES.items()}
+_ELEMENT = {name: ir.DataType.from_numpy(dtype) for name, dtype in DTYPES.items()}
 
 
 def opset_for(dtype: str) -> int:
     """An opset in which ConvTranspose takes ``dtype``."""
     return 22 if dtype == "bfloat16" else 17
+
+
+def tensor(array: np.ndarray, name: str) -> onnx.TensorProto:
+    return ir.to_proto(ir.tensor(array, name=name))
 
 
 def value(name: str, dtype: str, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
@@ -260,10 +265,9 @@ def conv_transpose_model(
             inputs.append(value(name, outer, shape))
         if name != "x" and weights in ("initializer", "overridable"):
             stored = array.astype(np.float32) if float32_io and is_input else array
-            initializers.append(numpy_helper.from_array(stored, name))
+            initializers.append(tensor(stored, name))
         if name != "x" and weights == "constant":
-            tensor = numpy_helper.from_array(array, name)
-            nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+            nodes.append(helper.make_node("Constant", [], [name], value=tensor(array, name)))
         if float32_io and is_input:
             nodes.append(helper.make_node("Cast", [name], [f"{name}_"], to=_ELEMENT[case.dtype]))
             names.append(f"{name}_")
@@ -305,7 +309,7 @@ def model(
 
 def _weights(name: str, *shape: int) -> onnx.TensorProto:
     rng = np.random.default_rng(len(name) + sum(shape))
-    return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+    return tensor(rng.standard_normal(shape).astype(np.float32), name)
 
 
 def _up(x: str, w: str, y: str, **attributes: Any) -> onnx.NodeProto:
@@ -378,7 +382,7 @@ def loop_model(trips: int = 2) -> onnx.ModelProto:
         "outer",
         [value("x", "float32", [1, 2, 3, 3])],
         [value("y", "float32", ["n", "c", "h", "v"])],
-        [_weights("w", 2, 2, 4, 4), numpy_helper.from_array(np.array(trips, np.int64), "trips")],
+        [_weights("w", 2, 2, 4, 4), tensor(np.array(trips, np.int64), "trips")],
     )
     return model(graph)
 

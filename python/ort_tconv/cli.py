@@ -136,6 +136,8 @@ def _convert(options: argparse.Namespace) -> int:
     console.print(
         f"{len(result.changes)} rewritten, {len(result.skips)} left alone: {options.output}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     return _compare(options.model, options.output, options) if options.check else OK
 
@@ -171,25 +173,29 @@ def _load_arrays(path: str | None):
 
     if path is None:
         return None
-    content = np.load(path, allow_pickle=False)
+    try:
+        content = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"--inputs {path}: not an .npz file ({error})") from None
     if not isinstance(content, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path} holds a single array; an .npz file with named arrays is needed")
+        raise ValueError(f"--inputs {path}: a single array; an .npz file with named ones is needed")
     with content as arrays:
         return dict(arrays)
 
 
 def _info(options: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     rows, missing = _facts()
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(f"[bold]{name}[/]", escape(value))
     console = Console()
     console.print(table, highlight=False, soft_wrap=True)
     for line in missing:
-        console.print(f"[yellow]missing:[/] {line}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
     return FAILED if missing else OK
 
 

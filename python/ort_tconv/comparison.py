@@ -101,9 +101,8 @@ def _compare_arrays(
         return Comparison(**facts)
 
     largest = _argmax(error)
-    scale = np.sqrt(np.mean(np.square(expected, where=both, out=np.zeros_like(expected))))
-    relative = error / np.maximum(np.maximum(np.abs(expected), scale), np.finfo(np.float64).tiny)
-    relative[~both] = 0.0
+    magnitude = np.where(both, np.abs(expected), 0.0)
+    relative = error / np.maximum(magnitude, _rms(magnitude) or 1.0)
     worst = _argmax(relative)
     facts |= {
         "max_abs": float(error[largest]),
@@ -130,6 +129,11 @@ def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> C
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     at = _argmax(error)
     return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at, reason=reason)
+
+
+def _rms(values: np.ndarray) -> float:
+    largest = float(values.max())  # taken out, so that no square overflows
+    return largest and largest * float(np.sqrt(np.mean(np.square(values / largest))))
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ class InferenceSession(ort.InferenceSession):
 
     Raises:
         ort_tconv.ConversionError: The model cannot be read or converted.
+        RuntimeError: The operator is registered with ``sess_options`` in another way as well.
     """
 
     conversion: Report | None
@@ -65,7 +66,16 @@ class InferenceSession(ort.InferenceSession):
             if source.folder is not None and external_tensors(result.model):
                 options.add_session_config_entry(EXTERNAL_FOLDER, str(source.folder))
             model = result.model.SerializeToString()
-        super().__init__(model, options, providers, provider_options, **kwargs)
+        try:
+            super().__init__(model, options, providers, provider_options, **kwargs)
+        except Exception as error:
+            if "Domain already set in registry" not in str(error):
+                raise
+            raise RuntimeError(
+                "sess_options: a custom operator library was added to these options twice; add "
+                "ort_tconv's with ort_tconv.register(), which does it once, and not with "
+                "register_custom_ops_library()"
+            ) from error
 
 
 def _holds_ort_format(model: object) -> bool:

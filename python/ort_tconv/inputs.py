@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from .comparison import is_float
 from .tolerance import declared_values
@@ -51,10 +52,9 @@ def make_inputs(
     random = np.random.default_rng(seed)
     for name, value in declared.items():
         if name not in feeds and name not in defaults:
-            shape = shapes.get(name)
-            if shape is None:
-                shape = _guess(model, value, sizes)
-            feeds[name] = _random(random, value, tuple(shape))
+            dtype = _dtype(value)
+            shape = shapes[name] if name in shapes else _guess(model, value, sizes)
+            feeds[name] = _random(random, name, dtype, tuple(shape))
     return feeds
 
 
@@ -69,7 +69,7 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
             f"input '{value.name}' is a {kind.removesuffix('_type')}, not a tensor; only models "
             "with tensors as inputs can be validated"
         )
-    return onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return ir.DataType(value.type.tensor_type.elem_type).numpy()
 
 
 def _fit(declared: onnx.ValueInfoProto, value: Any) -> np.ndarray:
@@ -162,13 +162,12 @@ def _channels(model: onnx.ModelProto, name: str) -> int | None:
 
 
 def _random(
-    random: np.random.Generator, value: onnx.ValueInfoProto, shape: tuple[int, ...]
+    random: np.random.Generator, name: str, dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.ndarray:
-    dtype = _dtype(value)
     if is_float(dtype):
         return random.standard_normal(shape).astype(dtype)
     if dtype == np.uint8:
         return random.integers(0, 256, shape, dtype)
     if dtype.kind in "iub":
         return random.integers(0, 2, shape).astype(dtype)
-    raise ValueError(f"input '{value.name}' has type {dtype}; it cannot be made up, give inputs=")
+    raise ValueError(f"input '{name}' has type {dtype}; it cannot be made up, give inputs=")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
@@ -145,8 +146,8 @@ def validate(
         atol: Absolute error allowed in addition.
 
     Raises:
-        ValueError: The inputs do not fit, a shape cannot be guessed, the models have different
-            inputs or outputs, or no baseline can run the original.
+        ValueError: The inputs do not fit, a shape cannot be guessed, a provider is not available,
+            the models have different inputs or outputs, or no baseline can run the original.
         ConversionError: One of the models cannot be read.
     """
     if runs < 1:
@@ -165,8 +166,10 @@ def validate(
     all_feeds = [
         make_inputs(source.proto, inputs, shapes=shapes, seed=seed + i) for i in range(runs)
     ]
+    providers = list(providers or available_providers())
+    _check_providers(providers)
     # Ours first: it refuses malformed nodes on which the stock operator ends the process.
-    tested = _Session(target, providers or available_providers(), custom=True)
+    tested = _Session(target, providers, custom=True)
     actual = [tested.run(feeds) for feeds in all_feeds]
     baseline, expected = _run_baseline(source, all_feeds)
     limits = _Limits(target.proto, all_feeds[0], tested.tf32, rtol, atol)
@@ -212,6 +215,17 @@ def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto)
             raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
 
 
+def _check_providers(providers: Sequence[Any]) -> None:
+    """onnxruntime itself would warn and run on the CPU."""
+    available = import_onnxruntime().get_available_providers()
+    for provider in providers:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in available:
+            raise ValueError(
+                f"provider '{name}' is not available; there are {', '.join(available)}"
+            )
+
+
 class _Limits:
     """Tolerances of a model's outputs and intermediate results."""
 
@@ -238,7 +252,7 @@ class _Limits:
             largest = float(magnitudes.max(initial=0.0)) or 1.0
             relative = self._rtol
             if relative is None:
-                dtype = onnx.helper.np_dtype_to_tensor_dtype(expected.dtype)
+                dtype = ir.DataType.from_numpy(expected.dtype)
                 relative = relative_tolerance(before, dtype, self._tf32)
             return self._atol + relative * largest
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import pytest
 from cases import Case, conv_transpose_model, value
-from onnx import helper
 
 GOOD = Case((4, 4), (3, 3), strides=(2, 2), group_in=4, group_out=3)
 
@@ -218,8 +217,6 @@ def test_inputs_of_two_types_are_refused():
     from sessions import our_session
 
     model = conv_transpose_model(GOOD, op="ort_tconv", weights="input")
-    model.graph.input[1].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(
-        np.dtype(np.float64)
-    )
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     with pytest.raises(Exception, match="SegregatedConvTranspose"):
         our_session(model)

@@ -1,0 +1,88 @@
+"""What counts as equal, and what is reported when it is not."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ort_tconv.comparison import compare
+
+
+def one(expected, actual, limit=1e-3):
+    (comparison,) = compare("y", np.asarray(expected), np.asarray(actual), lambda _: limit)
+    return comparison
+
+
+def test_worst_errors_and_where_they_are():
+    expected = np.array([[4.0, -2.0, 0.0], [1.0, 1.0, 1.0]])
+    actual = np.add(expected, [[0.5, 0, 0], [0, 0, -0.2]])
+    result = one(expected, actual, limit=1.0)
+    assert result.ok
+    assert (result.max_abs, result.max_abs_at) == (0.5, (0, 0))
+    rms = np.sqrt(np.mean(expected**2))
+    assert result.max_rel == pytest.approx(0.5 / 4.0)
+    assert result.max_rel_at == (0, 0)
+    smaller = one(expected, np.add(expected, [[0, 0, 0.1], [0, 0, 0]]), limit=1.0)
+    assert smaller.max_rel == pytest.approx(0.1 / rms)  # not 0.1 / 0
+
+
+def test_tolerance_decides():
+    assert one([1.0, 2.0], [1.0, 2.0009]).ok
+    worse = one([1.0, 2.0], [1.0, 2.0011])
+    assert not worse.ok and worse.reason == "exceeds the tolerance"
+    assert worse.tolerance == 1e-3
+    assert not one([1.0], [1.0 + 1e-12], limit=0.0).ok
+    assert one([1.0], [1.0], limit=0.0).ok
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "ok"),
+    [
+        ([np.nan, 1], [np.nan, 1], True),
+        ([np.inf, -np.inf], [np.inf, -np.inf], True),
+        ([np.nan, 1], [1, 1], False),
+        ([1, 1], [1, np.nan], False),
+        ([np.inf, 1], [-np.inf, 1], False),
+        ([np.inf, 1], [np.nan, 1], False),
+        ([np.inf, 1], [1e300, 1], False),
+        ([1, 1], [np.inf, 1], False),
+    ],
+)
+def test_nan_and_infinity_stand_in_the_same_places(expected, actual, ok):
+    result = one(np.array(expected, float), np.array(actual, float))
+    assert result.ok == ok
+    assert np.isfinite(result.max_abs) and np.isfinite(result.max_rel)
+    if not ok:
+        assert " instead of " in result.reason
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_float_types(dtype):
+    a = np.array([1, 2], dtype)
+    assert one(a, a).ok
+    assert not one(a, np.array([1, 4], dtype)).ok
+
+
+def test_shapes_and_types_must_agree():
+    assert one(np.zeros((2, 3)), np.zeros((3, 2))).reason == "expected shape [2, 3]"
+    assert one(np.zeros(2), np.zeros(2, np.float32)).reason == "expected type float64"
+    assert one(np.zeros((0, 3)), np.zeros((0, 3))).ok
+    assert one(np.zeros((0, 3)), np.zeros((0, 2))).reason == "expected shape [0, 3]"
+
+
+def test_other_types_must_be_equal():
+    assert one([1, 2], [1, 2]).ok
+    different = one([1, 2, 7], [1, 3, 2], limit=100.0)
+    assert different.reason == "2 values differ, the first at [1]"
+    assert (different.max_abs, different.max_abs_at) == (5.0, (2,))
+    assert not one([True], [False]).ok
+    assert one(np.array(["a"], object), np.array(["a"], object)).ok
+    assert not one(np.array(["a"], object), np.array(["b"], object)).ok
+
+
+def test_sequences_and_maps_are_taken_apart():
+    expected = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}]
+    actual = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.5}]
+    results = {c.name: c for c in compare("y", expected, actual, lambda _: 1e-3)}
+    assert [name for name, c in results.items() if not c.ok] == ["y[1]['b']"]
+    for other in ([{}], expected[:1], np.zeros(2), None):
+        assert not all(c.ok for c in compare("y", expected, other, lambda _: 1e-3))

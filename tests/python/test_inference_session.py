@@ -1,0 +1,107 @@
+"""The drop-in replacement of onnxruntime.InferenceSession."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from cases import CORNERS, Case, chain_model, conv_transpose_model
+from sessions import options, stock_session
+
+import ort_tconv
+
+CASE = CORNERS["the usual 4x4, stride 2"]
+MODEL = conv_transpose_model(CASE)
+X = CASE.arrays()["x"]
+
+
+def check(session: ort.InferenceSession, case: Case = CASE) -> None:
+    arrays = case.arrays()
+    (y,) = session.run(None, {"x": arrays["x"]})
+    np.testing.assert_allclose(y, case.expected(arrays), atol=1e-4)
+
+
+def test_it_is_an_onnxruntime_session():
+    session = ort_tconv.InferenceSession(MODEL)
+    assert isinstance(session, ort.InferenceSession)
+    check(session)
+    assert session.get_providers() == ort_tconv.available_providers()
+    assert [change.node for change in session.conversion.changes] == ["up"]
+
+
+def test_inputs_and_outputs_are_those_of_stock():
+    ours, stock = ort_tconv.InferenceSession(chain_model()), stock_session(chain_model())
+    for kind in ("get_inputs", "get_outputs"):
+        facts = [
+            [(value.name, value.type, value.shape) for value in getattr(session, kind)()]
+            for session in (ours, stock)
+        ]
+        assert facts[0] == facts[1]
+
+
+def test_sources(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(MODEL, path)
+    for source in (path, str(path), MODEL.SerializeToString(), MODEL, ort_tconv.convert(MODEL)):
+        check(ort_tconv.InferenceSession(source))
+
+
+def test_positional_arguments_as_onnxruntimes():
+    session_options = options()
+    session_options.add_free_dimension_override_by_name("n", 2)
+    session = ort_tconv.InferenceSession(
+        chain_model(), session_options, ["CPUExecutionProvider"], [{}]
+    )
+    assert session.get_inputs()[0].shape[0] == 2
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_options_may_be_used_again():
+    session_options = options()
+    for _ in range(2):
+        check(ort_tconv.InferenceSession(MODEL, session_options))
+    check(ort.InferenceSession(MODEL.SerializeToString(), session_options))
+    ort_tconv.register(session_options)
+    check(ort_tconv.InferenceSession(MODEL, session_options))
+
+
+def test_options_that_have_the_library_already():
+    session_options = options()
+    session_options.register_custom_ops_library(ort_tconv.get_library_path())
+    with pytest.raises(RuntimeError, match=r"ort_tconv\.register\(\)"):
+        ort_tconv.InferenceSession(MODEL, session_options)
+
+
+def test_external_data(tmp_path):
+    case = Case((4, 4), (4, 4), group_in=8, group_out=8, strides=(2, 2))
+    path = tmp_path / "big.onnx"
+    onnx.save(
+        conv_transpose_model(case),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    check(ort_tconv.InferenceSession(path), case)
+
+
+def test_models_in_ort_format_are_loaded_as_they_are(tmp_path):
+    path = tmp_path / "model.ort"
+    saving = ort_tconv.register(options())
+    saving.optimized_model_filepath = str(path)
+    saving.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(
+        ort_tconv.convert(MODEL).SerializeToString(), saving, providers=["CPUExecutionProvider"]
+    )
+    for source in (path, path.read_bytes()):
+        session = ort_tconv.InferenceSession(source, options())
+        assert session.conversion is None
+        check(session)
+
+
+def test_unusable_models(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
+        ort_tconv.InferenceSession(tmp_path / "absent.onnx")
+    with pytest.raises(ort_tconv.ConversionError, match="not an ONNX model"):
+        ort_tconv.InferenceSession(b"something else")
+    with pytest.raises(TypeError, match="NoneType"):
+        ort_tconv.InferenceSession(None)

@@ -181,7 +181,7 @@ def load_external_data(model: onnx.ModelProto, folder: Path) -> None:
     """Move external data into ``model`` itself."""
     for tensor in external_tensors(model):
         tensor.raw_data = b"".join(_Extent.of(tensor, folder).chunks())
-        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.ClearField("data_location")
         del tensor.external_data[:]
 
 
@@ -192,12 +192,14 @@ _Content = tuple[onnx.TensorProto, _Extent | bytes]
 # ---- writing -----------------------------------------------------------------------------------
 
 
-def write_model(model: onnx.ModelProto, output: str | os.PathLike, folder: Path | None) -> None:
-    """Write ``model`` to ``output``, and leave it as it stands in that file.
+def write_model(
+    model: onnx.ModelProto, output: str | os.PathLike, folder: Path | None
+) -> Path | None:
+    """Write ``model`` to ``output``, leave it as it stands there, and return its folder.
 
     What is external, relative to ``folder``, stays external: it is copied to ``<output>.data``, and
-    the references in ``model`` follow.  Without a folder they are written as they are.  Of a model
-    that protobuf cannot hold, the large tensors are moved there too.
+    the references in ``model`` follow.  Without a folder they are written as they are, and there is
+    none to return.  Of a model that protobuf cannot hold, the large tensors are moved there too.
     """
     output = Path(output)
     if not output.parent.is_dir():
@@ -214,6 +216,7 @@ def write_model(model: onnx.ModelProto, output: str | os.PathLike, folder: Path 
     if sources:
         _write_data(_free_data_path(output, sources), sources)
     _replace(output, [model.SerializeToString()])
+    return output.resolve().parent if sources else folder
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -110,9 +109,7 @@ def convert_with_report(
 
     folder = source.folder
     if output is not None:
-        model_io.write_model(result, output, folder)
-        if folder is not None:
-            folder = Path(output).resolve().parent
+        folder = model_io.write_model(result, output, folder)
     if load_external_data and folder is not None:
         model_io.load_external_data(result, folder)
     return ConversionResult(result, report)

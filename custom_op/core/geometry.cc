@@ -53,6 +53,16 @@ std::vector<AxisGeometry> segregate(const Problem& p, bool aligned) {
   return axes;
 }
 
+AxisGeometry batch_axis(const Problem& p) {
+  AxisGeometry g;
+  g.stride = 1;
+  g.in = g.out = g.domain = p.batch;
+  g.classes = {{0, p.batch, 0, {{0, 0}}}};
+  g.offsets = {0};
+  g.aligned = true;
+  return g;
+}
+
 double direct_macs(const Problem& p) {
   double macs = static_cast<double>(p.channels) * p.group_out();
   for (int i = 0; i < p.rank(); ++i) macs *= static_cast<double>(p.in[i]) * p.kernel[i];

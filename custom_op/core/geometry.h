@@ -42,8 +42,11 @@ struct AxisGeometry {
 // domain); it needs every class to own a tap and dilation 1, and falls back to exact mode otherwise.
 AxisGeometry segregate(const Problem& problem, int axis, bool aligned);
 
-// All axes.
+// All spatial axes.
 std::vector<AxisGeometry> segregate(const Problem& problem, bool aligned);
+
+// The batch as an axis: one class, one tap.
+AxisGeometry batch_axis(const Problem& problem);
 
 // Multiply-adds per batch element of the method itself (each output meets its taps, clipped at borders
 // not at all): C * M/group * prod(input sizes * kernel sizes).

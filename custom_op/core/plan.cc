@@ -22,7 +22,9 @@ struct Shape {  // what the choices below need, computed once
 
   Shape(const Problem& p, const Machine& m, DType t, bool aligned)
       : problem(p), machine(m), dtype(t), axes(segregate(p, aligned)),
-        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {}
+        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {
+    axes.insert(axes.begin(), batch_axis(p));  // the outermost axis of the domain
+  }
 
   int64_t window_positions(const Dims& tile) const {
     int64_t n = 1;
@@ -76,10 +78,18 @@ int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_
 
 // Work left after tiling and batching is split along output channels.
 void split_blocks(Plan& plan, const Shape& s) {
-  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group * tile_count(plan));
+  const int64_t base = std::max<int64_t>(1, s.problem.group * tile_count(plan));
   const int64_t chunks = std::min(plan.blocks, ceil_div(target_tasks(s.machine), base));
   plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
   plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
+}
+
+// Cost of fetching the packed weights once a tile, over all threads.  Weights that leave no room in the
+// last-level cache come from memory, whose bandwidth the threads share.
+double weight_traffic(const Plan& plan, const Machine& m, int64_t packed_bytes) {
+  const bool cached = packed_bytes <= m.l3_bytes / 4;
+  const double per_byte = cached ? 0.03 : 0.35 * m.threads;
+  return per_byte * static_cast<double>(packed_bytes) * static_cast<double>(tile_count(plan));
 }
 
 constexpr int64_t kMaxClassChunk = 256;
@@ -97,7 +107,7 @@ Plan plan_direct(const Shape& s) {
   const auto window = [&](const Dims& t) { return s.window_positions(t) * pitch * bytes; };
   const auto results = [&](const Dims& t) { return s.positions(t) * plan.class_chunk * plan.block * bytes; };
   const int64_t tasks_wanted = target_tasks(s.machine);
-  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  const int64_t base = std::max<int64_t>(1, s.problem.group);
   int64_t domain = 1;
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
@@ -132,9 +142,9 @@ Plan plan_direct(const Shape& s) {
   const double per_image = vectors * (taps * s.cg + 5 * outputs);
   const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                                ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
-  plan.cost = s.problem.batch * s.problem.group * (per_image + window_copies);
   plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes *
                       std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  plan.cost = s.problem.group * (per_image + window_copies) + weight_traffic(plan, s.machine, plan.packed_bytes);
   return plan;
 }
 
@@ -153,7 +163,7 @@ Plan plan_narrow(const Shape& s) {
     return (s.window_positions(t) * s.cg + s.positions(t) * s.classes() * plan.block) * bytes;
   };
   const int64_t tasks_wanted = target_tasks(s.machine);
-  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  const int64_t base = std::max<int64_t>(1, s.problem.group);
   int64_t domain = 1;
   for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
   cut(plan, s, Dims(s.axes.size(), 1), 128, [&](const Dims& t) {
@@ -173,7 +183,7 @@ Plan plan_narrow(const Shape& s) {
   const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
   // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
   const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
-  plan.cost = s.problem.batch * s.problem.group *
+  plan.cost = s.problem.group *
               (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes *
                       std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
@@ -213,7 +223,7 @@ bool plan_winograd(const Shape& s, Plan* out) {
   const int64_t pitch = round_up(s.cg, s.lanes);
   int64_t all_tiles = 1;
   for (size_t i = 0; i < axes.size(); ++i) all_tiles *= std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
-  const int64_t base = std::max<int64_t>(1, s.problem.batch * s.problem.group);
+  const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t tasks_wanted = target_tasks(s.machine);
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
   // weights want a few dozen Winograd tiles to each fetch.
@@ -232,10 +242,11 @@ bool plan_winograd(const Shape& s, Plan* out) {
   for (const auto& a : s.axes) outputs *= static_cast<double>(a.out);
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
   const double tiles = static_cast<double>(all_tiles);
-  plan.cost = static_cast<double>(s.problem.batch * s.problem.group) *
+  plan.cost = static_cast<double>(s.problem.group) *
               (vectors * (products * tiles * (s.cg * 1.05 + 4) + 5 * outputs) +
                tiles * ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * points * 8);
   plan.packed_bytes = s.problem.group * round_up(s.mg, s.lanes) * s.cg * packed_points * bytes;
+  plan.cost += weight_traffic(plan, s.machine, plan.packed_bytes);
   *out = plan;
   return true;
 }

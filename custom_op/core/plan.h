@@ -31,12 +31,13 @@ struct Machine {
   int max_vectors = 2;  // vectors of output channels a gemm tile takes
   int threads = 1;
   int64_t l2_bytes = 512 * 1024;
+  int64_t l3_bytes = 16 * 1024 * 1024;
 };
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   bool aligned = false;      // residue classes shifted onto one input window (geometry.h)
-  Dims tile;                 // domain positions of a tile, an entry a spatial axis
+  Dims tile;                 // domain positions of a tile: batch, then the spatial axes
   Dims tiles;                // tiles along each axis
   int64_t class_chunk = 0;   // residue classes of the last axis in one pass
   int64_t block = 0;         // output channels of a block: the unit of work along M

@@ -68,6 +68,14 @@ int64_t l2_bytes() {
   return 512 * 1024;
 }
 
+int64_t l3_bytes() {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  const long n = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (n > 0) return n;
+#endif
+  return 8 * 1024 * 1024;
+}
+
 }  // namespace
 
 std::vector<std::string> compiled_isas() {
@@ -102,6 +110,7 @@ Machine machine(const KernelSet& set, int threads) {
   m.max_vectors = set.f32.max_vectors;
   m.threads = threads > 0 ? threads : available_threads();
   m.l2_bytes = l2_bytes();
+  m.l3_bytes = l3_bytes();
   return m;
 }
 

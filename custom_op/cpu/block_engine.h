@@ -81,26 +81,13 @@ class BlockEngine : public EngineBase<S> {
       for (int64_t m = 0; m < block_channels(block); ++m) {
         const int64_t channel = task.g * this->problem.group_out() + block * this->plan.block + m;
         if (whole) {
-          this->finish_row(s.rows + m * stride, o0, valid, out_row, task.n, channel, t);
+          this->finish_row(s.rows + m * stride, o0, valid, out_row, channel, t);
         } else {
           for (int64_t i = 0; i < task.extent[last]; ++i)
-            this->finish_row(s.rows + m * stride + i * classes, o0 + i * axis.stride, classes, out_row, task.n,
-                             channel, t);
+            this->finish_row(s.rows + m * stride + i * classes, o0 + i * axis.stride, classes, out_row, channel, t);
         }
       }
     });
-  }
-
-  // gemm over `pixels` pixels in passes of nearly equal size, so that none runs with one lonely pixel.
-  void gemm(GemmArgs<T> a, const T* const* x, T* const* acc, int64_t pixels, int nv) const {
-    const int64_t passes = (pixels + kMaxPixels - 1) / kMaxPixels;
-    for (int64_t i = 0, at = 0; i < passes; ++i) {
-      const int64_t n = (pixels - at + passes - i - 1) / (passes - i);
-      a.x = x + at;
-      a.acc = acc + at;
-      this->k_.gemm[n][nv](a);
-      at += n;
-    }
   }
 
   int64_t pitch_;  // of a window position: channels rounded up to whole vectors

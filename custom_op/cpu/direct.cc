@@ -1,6 +1,7 @@
 // Direct engine: one implicit GEMM a residue class.  The window is packed once; each sub-kernel reads
 // its taps as shifted views of it.
-// Packed weights: [group][block][sub-kernel][tap][channel][output channel of the block].
+// Packed weights: [group][block][sub-kernel][chunk of channels][tap][channel][output channel of the block],
+// in the order they are read.
 #include "cpu/block_engine.h"
 
 namespace ort_tconv {
@@ -14,6 +15,7 @@ class DirectEngine final : public BlockEngine<S> {
   using typename Base::Task;
 
   DirectEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
+    this->layout.push_back(this->plan.channel_chunk);
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -33,12 +35,14 @@ class DirectEngine final : public BlockEngine<S> {
         for (int64_t c = 0; c < cg; ++c) {
           this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + b * this->plan.block) * taps,
                          this->block_channels(b) * taps, row.data());
-          int64_t at = 0;
-          for (const auto& sub : this->sub_kernels_)
-            for (int64_t t : sub.taps) {
-              T* out = dst + (at++ * cg + c) * width;
-              for (int64_t m = 0; m < width; ++m) out[m] = row[m * taps + t];
+          const int64_t chunk = this->plan.channel_chunk, c0 = c / chunk * chunk, n = std::min(chunk, cg - c0);
+          for (const auto& sub : this->sub_kernels_) {
+            const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
+            for (int64_t t = 0; t < ntaps; ++t) {
+              T* out = dst + (sub.first_tap * cg + ntaps * c0 + t * n + c - c0) * width;
+              for (int64_t m = 0; m < width; ++m) out[m] = row[m * taps + sub.taps[t]];
             }
+          }
         }
       }
   }
@@ -46,13 +50,12 @@ class DirectEngine final : public BlockEngine<S> {
  private:
   struct Scratch : Base::Common {
     T* acc;
-    const T** x;
-    T** y;
+    int64_t *x_offset, *acc_offset;
     Scratch(const DirectEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t pixels = product(e.plan.tile);
       acc = c.take<T>(e.plan.class_chunk * e.class_stride());
-      x = c.take<const T*>(pixels);
-      y = c.take<T*>(pixels);
+      x_offset = c.take<int64_t>(pixels);
+      acc_offset = c.take<int64_t>(pixels);
     }
   };
 
@@ -86,24 +89,27 @@ class DirectEngine final : public BlockEngine<S> {
     const int last = this->d_ - 1;
     const int64_t count = this->axes_[last].classes[sub.classes[last]].count;
     const int64_t owned = std::clamp<int64_t>(count - task.q0[last], 0, task.extent[last]);
-    int64_t pixels = 0;
+    const int64_t width = this->block_width(block), cg = this->problem.group_in(), chunk = this->plan.channel_chunk;
+    GemmArgs<T> a{};
     this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
-      for (int64_t i = 0; i < owned; ++i, ++pixels) {
-        s.x[pixels] = s.window + (position + i) * this->pitch_;
-        s.y[pixels] = acc + s.row_offset[row] + s.column_offset[i];
+      for (int64_t i = 0; i < owned; ++i, ++a.count) {
+        s.x_offset[a.count] = (position + i) * this->pitch_;
+        s.acc_offset[a.count] = s.row_offset[row] + s.column_offset[i];
       }
     });
-    const int64_t width = this->block_width(block), cg = this->problem.group_in(), chunk = this->plan.channel_chunk;
+    a.x_offset = s.x_offset;
+    a.acc = acc;
+    a.acc_offset = s.acc_offset;
+    a.taps = sub.offsets.data();
+    a.ntaps = static_cast<int64_t>(sub.taps.size());
+    a.w = w + sub.first_tap * cg * width;
     for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
-      GemmArgs<T> a{};
-      a.taps = sub.offsets.data();
-      a.ntaps = static_cast<int64_t>(sub.taps.size());
+      a.x = s.window + c;
       a.channels = std::min(chunk, cg - c);
-      a.w = w + (sub.first_tap * cg + c) * width;
-      a.w_tap_stride = cg * width;
+      a.prefetch = a.ntaps * a.channels * width;
       a.accumulate = c > 0;
-      this->gemm(a, s.x, s.y, pixels, static_cast<int>(width / this->k_.lanes));
-      for (int64_t i = 0; i < pixels; ++i) s.x[i] += chunk;
+      this->k_.gemm[width / this->k_.lanes](a);
+      a.w += a.ntaps * a.channels * width;
     }
   }
 };

@@ -97,14 +97,24 @@ class EngineBase : public Engine {
       : k_(compute_kernels<T>(set)), io_(storage_kernels<S>(set)), threads_(threads) {
     problem = std::move(p);
     plan = std::move(pl);
-    d_ = problem.rank();
+    // The batch is the outermost axis of the domain: small images share a tile.
+    d_ = 1 + problem.rank();
     axes_ = segregate(problem, plan.aligned);
+    axes_.insert(axes_.begin(), batch_axis(problem));
     for (int i = 0; i < d_; ++i) window_.emplace_back(axes_[i], plan.tile[i]);
     window_stride_.assign(d_, 1);
     for (int i = d_ - 2; i >= 0; --i) window_stride_[i] = window_stride_[i + 1] * window_[i + 1].extent;
     window_positions_ = window_stride_[0] * window_[0].extent;
     in_size_ = product(problem.in);
     out_size_ = product(problem.out);
+    in_stride_.assign(d_, 1);
+    out_stride_.assign(d_, 1);
+    for (int i = d_ - 2; i > 0; --i) {
+      in_stride_[i] = in_stride_[i + 1] * axes_[i + 1].in;
+      out_stride_[i] = out_stride_[i + 1] * axes_[i + 1].out;
+    }
+    in_stride_[0] = problem.channels * in_size_;
+    out_stride_[0] = problem.out_channels * out_size_;
     make_sub_kernels();
     layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, static_cast<int64_t>(storage_tag<S>()),
               problem.channels, problem.out_channels, problem.group};
@@ -141,7 +151,7 @@ class EngineBase : public Engine {
 
  protected:
   struct Task {
-    int64_t n, g, block_begin, block_end;
+    int64_t g, block_begin, block_end;
     Dims q0, extent;  // first domain index and number of them, an entry an axis
   };
 
@@ -160,8 +170,7 @@ class EngineBase : public Engine {
       t.extent[i] = std::min(plan.tile[i], axes_[i].domain - t.q0[i]);
       index /= plan.tiles[i];
     }
-    t.g = index % problem.group;
-    t.n = index / problem.group;
+    t.g = index;
     return t;
   }
 
@@ -171,7 +180,7 @@ class EngineBase : public Engine {
   void visit_window(const Dims& q0, Copy copy, Zero zero) const {
     const int last = d_ - 1;
     const WindowAxis& row = window_[last];
-    const int64_t in = problem.in[last];
+    const int64_t in = axes_[last].in;
     const int64_t pieces = row.dense ? 1 : static_cast<int64_t>(row.offsets.size());
     const int64_t length = row.extent / pieces;
     Dims extents;
@@ -182,9 +191,9 @@ class EngineBase : public Engine {
       bool inside = true;
       for (int i = 0; i < last; ++i) {
         const int64_t c = q0[i] + window_[i].coordinate(lead.at[i]);
-        inside = inside && c >= 0 && c < problem.in[i];
+        inside = inside && c >= 0 && c < axes_[i].in;
         position += lead.at[i] * window_stride_[i];
-        source = source * problem.in[i] + c;
+        source += c * in_stride_[i];
       }
       if (!inside) {
         zero(position, row.extent);
@@ -194,15 +203,15 @@ class EngineBase : public Engine {
         const int64_t start = q0[last] + row.coordinate(piece * length);
         const int64_t lo = std::clamp<int64_t>(-start, 0, length), hi = std::clamp<int64_t>(in - start, lo, length);
         if (lo > 0) zero(position, lo);
-        if (hi > lo) copy(position + lo, source * in + start + lo, hi - lo);
+        if (hi > lo) copy(position + lo, source + start + lo, hi - lo);
         if (length > hi) zero(position + hi, length - hi);
       }
     } while (lead.next());
   }
 
   // Visits the rows of outputs that sub-kernels with the leading classes of `sub` own in a tile:
-  // row(window position of the row's first pixel, its index among a full tile's rows, flat output index
-  // of the row's output 0).
+  // row(window position of the row's first pixel, its index among a full tile's rows, position of the
+  // row's output 0 in channel 0 of Y).
   template <class Row>
   void visit_rows(const SubKernel& sub, const Task& t, Row row) const {
     const int last = d_ - 1;
@@ -212,21 +221,21 @@ class EngineBase : public Engine {
       bool inside = true;
       for (int i = 0; i < last; ++i) {
         const int64_t o = axes_[i].output(sub.classes[i], t.q0[i] + lead.at[i]);
-        inside = inside && o >= 0 && o < problem.out[i];
+        inside = inside && o >= 0 && o < axes_[i].out;
         position += lead.at[i] * window_stride_[i];
         index = index * plan.tile[i] + lead.at[i];
-        out = out * problem.out[i] + o;
+        out += o * out_stride_[i];
       }
-      if (inside) row(position, index, out * problem.out[last]);
+      if (inside) row(position, index, out);
     } while (lead.next());
   }
 
   // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
   // the row are dropped.
-  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t batch, int64_t m, const Tensors& t) const {
-    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, problem.out[d_ - 1] - o);
+  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
+    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
     if (hi <= lo) return;
-    const int64_t at = (batch * problem.out_channels + m) * out_size_ + out_row + o + lo;
+    const int64_t at = m * out_size_ + out_row + o + lo;
     T bias = 0;
     if (t.b) io_.load(static_cast<const S*>(t.b) + m, 1, &bias);
     const auto& slopes = problem.activation.slopes;
@@ -238,7 +247,7 @@ class EngineBase : public Engine {
   static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
 
   const S* input(const Tensors& t, const Task& task) const {
-    return static_cast<const S*>(t.x) + (task.n * problem.channels + task.g * problem.group_in()) * in_size_;
+    return static_cast<const S*>(t.x) + task.g * problem.group_in() * in_size_;
   }
 
   const Kernels<T>& k_;
@@ -247,7 +256,7 @@ class EngineBase : public Engine {
   int d_ = 0;
   std::vector<AxisGeometry> axes_;
   std::vector<WindowAxis> window_;
-  Dims window_stride_;
+  Dims window_stride_, in_stride_, out_stride_;
   int64_t window_positions_ = 0, in_size_ = 0, out_size_ = 0, total_taps_ = 0;
   std::vector<SubKernel> sub_kernels_;  // classes of the last axis vary fastest
 
@@ -273,7 +282,7 @@ class EngineBase : public Engine {
           int64_t index = 0, position = 0;
           for (int i = 0; i < d_; ++i) {
             const Tap& t = axes_[i].classes[which.at[i]].taps[tap.at[i]];
-            index = index * problem.kernel[i] + t.index;
+            index = index * (i == 0 ? 1 : problem.kernel[i - 1]) + t.index;
             position += window_[i].position(t.offset) * window_stride_[i];
           }
           sub.taps.push_back(index);

@@ -20,33 +20,25 @@ struct BFloat16 { uint16_t bits; };
 template <class S> struct ComputeType { using type = float; };
 template <> struct ComputeType<double> { using type = double; };
 
-constexpr int kMaxPixels = 6;   // pixels a gemm microkernel may take
+constexpr int kMaxPixels = 6;   // pixels a gemm microkernel takes at a time
 constexpr int kMaxVectors = 4;  // vectors of output channels a gemm microkernel may take
 constexpr int kMaxRows = 4;     // rows a row microkernel may take
 
-// acc[p][l] (+)= sum over taps t, channels c of x[p][taps[t] + c] * w[t*w_tap_stride + c*NV*L + l],
-// p = 0..P-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
-// x[p] points at channel 0 of pixel p in a channels-last window.
+// acc[acc_offset[i] + l] (+)= sum over taps t, channels c of
+//     x[x_offset[i] + taps[t] + c] * w[(t*channels + c)*NV*L + l],
+// i = 0..count-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
+// x + x_offset[i] is channel 0 of pixel i in a channels-last window.
 template <class T>
 struct GemmArgs {
-  const T* const* x;
-  const ptrdiff_t* taps;
-  int64_t ntaps, channels;
-  const T* w;
-  int64_t w_tap_stride;
-  T* const* acc;  // one row a pixel
-  bool accumulate;
-};
-
-// As gemm with one tap, for `count` pixels that lie `x_stride` apart and results `acc_stride` apart:
-// acc[i*acc_stride + l] = sum over channels c of x[i*x_stride + c] * w[c*NV*L + l].
-template <class T>
-struct PanelArgs {
   const T* x;
-  int64_t x_stride, count, channels;
+  const int64_t* x_offset;
+  const ptrdiff_t* taps;
+  int64_t ntaps, channels, count;
   const T* w;
   T* acc;
-  int64_t acc_stride;
+  const int64_t* acc_offset;
+  bool accumulate;
+  int64_t prefetch;  // fetch weights this many elements ahead while the first pixels are summed
 };
 
 // out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],
@@ -66,8 +58,7 @@ template <class T>
 struct Kernels {
   int lanes;        // L
   int max_vectors;  // greatest NV with a kernel
-  void (*gemm[kMaxPixels + 1][kMaxVectors + 1])(const GemmArgs<T>&);
-  void (*panel[kMaxVectors + 1])(const PanelArgs<T>&);
+  void (*gemm[kMaxVectors + 1])(const GemmArgs<T>&);  // by NV
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
   // Whether |v[i]| <= limit for all i < n, NaN counting as not; n is a multiple of L.
   bool (*within)(const T* v, int64_t n, T limit);

@@ -75,66 +75,57 @@ inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------
 
+// P pixels from pixel i on.
 template <class T, int P, int NV>
-void gemm(const GemmArgs<T>& a) {
+inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* w, int64_t channels, int64_t prefetch,
+                                                    Vec<T> (*acc)[NV]) {
   constexpr int L = Simd<T>::L;
-  Vec<T> acc[P][NV];
-  for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) acc[p][v] = a.accumulate ? loadu(a.acc[p] + v * L) : Vec<T>{};
-  for (int64_t t = 0; t < a.ntaps; ++t) {
-    const T* w = a.w + t * a.w_tap_stride;
-    const T* x[P];
-    for (int p = 0; p < P; ++p) x[p] = a.x[p] + a.taps[t];
 #pragma GCC unroll 2
-    for (int64_t c = 0; c < a.channels; ++c) {
-      Vec<T> b[NV];
-      for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
-      w += NV * L;
-      for (int p = 0; p < P; ++p) {
-        const T s = x[p][c];
-        for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
-      }
-    }
-  }
-  for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc[p] + v * L, acc[p][v]);
-}
-
-template <class T, int P, int NV>
-inline __attribute__((always_inline)) void panel_block(const PanelArgs<T>& a, int64_t i) {
-  constexpr int L = Simd<T>::L;
-  Vec<T> acc[P][NV] = {};
-  const T* x[P];
-  for (int p = 0; p < P; ++p) x[p] = a.x + (i + p) * a.x_stride;
-  const T* w = a.w;
-#pragma GCC unroll 2
-  for (int64_t c = 0; c < a.channels; ++c, w += NV * L) {
+  for (int64_t c = 0; c < channels; ++c, w += NV * L) {
     Vec<T> b[NV];
     for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
+    __builtin_prefetch(w + prefetch);
     for (int p = 0; p < P; ++p) {
       const T s = x[p][c];
       for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
     }
   }
+}
+
+template <class T, int P, int NV>
+inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, int64_t prefetch) {
+  constexpr int L = Simd<T>::L;
+  const T* x[P];
+  Vec<T> acc[P][NV] = {};
+  if (a.ntaps == 1 && !a.accumulate) {  // nothing to carry from tap to tap
+    for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[0];
+    gemm_tap<T, P, NV>(x, a.w, a.channels, prefetch, acc);
+  } else {
+    if (a.accumulate)
+      for (int p = 0; p < P; ++p)
+        for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
+    for (int64_t t = 0; t < a.ntaps; ++t) {
+      for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
+      gemm_tap<T, P, NV>(x, a.w + t * a.channels * NV * L, a.channels, prefetch, acc);
+    }
+  }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc + (i + p) * a.acc_stride + v * L, acc[p][v]);
+    for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[p][v]);
 }
 
 template <class T, int NV>
-void panel(const PanelArgs<T>& a) {
-  int64_t i = 0, rest = a.count;
+void gemm(const GemmArgs<T>& a) {
   // Full blocks, then what is left as one or two of nearly equal size.
-  for (; rest == kMaxPixels || rest >= 2 * kMaxPixels; i += kMaxPixels, rest -= kMaxPixels)
-    panel_block<T, kMaxPixels, NV>(a, i);
-  while (rest > 0) {
-    const int64_t n = rest > kMaxPixels ? (rest + 1) / 2 : rest;
+  for (int64_t i = 0, rest = a.count; rest > 0;) {
+    const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels : rest > kMaxPixels ? (rest + 1) / 2 : rest;
+    const int64_t prefetch = i == 0 ? a.prefetch : 0;
     switch (n) {
-      case 1: panel_block<T, 1, NV>(a, i); break;
-      case 2: panel_block<T, 2, NV>(a, i); break;
-      case 3: panel_block<T, 3, NV>(a, i); break;
-      case 4: panel_block<T, 4, NV>(a, i); break;
-      case 5: panel_block<T, 5, NV>(a, i); break;
-      default: panel_block<T, kMaxPixels, NV>(a, i); break;
+      case 1: gemm_block<T, 1, NV>(a, i, prefetch); break;
+      case 2: gemm_block<T, 2, NV>(a, i, prefetch); break;
+      case 3: gemm_block<T, 3, NV>(a, i, prefetch); break;
+      case 4: gemm_block<T, 4, NV>(a, i, prefetch); break;
+      case 5: gemm_block<T, 5, NV>(a, i, prefetch); break;
+      default: gemm_block<T, kMaxPixels, NV>(a, i, prefetch); break;
     }
     i += n;
     rest -= n;
@@ -499,18 +490,9 @@ void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activat
 
 // ---- tables -----------------------------------------------------------------------------------------------
 
-template <class T, int P, int NV>
-constexpr void (*gemm_entry())(const GemmArgs<T>&) {
-  if constexpr (P > 0 && NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, P, NV>;
-  else return nullptr;
-}
-
-#define ORT_TCONV_GEMM_ROW(T, P) \
-  { gemm_entry<T, P, 0>(), gemm_entry<T, P, 1>(), gemm_entry<T, P, 2>(), gemm_entry<T, P, 3>(), gemm_entry<T, P, 4>() }
-
 template <class T, int NV>
-constexpr void (*panel_entry())(const PanelArgs<T>&) {
-  if constexpr (NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return panel<T, NV>;
+constexpr void (*gemm_entry())(const GemmArgs<T>&) {
+  if constexpr (NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, NV>;
   else return nullptr;
 }
 
@@ -518,9 +500,7 @@ template <class T>
 constexpr Kernels<T> make_kernels() {
   return {Simd<T>::L,
           ORT_TCONV_MAX_VECTORS,
-          {ORT_TCONV_GEMM_ROW(T, 0), ORT_TCONV_GEMM_ROW(T, 1), ORT_TCONV_GEMM_ROW(T, 2), ORT_TCONV_GEMM_ROW(T, 3),
-           ORT_TCONV_GEMM_ROW(T, 4), ORT_TCONV_GEMM_ROW(T, 5), ORT_TCONV_GEMM_ROW(T, 6)},
-          {panel_entry<T, 0>(), panel_entry<T, 1>(), panel_entry<T, 2>(), panel_entry<T, 3>(), panel_entry<T, 4>()},
+          {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
           {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
           within<T>,
           transpose<T>,

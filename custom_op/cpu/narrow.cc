@@ -38,10 +38,12 @@ class NarrowEngine final : public EngineBase<S> {
     flat_ = (end + lanes) / lanes <= rows * ((tw + lanes - 1) / lanes);
     row_stride_ = round_up(tw, lanes);
     results_ = flat_ ? round_up(end + 1, lanes) : rows * row_stride_;
-    plain_ = true;
-    for (int i = 0; i < this->d_; ++i)
-      plain_ = plain_ && this->axes_[i].offsets == std::vector<int64_t>{0} &&
-               this->axes_[i].domain == this->problem.in[i] && (i == 0 || this->plan.tile[i] == this->problem.in[i]);
+    plain_ = this->plan.tile[0] == 1;
+    for (int i = 1; i < this->d_; ++i) {
+      const auto& axis = this->axes_[i];
+      plain_ = plain_ && axis.offsets == std::vector<int64_t>{0} && axis.domain == axis.in &&
+               (i == 1 || this->plan.tile[i] == axis.in);
+    }
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -137,8 +139,7 @@ class NarrowEngine final : public EngineBase<S> {
   Window view(const Task& task, const Tensors& t) const {
     if constexpr (std::is_same_v<S, T>) {
       if (!plain_) return {};
-      const int64_t first = this->d_ == 1 ? task.q0[0] : task.q0[0] * this->window_stride_[0];
-      const T* x = this->input(t, task) + first;
+      const T* x = this->input(t, task) + task.q0[0] * this->in_stride_[0] + task.q0[1] * this->in_stride_[1];
       // The row kernel reads up to the next whole vector: not past the end of the input.
       const T* end = static_cast<const T*>(t.x) + this->problem.batch * this->problem.channels * this->in_size_;
       const int64_t reach = (this->problem.group_in() - 1) * this->in_size_ + this->window_positions_ + this->k_.lanes;
@@ -197,7 +198,7 @@ class NarrowEngine final : public EngineBase<S> {
         for (int64_t m = 0; m < block_channels(b); ++m) {
           for (int k = 0; k < classes; ++k) s.sources[k] = result(s, first + k, m) + at;
           this->k_.interleave(s.sources, classes, n, s.row);
-          this->finish_row(s.row, axis.output(0, task.q0[last]), n * classes, out_row, task.n,
+          this->finish_row(s.row, axis.output(0, task.q0[last]), n * classes, out_row,
                            task.g * this->problem.group_out() + b * this->plan.block + m, t);
         }
       });

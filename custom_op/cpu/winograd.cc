@@ -30,6 +30,7 @@ class WinogradEngine final : public BlockEngine<S> {
       points_ *= w.points;
       winograd_.push_back(std::move(w));
     }
+    while (outermost_ < this->d_ - 1 && winograd_[outermost_].window == 1 && winograd_[outermost_].points == 1) ++outermost_;
     for (int64_t first = 0; first < static_cast<int64_t>(this->sub_kernels_.size()); first += last_classes_)
       groups_.push_back(make_group(first));
     Carver measure(nullptr);
@@ -83,6 +84,7 @@ class WinogradEngine final : public BlockEngine<S> {
 
   struct Scratch : Base::Common {
     T *points, *products, *sums, *pass;
+    int64_t *x_offset, *acc_offset;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
       int64_t window = 1;
@@ -91,6 +93,8 @@ class WinogradEngine final : public BlockEngine<S> {
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
       sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
       pass = c.take<T>(std::max(2 * window * kChannelsPerPass, 2 * e.max_class_points_ * tiles * block));
+      x_offset = c.take<int64_t>(tiles);
+      acc_offset = c.take<int64_t>(tiles);
     }
   };
 
@@ -169,12 +173,27 @@ class WinogradEngine final : public BlockEngine<S> {
       const int64_t width = this->block_width(b), line = count * width;
       locate(task, tiles, line, width, s);
       const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
-      const auto panel = this->k_.panel[width / this->k_.lanes];
+      for (int64_t i = 0; i < count; ++i) {
+        s.x_offset[i] = i * this->pitch_;
+        s.acc_offset[i] = i * width;
+      }
+      static constexpr ptrdiff_t kNoShift = 0;
+      GemmArgs<T> a{};
+      a.x_offset = s.x_offset;
+      a.acc_offset = s.acc_offset;
+      a.taps = &kNoShift;
+      a.ntaps = 1;
+      a.channels = cg;
+      a.count = count;
+      a.prefetch = cg * width;
       for (const auto& group : groups_) {
         const int64_t class_stride = product(steps_) * line;
         for (const Product& p : group.products) {
           T* out = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
-          if (regular) panel(PanelArgs<T>{s.points + p.point * count * this->pitch_, this->pitch_, count, cg, w, out, width});
+          a.x = s.points + p.point * count * this->pitch_;
+          a.acc = out;
+          a.w = w;
+          if (regular) this->k_.gemm[width / this->k_.lanes](a);
           w += cg * width;
         }
         for (int64_t k = 0; k < last_classes_; ++k) {
@@ -254,7 +273,7 @@ class WinogradEngine final : public BlockEngine<S> {
     }
     T* buffers[2] = {pass, pass + most * kChannelsPerPass};
     const T* from = nullptr;
-    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+    for (int axis = this->d_ - 1; axis >= outermost_; --axis) {
       const WinogradAxis& w = winograd_[axis];
       int64_t outer = 1, inner = 1;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
@@ -269,7 +288,7 @@ class WinogradEngine final : public BlockEngine<S> {
             T* lines[kMaxLines];
             for (int p = 0; p < w.kinds[k].alpha; ++p) {
               const int64_t point = (o * w.points + w.first_point[k] + p) * inner + j;
-              lines[p] = axis == 0 ? out + point * point_stride : to + point * n;
+              lines[p] = axis == outermost_ ? out + point * point_stride : to + point * n;
             }
             apply(w.kinds[k].input, in + w.kinds[k].first, lines, w.kinds[k].alpha, n);
           }
@@ -295,13 +314,13 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).alpha);
     T* buffers[2] = {pass, pass + max_class_points_ * line};
     const T* from = products;
-    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+    for (int axis = this->d_ - 1; axis >= outermost_; --axis) {
       const WinogradKind& k = kind(axis, sub);
       const int64_t step = steps_[axis];
       int64_t outer = 1, inner = line;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
       for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-      T* to = axis == 0 ? sums : buffers[axis % 2];
+      T* to = axis == outermost_ ? sums : buffers[axis % 2];
       for (int64_t o = 0; o < outer; ++o) {
         const T* in[kMaxLines];
         T* out[kMaxLines];
@@ -323,6 +342,7 @@ class WinogradEngine final : public BlockEngine<S> {
   std::vector<WinogradAxis> winograd_;
   Dims steps_, full_tiles_;
   std::vector<Group> groups_;
+  int outermost_ = 0;  // the first axis that is transformed; the batch never is
   int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, total_products_ = 0;
 };
 

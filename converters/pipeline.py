@@ -137,19 +137,20 @@ def _run(rewrites: Iterable[Rewrite], original: onnx.ModelProto, report: Report)
         result = onnx.ModelProto()
         result.CopyFrom(original)
         return result
-    _keep_types(model, original)
-    result = restore(ir.to_proto(model))
+    typed = _keep_types(model, original)
+    result = restore(ir.to_proto(model), typed)
     _check(result, original, report)
     return result
 
 
 def _to_ir(
     proto: onnx.ModelProto,
-) -> tuple[ir.Model, Callable[[onnx.ModelProto], onnx.ModelProto]]:
-    """The model as onnx-ir sees it, and what puts back the parts that onnx-ir does not keep.
+) -> tuple[ir.Model, Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]]:
+    """The model as onnx-ir sees it, and what makes up for the differences when it comes back.
 
-    These are training information, sparse initializers of the main graph, and the types of
-    inputs and outputs that are maps.
+    onnx-ir does not keep training information, sparse initializers of the main graph, and the types
+    of inputs and outputs that are maps; it adds the types of all initializers, where only those of
+    values that ``proto`` describes, and of ``typed``, are wanted.
     """
     maps = {
         value.name: value
@@ -164,7 +165,11 @@ def _to_ir(
             if value.name in maps:
                 value.ClearField("type")
 
-    def restore(result: onnx.ModelProto) -> onnx.ModelProto:
+    def restore(result: onnx.ModelProto, typed: set[str]) -> onnx.ModelProto:
+        wanted = typed.union(value.name for value in proto.graph.value_info)
+        types = [value for value in result.graph.value_info if value.name in wanted]
+        del result.graph.value_info[:]
+        result.graph.value_info.extend(types)
         result.training_info.extend(proto.training_info)
         result.graph.sparse_initializer.extend(proto.graph.sparse_initializer)
         for value in (*result.graph.input, *result.graph.output):
@@ -184,10 +189,11 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return False
 
 
-def _keep_types(model: ir.Model, original: onnx.ModelProto) -> None:
+def _keep_types(model: ir.Model, original: onnx.ModelProto) -> set[str]:
     """Write down the output types of rewritten nodes that only ONNX's own operator would tell.
 
-    Tools that do not know the custom operator still see its shapes.
+    Tools that do not know the custom operator still see its shapes.  Returns the names of the
+    values that have got a type.
     """
     untyped = {
         value.name: value
@@ -197,14 +203,15 @@ def _keep_types(model: ir.Model, original: onnx.ModelProto) -> None:
         if (value.shape is None or value.dtype is None) and not value.is_graph_output()
     }
     if not untyped:
-        return
+        return set()
     try:
         inferred = onnx.shape_inference.infer_shapes(model_io.skeleton(original))
     except Exception:  # the types are a convenience, and the original may be beyond onnx's tools
-        return
-    for info in inferred.graph.value_info:
-        if info.name in untyped:
-            ir.serde.deserialize_value_info_proto(info, untyped[info.name])
+        return set()
+    infos = [info for info in inferred.graph.value_info if info.name in untyped]
+    for info in infos:
+        ir.serde.deserialize_value_info_proto(info, untyped[info.name])
+    return {info.name for info in infos}
 
 
 def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -> None:

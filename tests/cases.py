@@ -172,6 +172,15 @@ CORNERS = {
     ),
     "no bias": Case((4, 4), (4, 4), strides=(2, 2), bias=False),
     "many channels": Case((5, 5), (4, 4), group_in=37, group_out=19, strides=(2, 2)),
+    "a generator's layer": Case(
+        (12, 13), (4, 4), group_in=48, group_out=40, strides=(2, 2), pads=(1, 1, 1, 1)
+    ),
+    "5x5, many channels": Case(
+        (9, 11), (5, 5), group_in=24, group_out=33, strides=(2, 2), pads=(2, 2, 2, 2)
+    ),
+    "3x3, two images": Case((8, 7), (3, 3), batch=2, group_in=20, group_out=18, strides=(2, 2)),
+    "3-D, many channels": Case((4, 5, 3), (2, 2, 2), group_in=16, group_out=20, strides=(2, 2, 2)),
+    "1-D, long kernel": Case((30,), (16,), group_in=32, group_out=16, strides=(8,), pads=(4, 4)),
     "empty batch": Case((3, 3), (3, 3), batch=0, strides=(2, 2)),
     "empty output": Case((2, 3), (2, 2), pads=(2, 0, 1, 0)),
 }

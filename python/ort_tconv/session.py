@@ -31,8 +31,13 @@ def register(
 
     Raises:
         ImportError: onnxruntime, or onnxruntime-extensions if asked for, is not installed.
+        TypeError: ``session_options`` is something else.
     """
-    import_onnxruntime()
+    ort = import_onnxruntime()
+    if not isinstance(session_options, ort.SessionOptions):
+        raise TypeError(
+            f"session_options is a {type(session_options).__name__}, not a SessionOptions"
+        )
     libraries = [get_library_path()]
     if extensions:
         try:

@@ -81,6 +81,8 @@ def test_interface_is_kept(original):
     assert converted.graph.name == original.graph.name
     names = [[node.name for node in model.graph.node] for model in (original, converted)]
     assert names[0] == names[1]
+    rewritten = {name for node in nodes_of(converted, OP) for name in node.output}
+    assert {value.name for value in converted.graph.value_info} <= rewritten
 
 
 def test_description_is_kept():
@@ -215,9 +217,11 @@ def test_sources(tmp_path):
         text,
         original.SerializeToString(),
         bytearray(original.SerializeToString()),
-        ir.from_proto(original),
     ):
         assert convert(source) == expected
+    from_ir = convert(ir.from_proto(original))
+    assert from_ir.graph.node == expected.graph.node
+    assert from_ir.graph.initializer == expected.graph.initializer
 
 
 def test_an_ir_model_is_not_changed():

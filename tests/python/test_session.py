@@ -25,6 +25,12 @@ def test_register_returns_its_argument():
     assert create(session_options)
 
 
+@pytest.mark.parametrize("wrong", [None, "options", ort.RunOptions()])
+def test_only_session_options_will_do(wrong):
+    with pytest.raises(TypeError, match=f"session_options is a {type(wrong).__name__}"):
+        ort_tconv.register(wrong)
+
+
 def test_without_it_the_operator_is_unknown():
     with pytest.raises(Exception, match="ort_tconv"):
         create(options())

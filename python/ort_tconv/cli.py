@@ -186,14 +186,12 @@ def _load_arrays(path: str | None):
 def _info(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     rows, missing = _facts()
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(f"[bold]{name}[/]", escape(value))
     console = Console()
-    console.print(table, highlight=False, soft_wrap=True)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"[bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
     for line in missing:
         console.print(f"[yellow]missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
     return FAILED if missing else OK

@@ -115,6 +115,7 @@ class EngineBase : public Engine {
     }
     in_stride_[0] = problem.channels * in_size_;
     out_stride_[0] = problem.out_channels * out_size_;
+    if (d_ > 2) row_ahead_ = out_stride_[d_ - 2] * axes_[d_ - 2].stride;
     make_sub_kernels();
     layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, static_cast<int64_t>(storage_tag<S>()),
               problem.channels, problem.out_channels, problem.group};
@@ -241,7 +242,7 @@ class EngineBase : public Engine {
     const auto& slopes = problem.activation.slopes;
     const T slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
     io_.finish(v + lo, hi - lo, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, problem.activation, slope,
-               static_cast<S*>(t.y) + at);
+               static_cast<S*>(t.y) + at, row_ahead_);
   }
 
   static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
@@ -257,6 +258,7 @@ class EngineBase : public Engine {
   std::vector<AxisGeometry> axes_;
   std::vector<WindowAxis> window_;
   Dims window_stride_, in_stride_, out_stride_;
+  int64_t row_ahead_ = 0;  // elements of Y from a row to the next of its class
   int64_t window_positions_ = 0, in_size_ = 0, out_size_ = 0, total_taps_ = 0;
   std::vector<SubKernel> sub_kernels_;  // classes of the last axis vary fastest
 

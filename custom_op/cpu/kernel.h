@@ -38,7 +38,7 @@ struct GemmArgs {
   T* acc;
   const int64_t* acc_offset;
   bool accumulate;
-  int64_t prefetch;  // fetch weights this many elements ahead while the first pixels are summed
+  int64_t prefetch;  // while summing, fetch as many weights as are read here, from this many elements on
 };
 
 // out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],
@@ -86,8 +86,9 @@ struct StorageKernels {
   // multiple of L channels of each position.
   void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst,
                              int64_t dst_stride);
-  // y[i] = act(v[i] + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.
-  void (*finish)(const T* v, int64_t n, T bias, const S* z, const Activation& act, T slope, S* y);
+  // y[i] = act(v[i] + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.  Also fetches the lines at
+  // y + ahead, where the next row of the channel goes.
+  void (*finish)(const T* v, int64_t n, T bias, const S* z, const Activation& act, T slope, S* y, int64_t ahead);
 };
 
 // One table an instruction set.

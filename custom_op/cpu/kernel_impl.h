@@ -75,16 +75,17 @@ inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------
 
-// P pixels from pixel i on.
+// Adds one tap of P pixels; asks for the weights at `ahead` on the way, `ahead_step` of them a channel.
 template <class T, int P, int NV>
-inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* w, int64_t channels, int64_t prefetch,
-                                                    Vec<T> (*acc)[NV]) {
+inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* w, int64_t channels, const T*& ahead,
+                                                    int64_t ahead_step, Vec<T> (*acc)[NV]) {
   constexpr int L = Simd<T>::L;
 #pragma GCC unroll 2
   for (int64_t c = 0; c < channels; ++c, w += NV * L) {
     Vec<T> b[NV];
     for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
-    __builtin_prefetch(w + prefetch);
+    __builtin_prefetch(ahead);
+    ahead += ahead_step;
     for (int p = 0; p < P; ++p) {
       const T s = x[p][c];
       for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
@@ -92,21 +93,23 @@ inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* 
   }
 }
 
+// P pixels from pixel i on.
 template <class T, int P, int NV>
-inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, int64_t prefetch) {
+inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, const T*& ahead,
+                                                      int64_t ahead_step) {
   constexpr int L = Simd<T>::L;
   const T* x[P];
   Vec<T> acc[P][NV] = {};
   if (a.ntaps == 1 && !a.accumulate) {  // nothing to carry from tap to tap
     for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[0];
-    gemm_tap<T, P, NV>(x, a.w, a.channels, prefetch, acc);
+    gemm_tap<T, P, NV>(x, a.w, a.channels, ahead, ahead_step, acc);
   } else {
     if (a.accumulate)
       for (int p = 0; p < P; ++p)
         for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
     for (int64_t t = 0; t < a.ntaps; ++t) {
       for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
-      gemm_tap<T, P, NV>(x, a.w + t * a.channels * NV * L, a.channels, prefetch, acc);
+      gemm_tap<T, P, NV>(x, a.w + t * a.channels * NV * L, a.channels, ahead, ahead_step, acc);
     }
   }
   for (int p = 0; p < P; ++p)
@@ -115,17 +118,19 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
 
 template <class T, int NV>
 void gemm(const GemmArgs<T>& a) {
+  // The fetch ahead is spread over all passes: memory gives no more at a time.
+  const T* ahead = a.w + a.prefetch;
+  const int64_t step = NV * Simd<T>::L * kMaxPixels / (a.count + kMaxPixels);
   // Full blocks, then what is left as one or two of nearly equal size.
   for (int64_t i = 0, rest = a.count; rest > 0;) {
     const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels : rest > kMaxPixels ? (rest + 1) / 2 : rest;
-    const int64_t prefetch = i == 0 ? a.prefetch : 0;
     switch (n) {
-      case 1: gemm_block<T, 1, NV>(a, i, prefetch); break;
-      case 2: gemm_block<T, 2, NV>(a, i, prefetch); break;
-      case 3: gemm_block<T, 3, NV>(a, i, prefetch); break;
-      case 4: gemm_block<T, 4, NV>(a, i, prefetch); break;
-      case 5: gemm_block<T, 5, NV>(a, i, prefetch); break;
-      default: gemm_block<T, kMaxPixels, NV>(a, i, prefetch); break;
+      case 1: gemm_block<T, 1, NV>(a, i, ahead, step); break;
+      case 2: gemm_block<T, 2, NV>(a, i, ahead, step); break;
+      case 3: gemm_block<T, 3, NV>(a, i, ahead, step); break;
+      case 4: gemm_block<T, 4, NV>(a, i, ahead, step); break;
+      case 5: gemm_block<T, 5, NV>(a, i, ahead, step); break;
+      default: gemm_block<T, kMaxPixels, NV>(a, i, ahead, step); break;
     }
     i += n;
     rest -= n;
@@ -459,8 +464,11 @@ inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t
 }
 
 template <class S>
-void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope, S* y) {
+void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope, S* y,
+            int64_t ahead) {
   using T = T_of<S>;
+  // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
+  for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S))) __builtin_prefetch(y + ahead + i, 1);
   const T a = act.a, b = act.b;
   switch (act.kind) {
     case ActivationKind::kNone: finish_with(v, n, bias, z, y, [](T u) { return u; }); return;

@@ -12,7 +12,7 @@ namespace ort_tconv {
 
 extern const KernelSet kernel_set_baseline;
 #if defined(__x86_64__)
-extern const KernelSet kernel_set_avx2, kernel_set_avx512;
+extern const KernelSet kernel_set_avx2, kernel_set_avx512, kernel_set_emulated512;
 #elif defined(__aarch64__)
 extern const KernelSet kernel_set_neon;
 #endif
@@ -22,6 +22,7 @@ namespace {
 struct Entry {
   const KernelSet* set;
   bool (*available)();
+  bool emulated = false;  // only by name, for tests
 };
 
 const std::vector<Entry>& entries() {
@@ -34,12 +35,22 @@ const std::vector<Entry>& entries() {
                      __builtin_cpu_supports("fma"));
        }},
       {&kernel_set_avx2, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); }},
+      {&kernel_set_emulated512, [] { return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")); },
+       true},
 #elif defined(__aarch64__)
       {&kernel_set_neon, [] { return true; }},
 #endif
       {&kernel_set_baseline, [] { return true; }},
   };
   return all;
+}
+
+template <class Keep>
+std::vector<std::string> names(Keep keep) {
+  std::vector<std::string> result;
+  for (const auto& e : entries())
+    if (keep(e)) result.push_back(e.set->name);
+  return result;
 }
 
 std::string join(const std::vector<std::string>& names) {
@@ -79,16 +90,15 @@ int64_t l3_bytes() {
 }  // namespace
 
 std::vector<std::string> compiled_isas() {
-  std::vector<std::string> names;
-  for (const auto& e : entries()) names.push_back(e.set->name);
-  return names;
+  return names([](const Entry& e) { return !e.emulated; });
 }
 
 std::vector<std::string> supported_isas() {
-  std::vector<std::string> names;
-  for (const auto& e : entries())
-    if (e.available()) names.push_back(e.set->name);
-  return names;
+  return names([](const Entry& e) { return !e.emulated && e.available(); });
+}
+
+std::vector<std::string> emulated_isas() {
+  return names([](const Entry& e) { return e.emulated && e.available(); });
 }
 
 const KernelSet& kernel_set(const std::string& isa) {

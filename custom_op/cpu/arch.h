@@ -15,6 +15,9 @@ std::vector<std::string> compiled_isas();
 // Those of them that this processor can run, best first.
 std::vector<std::string> supported_isas();
 
+// Other shapes of kernels that this processor can run, for tests: used only when named.
+std::vector<std::string> emulated_isas();
+
 // The one named, or for "" the one in the environment variable ORT_TCONV_ISA, or else the best.
 // Throws Error naming the choices if it is unknown or this processor lacks it.
 const KernelSet& kernel_set(const std::string& isa = "");

@@ -124,6 +124,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("compiled_isas", &compiled_isas, "Instruction sets built in, best first.");
   m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");
 
+  m.def("emulated_isas", &emulated_isas, "Other kernel shapes this processor can run, for tests.");
   m.def("algorithms",
         [] {
           std::vector<std::string> names;

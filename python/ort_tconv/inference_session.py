@@ -23,8 +23,9 @@ class InferenceSession(ort.InferenceSession):
     Args:
         path_or_bytes: Path, bytes or ``onnx.ModelProto``.  External data is mapped from where it
             lies.  A model in ORT format is loaded as it is.
-        sess_options: As for onnxruntime.  The operator is registered with these options, which
-            may be used for other sessions as well.
+        sess_options: As for onnxruntime.  The operator is registered with these options (and, for
+            a model with external data, its folder is set in them); they may be used for other
+            sessions as well.
         providers: As for onnxruntime; by default :func:`ort_tconv.available_providers`.
         provider_options: As for onnxruntime.
         extensions: Also register the operators of onnxruntime-extensions.

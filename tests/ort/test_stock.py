@@ -12,7 +12,7 @@ def stock_is_right(case: Case) -> bool:
     """Whether stock onnxruntime can compute the case.
 
     It scatters columns of ``(out + pads - reach) // stride + 1`` positions an axis.  Where that is
-    not the input's size, releases before 1.22 or so return wrong numbers and later ones refuse the
+    not the input's size, old releases (1.21) return wrong numbers and new ones (1.31) refuse the
     valid node; all of them refuse empty outputs.
     """
     y_shape, pads = _core.output_shape(case.x_shape, case.w_shape, **case.attributes)

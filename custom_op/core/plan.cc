@@ -190,39 +190,49 @@ Plan plan_narrow(const Shape& s) {
   return plan;
 }
 
-// False if some axis has no Winograd form, or none gains from it.
-bool plan_winograd(const Shape& s, Plan* out) {
+// Winograd on the axes given, which all have the form; the others keep their taps.
+Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
   plan.aligned = true;
+  plan.transform = transform;
   const int64_t bytes = compute_bytes(s.dtype);
-  std::vector<WinogradAxis> axes(s.axes.size());
+  const size_t d = s.axes.size();
+  std::vector<WinogradAxis> axes;
   Dims units;
-  double products = 1, gain = 1;  // products of all sub-kernels per Winograd tile; against the direct method
-  int64_t points = 1, class_points = 1, packed_points = 1;
-  for (size_t i = 0; i < axes.size(); ++i) {
-    if (!winograd_axis(s.axes[i], &axes[i])) return false;
-    units.push_back(axes[i].step);
-    points *= axes[i].points;
-    gain *= winograd_products(axes[i]);
-    int64_t most = 0, all = 0;
-    for (int k : axes[i].kind_of_class) {
-      most = std::max<int64_t>(most, axes[i].kinds[k].alpha);
-      all += axes[i].kinds[k].alpha;
+  // Over all sub-kernels of one Winograd tile: GEMMs, and products summed in them.
+  double gemms = 1, products = 1;
+  int64_t points = 1, class_points = 1, all_tiles = 1;
+  for (size_t i = 0; i < d; ++i) {
+    WinogradAxis axis = plain_axis(s.axes[i]);
+    if (transform[i]) winograd_axis(s.axes[i], &axis);
+    units.push_back(axis.step);
+    points *= axis.points;
+    int64_t most = 0;
+    double axis_gemms = 0, axis_products = 0;
+    for (int k : axis.kind_of_class) {
+      most = std::max<int64_t>(most, axis.kinds[k].alpha);
+      axis_gemms += axis.kinds[k].alpha;
+      axis_products += axis.plain ? axis.kinds[k].taps : axis.kinds[k].alpha;
     }
-    products *= static_cast<double>(all);
-    packed_points *= all;
+    gemms *= axis_gemms;
+    products *= axis_products;
     class_points *= most;
+    all_tiles *= std::max<int64_t>(1, ceil_div(s.axes[i].domain, axis.step));
+    axes.push_back(std::move(axis));
   }
-  if (gain >= 1) return false;
 
   plan.block = std::min(round_up(s.mg, s.lanes), s.machine.max_vectors * s.lanes);
   plan.blocks = ceil_div(s.mg, plan.block);
   plan.class_chunk = s.last_classes();
   plan.channel_chunk = s.cg;
   const int64_t pitch = round_up(s.cg, s.lanes);
-  int64_t all_tiles = 1;
-  for (size_t i = 0; i < axes.size(); ++i) all_tiles *= std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
+  // Positions of the transformed input of a tile, in units: a plain axis adds its halo.
+  const auto transformed = [&](const Dims& t) {
+    int64_t n = points;
+    for (size_t i = 0; i < d; ++i) n *= axes[i].plain ? WindowAxis(s.axes[i], t[i]).extent : t[i];
+    return n;
+  };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t tasks_wanted = target_tasks(s.machine);
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
@@ -231,24 +241,47 @@ bool plan_winograd(const Shape& s, Plan* out) {
   cut(plan, s, units, 12, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
-    const int64_t transformed = points * n * pitch * bytes;
     const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
-    return n == 1 || (n <= 96 && enough_tasks && transformed <= 2 * s.machine.l2_bytes &&
+    return n == 1 || (n <= 96 && enough_tasks && transformed(t) * pitch * bytes <= 2 * s.machine.l2_bytes &&
                       results <= s.machine.l2_bytes / 2);
   });
   split_blocks(plan, s);
 
   double outputs = 1;
   for (const auto& a : s.axes) outputs *= static_cast<double>(a.out);
-  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
-  const double tiles = static_cast<double>(all_tiles);
+  Dims tile_units = plan.tile;
+  for (size_t i = 0; i < d; ++i) tile_units[i] /= units[i];
+  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = static_cast<double>(all_tiles);
+  const double loads = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes;
+  plan.packed_bytes = static_cast<int64_t>(static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * bytes) *
+                                           products);
   plan.cost = static_cast<double>(s.problem.group) *
-              (vectors * (products * tiles * (s.cg * 1.05 + 4) + 5 * outputs) +
-               tiles * ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * points * 8);
-  plan.packed_bytes = s.problem.group * round_up(s.mg, s.lanes) * s.cg * packed_points * bytes;
-  plan.cost += weight_traffic(plan, s.machine, plan.packed_bytes);
-  *out = plan;
-  return true;
+                  (vectors * (tiles * (products * s.cg * 1.05 + 4 * gemms) + 5 * outputs) +
+                   8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)) +
+              weight_traffic(plan, s.machine, plan.packed_bytes);
+  return plan;
+}
+
+// The cheapest choice of axes; false if none can be transformed.
+bool plan_winograd(const Shape& s, Plan* out) {
+  const size_t d = s.axes.size();
+  std::vector<bool> possible(d);
+  WinogradAxis ignored;
+  for (size_t i = 0; i < d; ++i) possible[i] = winograd_axis(s.axes[i], &ignored);
+  bool found = false;
+  for (unsigned mask = 1; mask < 1u << d; ++mask) {
+    std::vector<bool> transform(d);
+    bool ok = true;
+    for (size_t i = 0; i < d; ++i) {
+      transform[i] = mask >> i & 1;
+      ok = ok && (!transform[i] || possible[i]);
+    }
+    if (!ok) continue;
+    Plan plan = plan_winograd(s, transform);
+    if (!found || plan.cost < out->cost) *out = std::move(plan);
+    found = true;
+  }
+  return found;
 }
 
 }  // namespace
@@ -290,7 +323,10 @@ int64_t WindowAxis::position(int64_t offset) const {
 }
 
 std::string Plan::describe() const {
-  return concat(name(algorithm), aligned ? " aligned" : "", " tile ", tile, " x ", tiles, " block ", block, " x ",
+  std::string axes;
+  for (size_t i = 0; i < transform.size(); ++i)
+    if (transform[i]) axes += (axes.empty() ? " of axes " : ",") + std::to_string(i);
+  return concat(name(algorithm), axes, aligned ? " aligned" : "", " tile ", tile, " x ", tiles, " block ", block, " x ",
                 blocks, " (", blocks_per_task, " a task) channels ", channel_chunk, " tasks ", tasks, " scratch ",
                 scratch_bytes, " B packed ", packed_bytes, " B cost ", cost, ": ", reason);
 }

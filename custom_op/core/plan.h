@@ -37,6 +37,7 @@ struct Machine {
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   bool aligned = false;      // residue classes shifted onto one input window (geometry.h)
+  std::vector<bool> transform;  // winograd: which axes are transformed (batch, then the spatial axes)
   Dims tile;                 // domain positions of a tile: batch, then the spatial axes
   Dims tiles;                // tiles along each axis
   int64_t class_chunk = 0;   // residue classes of the last axis in one pass

@@ -5,7 +5,6 @@
 namespace ort_tconv {
 namespace {
 
-constexpr double kOne[] = {1};
 constexpr double kOnes[] = {1, 1, 1};  // m one-tap products
 constexpr double kG32[] = {1, 0, 0.5, 0.5, 0.5, -0.5, 0, 1};
 constexpr double kG23[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
@@ -15,7 +14,7 @@ WinogradKind kind(int taps, int most) {
   WinogradKind k;
   k.taps = taps;
   k.first = most - taps;
-  const int step = most == 3 ? 2 : most == 2 ? 3 : 1;
+  const int step = most == 3 ? 2 : 3;
   k.alpha = step + taps - 1;
   if (taps == 3) {
     k.input = LineMap::kInput4, k.output = LineMap::kOutput23, k.g = kG23;
@@ -24,19 +23,31 @@ WinogradKind kind(int taps, int most) {
   } else if (taps == 2) {
     k.input = LineMap::kInput3, k.output = LineMap::kOutput22, k.g = kG22;
   } else {
-    k.g = step == 1 ? kOne : kOnes;
+    k.g = kOnes;
   }
   return k;
 }
 
 }  // namespace
 
+WinogradAxis plain_axis(const AxisGeometry& axis) {
+  WinogradAxis w;
+  for (const auto& c : axis.classes) {
+    w.kind_of_class.push_back(static_cast<int>(w.kinds.size()));
+    w.first_point.push_back(0);
+    w.kinds.emplace_back();
+    w.kinds.back().taps = static_cast<int>(c.taps.size());
+  }
+  return w;
+}
+
 bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
   WinogradAxis w;
   size_t most = 0;
   for (const auto& c : axis.classes) most = std::max(most, c.taps.size());
-  if (!axis.aligned || most < 1 || most > 3) return false;
-  w.step = most == 3 ? 2 : most == 2 ? 3 : 1;
+  if (!axis.aligned || most < 2 || most > 3) return false;
+  w.plain = false;
+  w.step = most == 3 ? 2 : 3;
   w.window = w.step + static_cast<int>(most) - 1;
   w.points = 0;
   for (const auto& c : axis.classes) {
@@ -52,15 +63,6 @@ bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
   }
   *out = w;
   return true;
-}
-
-double winograd_products(const WinogradAxis& axis) {
-  double products = 0, taps = 0;
-  for (int k : axis.kind_of_class) {
-    products += axis.kinds[k].alpha;
-    taps += axis.kinds[k].taps;
-  }
-  return products / (taps * axis.step);
 }
 
 }  // namespace ort_tconv

@@ -27,20 +27,21 @@ struct WinogradKind {
   const double* g = nullptr;  // alpha x taps, row by row
 };
 
-// How one axis is transformed.
+// How one axis is transformed; or not: a plain axis keeps its taps, which the GEMM sums.
 struct WinogradAxis {
+  bool plain = true;
   int step = 1;                      // m: domain positions of a tile
   int window = 1;                    // input positions of a tile
-  std::vector<WinogradKind> kinds;   // an entry for each tap count that occurs
+  std::vector<WinogradKind> kinds;   // an entry for each tap count that occurs; alpha is 1 on a plain axis
   std::vector<int> kind_of_class;    // parallel to AxisGeometry::classes
   std::vector<int> first_point;      // of each kind, among the axis's points
   int points = 1;                    // alphas together
 };
 
-// False if the axis has no such form: classes on different windows, or more than 3 taps.
-bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out);
+WinogradAxis plain_axis(const AxisGeometry& axis);
 
-// Products per domain position over all classes of the axis, relative to the direct method's.
-double winograd_products(const WinogradAxis& axis);
+// False if the axis has no such form (classes on different windows, or more than 3 taps) or it saves no
+// products.
+bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out);
 
 }  // namespace ort_tconv

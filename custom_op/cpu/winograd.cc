@@ -1,7 +1,9 @@
 // Winograd engine: every tile of the input window is transformed once and serves all sub-kernels; each
 // point of the transform domain is a GEMM over the input channels; the products of each sub-kernel are
 // transformed back and leave through the same interleaving store as the direct engine's sums.
-// Packed weights: [group][block][leading classes][product][channel][output channel of the block].
+// An axis that is not transformed keeps its taps: the GEMM sums them over shifted views of the transformed
+// input, as the direct engine does over the window.
+// Packed weights: [group][block][leading classes][product][tap][channel][output channel of the block].
 #include "core/winograd.h"
 
 #include "cpu/block_engine.h"
@@ -22,17 +24,22 @@ class WinogradEngine final : public BlockEngine<S> {
 
   WinogradEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
     last_classes_ = static_cast<int64_t>(this->axes_.back().classes.size());
-    for (const auto& axis : this->axes_) {
-      WinogradAxis w;
-      winograd_axis(axis, &w);  // the plan has seen that every axis has the form
+    for (int i = 0; i < this->d_; ++i) {
+      WinogradAxis w = plain_axis(this->axes_[i]);
+      if (this->plan.transform[i]) winograd_axis(this->axes_[i], &w);
       steps_.push_back(w.step);
-      full_tiles_.push_back((this->plan.tile[winograd_.size()] + w.step - 1) / w.step);
+      full_tiles_.push_back((this->plan.tile[i] + w.step - 1) / w.step);
+      input_tiles_.push_back(w.plain ? this->window_[i].extent : full_tiles_.back());
+      if (!w.plain) transformed_.insert(transformed_.begin(), i);
       points_ *= w.points;
       winograd_.push_back(std::move(w));
     }
-    while (outermost_ < this->d_ - 1 && winograd_[outermost_].window == 1 && winograd_[outermost_].points == 1) ++outermost_;
+    input_stride_.assign(this->d_, this->pitch_);
+    for (int i = this->d_ - 2; i >= 0; --i) input_stride_[i] = input_stride_[i + 1] * input_tiles_[i + 1];
+    for (const auto& sub : this->sub_kernels_) describe(sub);
     for (int64_t first = 0; first < static_cast<int64_t>(this->sub_kernels_.size()); first += last_classes_)
       groups_.push_back(make_group(first));
+    for (bool t : this->plan.transform) this->layout.push_back(t);
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -43,8 +50,7 @@ class WinogradEngine final : public BlockEngine<S> {
   void pack(const void* w, PackedWeights& packed) const override {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
-    std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_class_points_)), b(a);
-    // Where each product of a sub-kernel goes.
+    std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_weights_)), b(a);
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t m = 0; m < this->plan.blocks; ++m) {
         const int64_t width = this->block_width(m);
@@ -53,17 +59,18 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int64_t c = 0; c < cg; ++c) {
           this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps,
                          this->block_channels(m) * taps, row.data());
-          int64_t first = 0;
           for (const auto& group : groups_) {
             for (int64_t k = 0; k < last_classes_; ++k) {
-              const T* transformed = transform_weights(this->sub_kernels_[group.first + k], row.data(), width, taps,
-                                                       a.data(), b.data());
-              for (size_t i = 0; i < group.products.size(); ++i)
-                if (group.products[i].last_class == k)
-                  std::copy_n(transformed + group.products[i].class_point * width, width,
-                              dst + ((first + static_cast<int64_t>(i)) * cg + c) * width);
+              const T* h = transform_weights(group.first + k, row.data(), width, taps, a.data(), b.data());
+              const Form& form = forms_[group.first + k];
+              const int64_t ntaps = static_cast<int64_t>(form.taps.size());
+              for (const Product& product : group.products) {
+                if (product.last_class != k) continue;
+                for (int64_t t = 0; t < ntaps; ++t)
+                  std::copy_n(h + form.weight[product.class_point * ntaps + t] * width, width,
+                              dst + ((product.first_tap + t) * cg + c) * width);
+              }
             }
-            first += static_cast<int64_t>(group.products.size());
           }
         }
         packed.regular = packed.regular && this->k_.within(dst, width * cg * total_products_, kLimit);
@@ -75,6 +82,13 @@ class WinogradEngine final : public BlockEngine<S> {
     int64_t point;        // of the transformed input
     int64_t last_class;   // of the last axis
     int64_t class_point;  // among the class's own points
+    int64_t first_tap;    // taps of all products before it
+  };
+  // Of a sub-kernel: the taps of plain axes, as offsets in the transformed input; and where the weight of
+  // (class point, tap) lies among its transformed weights.
+  struct Form {
+    std::vector<ptrdiff_t> taps;
+    std::vector<int64_t> weight;
   };
   // Sub-kernels that share their leading classes: one output row pattern.
   struct Group {
@@ -89,7 +103,7 @@ class WinogradEngine final : public BlockEngine<S> {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
       int64_t window = 1;
       for (const auto& w : e.winograd_) window *= std::max(w.window, w.points);
-      points = c.take<T>(e.points_ * tiles * e.pitch_);
+      points = c.take<T>(e.points_ * product(e.input_tiles_) * e.pitch_);
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
       sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
       pass = c.take<T>(std::max(2 * window * kChannelsPerPass, 2 * e.max_class_points_ * tiles * block));
@@ -102,13 +116,49 @@ class WinogradEngine final : public BlockEngine<S> {
     return winograd_[axis].kinds[winograd_[axis].kind_of_class[sub.classes[axis]]];
   }
 
+  void describe(const SubKernel& sub) {
+    // Weights are ordered by axis, [point] of a transformed and [tap] of a plain one, the taps by rising
+    // input position: the reverse of their order in the class.
+    Form form;
+    Dims alpha, plain, all;
+    for (int i = 0; i < this->d_; ++i) {
+      const WinogradKind& k = kind(i, sub);
+      alpha.push_back(k.alpha);
+      plain.push_back(winograd_[i].plain ? k.taps : 1);
+      all.push_back(winograd_[i].plain ? k.taps : k.alpha);
+    }
+    max_class_points_ = std::max(max_class_points_, product(alpha));
+    max_weights_ = std::max(max_weights_, std::max(product(all), static_cast<int64_t>(sub.taps.size())));
+    if (!sub.taps.empty()) {
+      Odometer tap(plain);
+      do {
+        ptrdiff_t offset = 0;
+        for (int i = 0; i < this->d_; ++i) {
+          if (!winograd_[i].plain) continue;
+          const auto& taps = this->axes_[i].classes[sub.classes[i]].taps;
+          offset += this->window_[i].position(taps[taps.size() - 1 - tap.at[i]].offset) * input_stride_[i];
+        }
+        form.taps.push_back(offset);
+      } while (tap.next());
+      Odometer point(alpha);
+      do {
+        Odometer t(plain);
+        do {
+          int64_t index = 0;
+          for (int i = 0; i < this->d_; ++i) index = index * all[i] + (winograd_[i].plain ? t.at[i] : point.at[i]);
+          form.weight.push_back(index);
+        } while (t.next());
+      } while (point.next());
+    }
+    forms_.push_back(std::move(form));
+  }
+
   Group make_group(int64_t first) {
     Group group{first, {}};
     for (int64_t k = 0; k < last_classes_; ++k) {
       const SubKernel& sub = this->sub_kernels_[first + k];
       Dims alpha;
       for (int i = 0; i < this->d_; ++i) alpha.push_back(kind(i, sub).alpha);
-      max_class_points_ = std::max(max_class_points_, product(alpha));
       Odometer at(alpha);
       int64_t class_point = 0;
       do {
@@ -117,26 +167,29 @@ class WinogradEngine final : public BlockEngine<S> {
           const auto& axis = winograd_[i];
           point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
         }
-        group.products.push_back({point, k, class_point++});
+        group.products.push_back({point, k, class_point++, 0});
       } while (at.next());
     }
     // By point, so that its transformed input is fetched once for all classes.
     std::stable_sort(group.products.begin(), group.products.end(),
                      [](const Product& l, const Product& r) { return l.point < r.point; });
-    total_products_ += static_cast<int64_t>(group.products.size());
+    for (Product& p : group.products) {
+      p.first_tap = total_products_;
+      total_products_ += static_cast<int64_t>(forms_[first + p.last_class].taps.size());
+    }
     return group;
   }
 
-  // (G x G x ...) h for one input channel: `row` is [output channel][tap]; returns [point][output channel]
-  // in one of the two buffers.
-  const T* transform_weights(const SubKernel& sub, const T* row, int64_t width, int64_t taps, T* a, T* b) const {
+  // (G x G x ...) h for one input channel: `row` is [output channel][tap]; the result, in one of the two
+  // buffers, is ordered as Form::weight says, with the block's output channels together.
+  const T* transform_weights(int64_t which, const T* row, int64_t width, int64_t taps, T* a, T* b) const {
+    const SubKernel& sub = this->sub_kernels_[which];
     Dims extents;
     for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).taps);
-    // h(l) = taps by rising input position: the reverse of their order in the class.
     const int64_t n = product(extents);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t m = 0; m < width; ++m) a[(n - 1 - i) * width + m] = row[m * taps + sub.taps[i]];
-    for (int axis = this->d_ - 1; axis >= 0; --axis) {
+    for (int axis : transformed_) {
       const WinogradKind& k = kind(axis, sub);
       int64_t outer = 1, inner = width;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
@@ -146,7 +199,7 @@ class WinogradEngine final : public BlockEngine<S> {
           T* out = b + (o * k.alpha + p) * inner;
           std::fill_n(out, inner, T(0));
           for (int l = 0; l < k.taps; ++l) {
-            const T g = static_cast<T>(k.g[p * k.taps + l]);
+            const T g = static_cast<T>(k.g[(k.taps == 1 ? 0 : p * k.taps) + l]);
             if (g == 0) continue;
             const T* in = a + (o * k.taps + l) * inner;
             for (int64_t i = 0; i < inner; ++i) out[i] += g * in[i];
@@ -168,33 +221,36 @@ class WinogradEngine final : public BlockEngine<S> {
 
     this->load_window(task, t, s.window);
     const bool regular = packed.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
-    if (regular) transform_input(tiles, s);
+    if (regular) transform_input(task, tiles, s);
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = this->block_width(b), line = count * width;
       locate(task, tiles, line, width, s);
       const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
-      for (int64_t i = 0; i < count; ++i) {
-        s.x_offset[i] = i * this->pitch_;
+      Odometer tile(tiles);
+      int64_t i = 0;
+      do {
+        s.x_offset[i] = 0;
+        for (int axis = 0; axis < this->d_; ++axis) s.x_offset[i] += tile.at[axis] * input_stride_[axis];
         s.acc_offset[i] = i * width;
-      }
-      static constexpr ptrdiff_t kNoShift = 0;
+        ++i;
+      } while (tile.next());
       GemmArgs<T> a{};
       a.x_offset = s.x_offset;
       a.acc_offset = s.acc_offset;
-      a.taps = &kNoShift;
-      a.ntaps = 1;
       a.channels = cg;
       a.count = count;
-      a.prefetch = cg * width;
       for (const auto& group : groups_) {
         const int64_t class_stride = product(steps_) * line;
         for (const Product& p : group.products) {
-          T* out = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
-          a.x = s.points + p.point * count * this->pitch_;
-          a.acc = out;
-          a.w = w;
-          if (regular) this->k_.gemm[width / this->k_.lanes](a);
-          w += cg * width;
+          if (!regular) break;
+          const Form& form = forms_[group.first + p.last_class];
+          a.taps = form.taps.data();
+          a.ntaps = static_cast<int64_t>(form.taps.size());
+          a.x = s.points + p.point * product(input_tiles_) * this->pitch_;
+          a.w = w + p.first_tap * cg * width;
+          a.prefetch = a.ntaps * cg * width;
+          a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
+          this->k_.gemm[width / this->k_.lanes](a);
         }
         for (int64_t k = 0; k < last_classes_; ++k) {
           const SubKernel& sub = this->sub_kernels_[group.first + k];
@@ -247,19 +303,24 @@ class WinogradEngine final : public BlockEngine<S> {
       s.column_offset[i] = i % steps_[last] * line + i / steps_[last] * width;
   }
 
-  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.
-  void transform_input(const Dims& tiles, const Scratch& s) const {
-    const int64_t count = product(tiles);
-    Odometer tile(tiles);
-    int64_t index = 0;
+  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile; on plain axes every window position
+  // is a tile of its own.
+  void transform_input(const Task& task, const Dims& tiles, const Scratch& s) const {
+    Dims extents = tiles;
+    for (int i = 0; i < this->d_; ++i)
+      if (winograd_[i].plain)
+        extents[i] = this->window_[i].dense ? input_tiles_[i] - (this->plan.tile[i] - task.extent[i]) : input_tiles_[i];
+    const int64_t point_stride = product(input_tiles_) * this->pitch_;
+    Odometer tile(extents);
     do {
       const T* corner = s.window;
-      for (int i = 0; i < this->d_; ++i) corner += tile.at[i] * steps_[i] * this->window_stride_[i] * this->pitch_;
-      for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass) {
-        const int64_t n = std::min(kChannelsPerPass, this->pitch_ - c);
-        transform_tile(corner + c, s.points + index * this->pitch_ + c, count * this->pitch_, n, s.pass);
+      T* out = s.points;
+      for (int i = 0; i < this->d_; ++i) {
+        corner += tile.at[i] * steps_[i] * this->window_stride_[i] * this->pitch_;
+        out += tile.at[i] * input_stride_[i];
       }
-      ++index;
+      for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass)
+        transform_tile(corner + c, out + c, point_stride, std::min(kChannelsPerPass, this->pitch_ - c), s.pass);
     } while (tile.next());
   }
 
@@ -273,7 +334,7 @@ class WinogradEngine final : public BlockEngine<S> {
     }
     T* buffers[2] = {pass, pass + most * kChannelsPerPass};
     const T* from = nullptr;
-    for (int axis = this->d_ - 1; axis >= outermost_; --axis) {
+    for (int axis : transformed_) {
       const WinogradAxis& w = winograd_[axis];
       int64_t outer = 1, inner = 1;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
@@ -283,12 +344,12 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int64_t j = 0; j < inner; ++j) {
           const T* in[2 * kMaxLines];
           for (int l = 0; l < w.window; ++l)
-            in[l] = from ? from + ((o * w.window + l) * inner + j) * n : corner + window_offset(extents, o, l);
+            in[l] = from ? from + ((o * w.window + l) * inner + j) * n : corner + window_offset(extents, axis, o, l);
           for (size_t k = 0; k < w.kinds.size(); ++k) {
             T* lines[kMaxLines];
             for (int p = 0; p < w.kinds[k].alpha; ++p) {
               const int64_t point = (o * w.points + w.first_point[k] + p) * inner + j;
-              lines[p] = axis == outermost_ ? out + point * point_stride : to + point * n;
+              lines[p] = axis == transformed_.back() ? out + point * point_stride : to + point * n;
             }
             apply(w.kinds[k].input, in + w.kinds[k].first, lines, w.kinds[k].alpha, n);
           }
@@ -298,10 +359,10 @@ class WinogradEngine final : public BlockEngine<S> {
     }
   }
 
-  // Of line l of the last axis at flat position o of the axes before it.
-  int64_t window_offset(const Dims& extents, int64_t o, int64_t l) const {
-    int64_t position = l;
-    for (int i = this->d_ - 2; i >= 0; --i) {
+  // Of line l of `axis`, at flat position o of the axes before it and 0 of those after it.
+  int64_t window_offset(const Dims& extents, int axis, int64_t o, int64_t l) const {
+    int64_t position = l * this->window_stride_[axis];
+    for (int i = axis - 1; i >= 0; --i) {
       position += o % extents[i] * this->window_stride_[i];
       o /= extents[i];
     }
@@ -314,13 +375,13 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).alpha);
     T* buffers[2] = {pass, pass + max_class_points_ * line};
     const T* from = products;
-    for (int axis = this->d_ - 1; axis >= outermost_; --axis) {
+    for (int axis : transformed_) {
       const WinogradKind& k = kind(axis, sub);
       const int64_t step = steps_[axis];
       int64_t outer = 1, inner = line;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
       for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-      T* to = axis == outermost_ ? sums : buffers[axis % 2];
+      T* to = axis == transformed_.back() ? sums : buffers[axis % 2];
       for (int64_t o = 0; o < outer; ++o) {
         const T* in[kMaxLines];
         T* out[kMaxLines];
@@ -342,8 +403,10 @@ class WinogradEngine final : public BlockEngine<S> {
   std::vector<WinogradAxis> winograd_;
   Dims steps_, full_tiles_;
   std::vector<Group> groups_;
-  int outermost_ = 0;  // the first axis that is transformed; the batch never is
-  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, total_products_ = 0;
+  std::vector<int> transformed_;  // axes, last first
+  Dims input_tiles_, input_stride_;  // of the transformed input
+  std::vector<Form> forms_;  // parallel to sub_kernels_
+  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, max_weights_ = 1, total_products_ = 0;  // total: taps included
 };
 
 }  // namespace

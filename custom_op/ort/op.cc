@@ -1,6 +1,7 @@
 #include "ort/op.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
 
@@ -317,10 +318,14 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
   check(api, api.SetDimensions(info, y.data(), y.size()));
   // An unknown size must carry a name, or ORT records -1 as if it were a size; ORT 1.21 also drops the
   // known ones where no names are set.
+  // A name shared with another node would say that both sizes are equal, and ORT plans its buffers by
+  // such names: every call gets names of its own.
+  static std::atomic<int64_t> calls{0};
+  const int64_t call = calls++;
   std::vector<std::string> names;
   for (size_t i = 0; i < rank; ++i) {
     const bool batch_name = i == 0 && !x_names.empty() && x_names[0] && *x_names[0];
-    names.push_back(y[i] >= 0 ? "" : batch_name ? x_names[0] : concat("segregated_conv_transpose_dim_", i));
+    names.push_back(y[i] >= 0 ? "" : batch_name ? x_names[0] : concat("segregated_conv_transpose_", call, "_dim_", i));
   }
   std::vector<const char*> pointers;
   for (const auto& n : names) pointers.push_back(n.c_str());

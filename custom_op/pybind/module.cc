@@ -97,6 +97,7 @@ py::dict describe(const Plan& p, const Problem& problem) {
   py::dict d;
   d["algorithm"] = name(p.algorithm);
   d["aligned"] = p.aligned;
+  d["transform"] = p.transform;
   d["tile"] = p.tile;
   d["tiles"] = p.tiles;
   d["block"] = p.block;

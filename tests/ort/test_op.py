@@ -78,7 +78,7 @@ def test_more_shapes_than_a_node_remembers():
             check(case, session, USUAL.arrays() | {"x": case.arrays()["x"]})
 
 
-@pytest.mark.parametrize("typed", [True])
+@pytest.mark.parametrize("typed", [True, False])
 def test_a_chain_with_open_sizes(typed):
     original = chain_model(4)
     converted = ort_tconv.convert(original)

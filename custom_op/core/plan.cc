@@ -21,8 +21,8 @@ struct Shape {  // what the choices below need, computed once
   int64_t lanes, cg, mg;
 
   Shape(const Problem& p, const Machine& m, DType t, bool aligned)
-      : problem(p), machine(m), dtype(t), axes(segregate(p, aligned)),
-        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {
+      : problem(p), machine(m), dtype(t), axes(segregate(p, aligned)), lanes(m.vector_bytes / compute_bytes(t)),
+        cg(p.group_in()), mg(p.group_out()) {
     axes.insert(axes.begin(), batch_axis(p));  // the outermost axis of the domain
   }
 
@@ -74,6 +74,9 @@ void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits 
   for (int i = 0; i < d; ++i) plan.tile[i] *= units[i];
 }
 
+// Weights that leave no room in the last-level cache come from memory each time they are fetched.
+bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.l3_bytes / 4; }
+
 int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
 
 // Work left after tiling and batching is split along output channels.
@@ -84,13 +87,19 @@ void split_blocks(Plan& plan, const Shape& s) {
   plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
 }
 
-// Cost of fetching the packed weights once a tile, over all threads.  Weights that leave no room in the
-// last-level cache come from memory, whose bandwidth the threads share.
-double weight_traffic(const Plan& plan, const Machine& m, int64_t packed_bytes) {
-  const bool cached = packed_bytes <= m.l3_bytes / 4;
-  const double per_byte = cached ? 0.03 : 0.35 * m.threads;
-  return per_byte * static_cast<double>(packed_bytes) * static_cast<double>(tile_count(plan));
+// Cost of fetching the packed weights once a tile, over all threads, which share the memory's bandwidth.
+double weight_traffic(const Plan& plan, const Machine& m) {
+  const double per_byte = heavy(plan.packed_bytes, m) ? 0.35 * m.threads : 0.03;
+  return per_byte * static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
 }
+
+// A block of a single vector keeps the multipliers waiting for loads.
+double gemm_vectors(const Shape& s, const Plan& plan) {
+  const int64_t vectors = ceil_div(s.mg, s.lanes);
+  const bool lone = plan.block == s.lanes || (vectors * s.lanes) % plan.block == s.lanes;
+  return static_cast<double>(vectors) + (plan.block == s.lanes ? 0.6 * static_cast<double>(vectors) : lone ? 0.6 : 0.);
+}
+constexpr double kGemmStart = 10;  // of each sum, in multiply-adds: first loads, last stores
 
 constexpr int64_t kMaxClassChunk = 256;
 
@@ -101,6 +110,12 @@ Plan plan_direct(const Shape& s) {
   plan.block = std::min(round_up(s.mg, s.lanes), s.machine.max_vectors * s.lanes);
   plan.blocks = ceil_div(s.mg, plan.block);
   plan.class_chunk = std::min(s.last_classes(), kMaxClassChunk);
+
+  plan.packed_bytes =
+      s.problem.group * plan.blocks * plan.block * s.cg * bytes *
+      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
+  const int64_t channel_tasks = heavy(plan.packed_bytes, s.machine) ? plan.blocks : 1;
 
   // A tile's window stays in half of L2, its results (one block of channels) in an eighth.
   const int64_t pitch = round_up(s.cg, s.lanes);
@@ -114,7 +129,7 @@ Plan plan_direct(const Shape& s) {
   const int64_t least = 48;
   cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
     const int64_t n = s.positions(t);
-    const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
+    const bool enough_tasks = base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
     return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
                       results(t) <= std::max<int64_t>(s.machine.l2_bytes / 4, 64 * 1024));
   });
@@ -139,12 +154,10 @@ Plan plan_direct(const Shape& s) {
 
   split_blocks(plan, s);
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
-  const double per_image = vectors * (taps * s.cg + 5 * outputs);
+  const double per_image = gemm_vectors(s, plan) * (taps * s.cg + kGemmStart * outputs) + vectors * 6 * outputs;
   const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                                ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
-  plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes *
-                      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
-  plan.cost = s.problem.group * (per_image + window_copies) + weight_traffic(plan, s.machine, plan.packed_bytes);
+  plan.cost = s.problem.group * (per_image + window_copies) + weight_traffic(plan, s.machine);
   return plan;
 }
 
@@ -183,10 +196,10 @@ Plan plan_narrow(const Shape& s) {
   const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
   // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
   const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
-  plan.cost = s.problem.group *
-              (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
-  plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes *
-                      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  plan.cost = s.problem.group * (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
+  plan.packed_bytes =
+      s.problem.group * s.mg * s.cg * bytes *
+      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
   return plan;
 }
 
@@ -235,14 +248,20 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t tasks_wanted = target_tasks(s.machine);
+  plan.packed_bytes =
+      static_cast<int64_t>(static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * bytes) * products);
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
-  // weights want a few dozen Winograd tiles to each fetch.
+  // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
+  // them again.
   const int64_t least = 24;
+  const bool is_heavy = heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = is_heavy ? plan.blocks : 1;
+  const int64_t most_transformed = is_heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
   cut(plan, s, units, 12, [&](const Dims& t) {
     const int64_t n = s.positions(t);
-    const bool enough_tasks = base * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
+    const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
     const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
-    return n == 1 || (n <= 96 && enough_tasks && transformed(t) * pitch * bytes <= 2 * s.machine.l2_bytes &&
+    return n == 1 || (n <= 96 && enough_tasks && transformed(t) * pitch * bytes <= most_transformed &&
                       results <= s.machine.l2_bytes / 2);
   });
   split_blocks(plan, s);
@@ -253,12 +272,11 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   for (size_t i = 0; i < d; ++i) tile_units[i] /= units[i];
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = static_cast<double>(all_tiles);
   const double loads = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes;
-  plan.packed_bytes = static_cast<int64_t>(static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * bytes) *
-                                           products);
-  plan.cost = static_cast<double>(s.problem.group) *
-                  (vectors * (tiles * (products * s.cg * 1.05 + 4 * gemms) + 5 * outputs) +
-                   8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)) +
-              weight_traffic(plan, s.machine, plan.packed_bytes);
+  plan.cost =
+      static_cast<double>(s.problem.group) *
+          (gemm_vectors(s, plan) * tiles * (products * s.cg + kGemmStart * gemms) +
+           vectors * (tiles * 4 * gemms + 6 * outputs) + 8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)) +
+      weight_traffic(plan, s.machine);
   return plan;
 }
 
@@ -296,9 +314,7 @@ const char* name(DType dtype) {
   return "?";
 }
 
-int storage_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+int storage_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 const char* name(Algorithm algorithm) {
   switch (algorithm) {
@@ -333,8 +349,8 @@ std::string Plan::describe() const {
 
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm) {
   const bool automatic = algorithm.empty() || algorithm == "auto";
-  const bool known = std::any_of(std::begin(kAlgorithms), std::end(kAlgorithms),
-                                 [&](Algorithm a) { return algorithm == name(a); });
+  const bool known =
+      std::any_of(std::begin(kAlgorithms), std::end(kAlgorithms), [&](Algorithm a) { return algorithm == name(a); });
   require(automatic || known, "attribute algorithm = '", algorithm, "': must be auto, direct, narrow or winograd");
   const auto wanted = [&](Algorithm a) { return automatic || algorithm == name(a); };
 
@@ -352,7 +368,8 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
   }
   std::string reason = automatic ? "cheapest of" : "asked for;";
   for (const Plan& p : plans) reason += concat(" ", name(p.algorithm), " ", p.cost);
-  Plan plan = *std::min_element(plans.begin(), plans.end(), [](const Plan& l, const Plan& r) { return l.cost < r.cost; });
+  Plan plan =
+      *std::min_element(plans.begin(), plans.end(), [](const Plan& l, const Plan& r) { return l.cost < r.cost; });
   plan.reason = reason;
   return plan;
 }

@@ -36,21 +36,21 @@ struct Machine {
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
-  bool aligned = false;      // residue classes shifted onto one input window (geometry.h)
+  bool aligned = false;         // residue classes shifted onto one input window (geometry.h)
   std::vector<bool> transform;  // winograd: which axes are transformed (batch, then the spatial axes)
-  Dims tile;                 // domain positions of a tile: batch, then the spatial axes
-  Dims tiles;                // tiles along each axis
-  int64_t class_chunk = 0;   // residue classes of the last axis in one pass
-  int64_t block = 0;         // output channels of a block: the unit of work along M
-  int64_t blocks = 0;        // blocks of a group
+  Dims tile;                    // domain positions of a tile: batch, then the spatial axes
+  Dims tiles;                   // tiles along each axis
+  int64_t class_chunk = 0;      // residue classes of the last axis in one pass
+  int64_t block = 0;            // output channels of a block: the unit of work along M
+  int64_t blocks = 0;           // blocks of a group
   int64_t blocks_per_task = 0;
-  int64_t channel_chunk = 0; // input channels summed before the next weights are fetched
+  int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;
-  double cost = 0;           // predicted cost: vector multiply-adds and their equivalents
+  double cost = 0;  // predicted cost: vector multiply-adds and their equivalents
   std::string reason;
 
-  int64_t scratch_bytes = 0; // a thread's
-  int64_t packed_bytes = 0;  // of packed weights
+  int64_t scratch_bytes = 0;  // a thread's
+  int64_t packed_bytes = 0;   // of packed weights
 
   std::string describe() const;
 };
@@ -64,9 +64,9 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
 // delta" linear in q.
 struct WindowAxis {
   int64_t tile = 0;
-  int64_t extent = 0;                 // positions in the window
+  int64_t extent = 0;  // positions in the window
   bool dense = true;
-  std::vector<int64_t> offsets;       // distinct tap offsets
+  std::vector<int64_t> offsets;  // distinct tap offsets
   WindowAxis(const AxisGeometry& axis, int64_t tile);
   int64_t position(int64_t offset) const;  // of the tile's first domain index
   // Input coordinate, relative to the tile's first domain index, of window position i.

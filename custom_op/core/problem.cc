@@ -20,8 +20,7 @@ AutoPad parse_auto_pad(const std::string& name) {
 // A list attribute that is given must have `n` entries (or `alt` where that is allowed).
 void check_length(const char* name, const Dims& v, size_t n, size_t alt, size_t spatial) {
   if (v.empty() || v.size() == n || v.size() == alt) return;
-  fail("attribute ", name, " = ", v, ": has ", v.size(), " entries, must have ", n, " for ", spatial,
-       " spatial axes");
+  fail("attribute ", name, " = ", v, ": has ", v.size(), " entries, must have ", n, " for ", spatial, " spatial axes");
 }
 
 void check_each(const char* name, const Dims& v, int64_t least) {
@@ -71,8 +70,9 @@ void resolve_axis(Problem& p, int axis, AutoPad auto_pad, int64_t output_padding
   const int64_t in = p.in[axis], s = p.stride[axis];
   const int64_t reach =
       checked_add(checked_mul(p.kernel[axis] - 1, p.dilation[axis], "(kernel - 1) * dilation"), 1, "kernel reach");
-  const int64_t full = checked_add(checked_add(checked_mul(in - 1, s, "(input size - 1) * stride"), output_padding,
-                                               "output size"), reach, "output size");
+  const int64_t full =
+      checked_add(checked_add(checked_mul(in - 1, s, "(input size - 1) * stride"), output_padding, "output size"),
+                  reach, "output size");
   const bool same = auto_pad == AutoPad::kSameUpper || auto_pad == AutoPad::kSameLower;
   if (wanted || same) {
     const int64_t target = wanted ? *wanted : checked_mul(in, s, "input size * stride");
@@ -82,8 +82,8 @@ void resolve_axis(Problem& p, int axis, AutoPad auto_pad, int64_t output_padding
     p.pad_begin[axis] = auto_pad == AutoPad::kSameUpper ? smaller : larger;
     p.pad_end[axis] = total - p.pad_begin[axis];
   }
-  p.out[axis] = wanted ? *wanted
-                       : checked_add(full, -checked_add(p.pad_begin[axis], p.pad_end[axis], "pads"), "output size");
+  p.out[axis] =
+      wanted ? *wanted : checked_add(full, -checked_add(p.pad_begin[axis], p.pad_end[axis], "pads"), "output size");
   require(p.out[axis] >= 0, "the output size of spatial axis ", axis, " would be ", p.out[axis], ": input ", in,
           ", stride ", s, ", kernel ", p.kernel[axis], ", dilation ", p.dilation[axis], ", output_padding ",
           output_padding, ", pads ", p.pad_begin[axis], " and ", p.pad_end[axis], "; it must not be negative");

@@ -18,8 +18,20 @@ constexpr int kMaxSpatial = 8;
 enum class AutoPad { kNotSet, kValid, kSameUpper, kSameLower };
 
 enum class ActivationKind {
-  kNone, kRelu, kLeakyRelu, kPRelu, kClip, kSigmoid, kTanh, kHardSigmoid, kHardSwish, kSilu, kElu,
-  kSoftplus, kGelu, kGeluTanh,
+  kNone,
+  kRelu,
+  kLeakyRelu,
+  kPRelu,
+  kClip,
+  kSigmoid,
+  kTanh,
+  kHardSigmoid,
+  kHardSwish,
+  kSilu,
+  kElu,
+  kSoftplus,
+  kGelu,
+  kGeluTanh,
 };
 
 // y = f(v; a, b).  PRelu has one slope per output channel (or one for all) in `slopes`.

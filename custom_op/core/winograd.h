@@ -21,8 +21,8 @@ constexpr int kMaxLines = 4;  // lines a map reads or writes
 
 struct WinogradKind {
   int taps = 1;
-  int alpha = 1;            // products, and lines of the transformed input
-  int first = 0;            // first line of the tile's input window it reads
+  int alpha = 1;  // products, and lines of the transformed input
+  int first = 0;  // first line of the tile's input window it reads
   LineMap input = LineMap::kCopy, output = LineMap::kCopy;
   const double* g = nullptr;  // alpha x taps, row by row
 };
@@ -30,12 +30,12 @@ struct WinogradKind {
 // How one axis is transformed; or not: a plain axis keeps its taps, which the GEMM sums.
 struct WinogradAxis {
   bool plain = true;
-  int step = 1;                      // m: domain positions of a tile
-  int window = 1;                    // input positions of a tile
-  std::vector<WinogradKind> kinds;   // an entry for each tap count that occurs; alpha is 1 on a plain axis
-  std::vector<int> kind_of_class;    // parallel to AxisGeometry::classes
-  std::vector<int> first_point;      // of each kind, among the axis's points
-  int points = 1;                    // alphas together
+  int step = 1;                     // m: domain positions of a tile
+  int window = 1;                   // input positions of a tile
+  std::vector<WinogradKind> kinds;  // an entry for each tap count that occurs; alpha is 1 on a plain axis
+  std::vector<int> kind_of_class;   // parallel to AxisGeometry::classes
+  std::vector<int> first_point;     // of each kind, among the axis's points
+  int points = 1;                   // alphas together
 };
 
 WinogradAxis plain_axis(const AxisGeometry& axis);

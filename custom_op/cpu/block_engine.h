@@ -24,6 +24,7 @@ class BlockEngine : public EngineBase<S> {
     T *window, *rows;
     int64_t *row_offset, *column_offset;  // of a result, by row and column of the tile
     int64_t* outputs;                     // the same by output along a row: classes interleaved
+    int64_t outputs_of = -1;              // class stride that `outputs` is made for
     Common(const BlockEngine& e, Carver& c) {
       const Plan& p = e.plan;
       const int64_t run = p.class_chunk * p.tile.back();
@@ -39,9 +40,7 @@ class BlockEngine : public EngineBase<S> {
   int64_t padded_channels() const { return round_up(this->problem.group_out(), this->k_.lanes); }
 
   // Output channels of block b with padding to whole vectors, and without.
-  int64_t block_width(int64_t b) const {
-    return std::min(this->plan.block, padded_channels() - b * this->plan.block);
-  }
+  int64_t block_width(int64_t b) const { return std::min(this->plan.block, padded_channels() - b * this->plan.block); }
   int64_t block_channels(int64_t b) const {
     return std::min(this->plan.block, this->problem.group_out() - b * this->plan.block);
   }
@@ -65,7 +64,7 @@ class BlockEngine : public EngineBase<S> {
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class
   // k at row r, column i of the tile is at acc + (k - k0)*class_stride + row_offset[r] + column_offset[i].
   void store(const SubKernel& lead, const Task& task, const Tensors& t, int64_t block, int64_t k0, int64_t k1,
-             const T* acc, int64_t class_stride, const Common& s) const {
+             const T* acc, int64_t class_stride, Common& s) const {
     const int last = this->d_ - 1;
     const auto& axis = this->axes_[last];
     const int64_t classes = k1 - k0, n = task.extent[last] * classes, stride = row_stride();
@@ -73,8 +72,11 @@ class BlockEngine : public EngineBase<S> {
     const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[last]);
     // Classes with one output less leave the row's last columns unset: they are not written either.
     const int64_t valid = whole ? std::min(n, axis.out - o0) : n;
-    for (int64_t i = 0, at = 0; at < n; ++i)
-      for (int64_t k = 0; k < classes; ++k) s.outputs[at++] = k * class_stride + s.column_offset[i];
+    if (s.outputs_of != class_stride + k0) {
+      for (int64_t i = 0, at = 0; at < n; ++i)
+        for (int64_t k = 0; k < classes; ++k) s.outputs[at++] = k * class_stride + s.column_offset[i];
+      s.outputs_of = class_stride + k0;
+    }
     const int vectors = static_cast<int>(block_width(block) / this->k_.lanes);
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
       this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, s.rows, stride);

@@ -64,7 +64,7 @@ class DirectEngine final : public BlockEngine<S> {
   void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
-    const Scratch s(*this, carver);
+    Scratch s(*this, carver);
     this->load_window(task, t, s.window);
     const int64_t width = this->plan.tile.back(), rows = product(this->plan.tile) / width;
     for (int64_t r = 0; r < rows; ++r) s.row_offset[r] = r * width * this->plan.block;

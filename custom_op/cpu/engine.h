@@ -40,7 +40,9 @@ template <class S> const StorageKernels<S>& storage_kernels(const KernelSet& set
 template <> inline const StorageKernels<float>& storage_kernels<float>(const KernelSet& set) { return set.float_io; }
 template <> inline const StorageKernels<double>& storage_kernels<double>(const KernelSet& set) { return set.double_io; }
 template <> inline const StorageKernels<Half>& storage_kernels<Half>(const KernelSet& set) { return set.half_io; }
-template <> inline const StorageKernels<BFloat16>& storage_kernels<BFloat16>(const KernelSet& set) { return set.bfloat16_io; }
+template <> inline const StorageKernels<BFloat16>& storage_kernels<BFloat16>(const KernelSet& set) {
+  return set.bfloat16_io;
+}
 template <class S> DType storage_tag();
 template <> inline DType storage_tag<float>() { return DType::kFloat32; }
 template <> inline DType storage_tag<double>() { return DType::kFloat64; }
@@ -52,10 +54,10 @@ template <> inline const Kernels<double>& compute_kernels<double>(const KernelSe
 
 // One residue class per axis: a sub-kernel.
 struct SubKernel {
-  std::vector<int> classes;              // index into AxisGeometry::classes, an entry an axis
-  std::vector<int64_t> taps;             // flat position in the kernel
-  std::vector<ptrdiff_t> offsets;        // window position of each tap, for the tile's first pixel
-  int64_t first_tap = 0;                 // number of taps in the sub-kernels before this one
+  std::vector<int> classes;        // index into AxisGeometry::classes, an entry an axis
+  std::vector<int64_t> taps;       // flat position in the kernel
+  std::vector<ptrdiff_t> offsets;  // window position of each tap, for the tile's first pixel
+  int64_t first_tap = 0;           // number of taps in the sub-kernels before this one
 };
 
 // Odometer over `extents`; starts at zero, next() returns false after the last.
@@ -117,8 +119,13 @@ class EngineBase : public Engine {
     out_stride_[0] = problem.out_channels * out_size_;
     if (d_ > 2) row_ahead_ = out_stride_[d_ - 2] * axes_[d_ - 2].stride;
     make_sub_kernels();
-    layout = {static_cast<int64_t>(plan.algorithm), plan.block, k_.lanes, static_cast<int64_t>(storage_tag<S>()),
-              problem.channels, problem.out_channels, problem.group};
+    layout = {static_cast<int64_t>(plan.algorithm),
+              plan.block,
+              k_.lanes,
+              static_cast<int64_t>(storage_tag<S>()),
+              problem.channels,
+              problem.out_channels,
+              problem.group};
     for (const auto& sub : sub_kernels_) {
       layout.push_back(-1);
       layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
@@ -302,10 +309,10 @@ template <class S> std::unique_ptr<Engine> make_narrow(const Problem&, const Pla
 template <class S> std::unique_ptr<Engine> make_winograd(const Problem&, const Plan&, const KernelSet&, int threads);
 
 // Instantiates a factory for every storage type.
-#define ORT_TCONV_INSTANTIATE(factory)                                                                          \
-  template std::unique_ptr<Engine> factory<float>(const Problem&, const Plan&, const KernelSet&, int);          \
-  template std::unique_ptr<Engine> factory<double>(const Problem&, const Plan&, const KernelSet&, int);         \
-  template std::unique_ptr<Engine> factory<Half>(const Problem&, const Plan&, const KernelSet&, int);           \
+#define ORT_TCONV_INSTANTIATE(factory)                                                                  \
+  template std::unique_ptr<Engine> factory<float>(const Problem&, const Plan&, const KernelSet&, int);  \
+  template std::unique_ptr<Engine> factory<double>(const Problem&, const Plan&, const KernelSet&, int); \
+  template std::unique_ptr<Engine> factory<Half>(const Problem&, const Plan&, const KernelSet&, int);   \
   template std::unique_ptr<Engine> factory<BFloat16>(const Problem&, const Plan&, const KernelSet&, int);
 
 }  // namespace ort_tconv

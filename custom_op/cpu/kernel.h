@@ -56,8 +56,8 @@ struct RowsArgs {
 
 template <class T>
 struct Kernels {
-  int lanes;        // L
-  int max_vectors;  // greatest NV with a kernel
+  int lanes;                                          // L
+  int max_vectors;                                    // greatest NV with a kernel
   void (*gemm[kMaxVectors + 1])(const GemmArgs<T>&);  // by NV
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
   // Whether |v[i]| <= limit for all i < n, NaN counting as not; n is a multiple of L.
@@ -71,9 +71,7 @@ struct Kernels {
 };
 
 // n consecutive positions of a window row: elements of the input from `source` on, or zeros if it is < 0.
-struct WindowRun {
-  int64_t position, source, n;
-};
+struct WindowRun { int64_t position, source, n; };
 
 template <class S>
 struct StorageKernels {
@@ -84,8 +82,7 @@ struct StorageKernels {
   void (*load_runs)(const S* src, const WindowRun* runs, int64_t count, T* dst);
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
   // multiple of L channels of each position.
-  void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst,
-                             int64_t dst_stride);
+  void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst, int64_t dst_stride);
   // y[i] = act(v[i] + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.  Also fetches the lines at
   // y + ahead, where the next row of the channel goes.
   void (*finish)(const T* v, int64_t n, T bias, const S* z, const Activation& act, T slope, S* y, int64_t ahead);

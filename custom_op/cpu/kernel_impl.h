@@ -36,8 +36,16 @@ inline __attribute__((always_inline)) void storeu(T* p, Vec<T> v) {
 // ---- 16-bit storage ---------------------------------------------------------------------------------
 // Branch-free, so that loops over them vectorise.
 
-inline __attribute__((always_inline)) float as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
-inline __attribute__((always_inline)) uint32_t as_bits(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
+inline __attribute__((always_inline)) float as_float(uint32_t u) {
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+inline __attribute__((always_inline)) uint32_t as_bits(float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  return u;
+}
 
 inline __attribute__((always_inline)) float to_compute(float v) { return v; }
 inline __attribute__((always_inline)) double to_compute(double v) { return v; }
@@ -123,7 +131,9 @@ void gemm(const GemmArgs<T>& a) {
   const int64_t step = NV * Simd<T>::L * kMaxPixels / (a.count + kMaxPixels);
   // Full blocks, then what is left as one or two of nearly equal size.
   for (int64_t i = 0, rest = a.count; rest > 0;) {
-    const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels : rest > kMaxPixels ? (rest + 1) / 2 : rest;
+    const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels
+                      : rest > kMaxPixels                          ? (rest + 1) / 2
+                                                                   : rest;
     switch (n) {
       case 1: gemm_block<T, 1, NV>(a, i, ahead, step); break;
       case 2: gemm_block<T, 2, NV>(a, i, ahead, step); break;
@@ -451,7 +461,9 @@ inline float gelu_(float x) { return static_cast<float>(0.5 * x * __builtin_erfc
 inline double gelu_(double x) { return 0.5 * x * __builtin_erfc(-0.70710678118654752440 * x); }
 
 template <class T>
-inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) { return v < lo ? lo : (v > hi ? hi : v); }
+inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) {
+  return v < lo ? lo : (v > hi ? hi : v);
+}
 
 template <class S, class F>
 inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, S* y,
@@ -468,7 +480,8 @@ void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activat
             int64_t ahead) {
   using T = T_of<S>;
   // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
-  for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S))) __builtin_prefetch(y + ahead + i, 1);
+  for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S)))
+    __builtin_prefetch(y + ahead + i, 1);
   const T a = act.a, b = act.b;
   switch (act.kind) {
     case ActivationKind::kNone: finish_with(v, n, bias, z, y, [](T u) { return u; }); return;
@@ -506,15 +519,15 @@ constexpr void (*gemm_entry())(const GemmArgs<T>&) {
 
 template <class T>
 constexpr Kernels<T> make_kernels() {
-  return {Simd<T>::L,
-          ORT_TCONV_MAX_VECTORS,
-          {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
-          {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
-          within<T>,
-          transpose<T>,
-          {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>,
-           lines<T, Output22>},
-          interleave<T>};
+  return {
+      Simd<T>::L,
+      ORT_TCONV_MAX_VECTORS,
+      {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
+      {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
+      within<T>,
+      transpose<T>,
+      {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>, lines<T, Output22>},
+      interleave<T>};
 }
 
 template <class S>
@@ -525,9 +538,8 @@ constexpr StorageKernels<S> make_storage() {
 }  // namespace
 
 extern const KernelSet ORT_TCONV_SET;
-constexpr KernelSet kSet{ORT_TCONV_NAME,          make_kernels<float>(),   make_kernels<double>(),
-                         make_storage<float>(),   make_storage<double>(),  make_storage<Half>(),
-                         make_storage<BFloat16>()};
+constexpr KernelSet kSet{ORT_TCONV_NAME,         make_kernels<float>(), make_kernels<double>(),  make_storage<float>(),
+                         make_storage<double>(), make_storage<Half>(),  make_storage<BFloat16>()};
 const KernelSet ORT_TCONV_SET = kSet;
 
 }  // namespace ort_tconv

@@ -47,8 +47,8 @@ class NarrowEngine final : public EngineBase<S> {
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
-    this->packed_bytes = this->problem.group * this->problem.group_out() * this->problem.group_in() *
-                         this->total_taps_ * sizeof(T);
+    this->packed_bytes =
+        this->problem.group * this->problem.group_out() * this->problem.group_in() * this->total_taps_ * sizeof(T);
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
@@ -72,7 +72,10 @@ class NarrowEngine final : public EngineBase<S> {
   }
 
  private:
-  struct Row { int sub; int64_t m; };  // m: within the block
+  struct Row {
+    int sub;
+    int64_t m;
+  };  // m: within the block
   struct Window {
     const T* x = nullptr;
     int64_t channel_stride = 0;

@@ -13,9 +13,7 @@ namespace ort_tconv {
 std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, const void* w, size_t bytes);
 
 // Packed weights alive in the process: how many, and their bytes.
-struct WeightCacheUse {
-  size_t entries = 0, bytes = 0;
-};
+struct WeightCacheUse { size_t entries = 0, bytes = 0; };
 WeightCacheUse weight_cache_use();
 
 }  // namespace ort_tconv

@@ -214,7 +214,7 @@ class WinogradEngine final : public BlockEngine<S> {
   void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
-    const Scratch s(*this, carver);
+    Scratch s(*this, carver);
     Dims tiles;
     for (int i = 0; i < this->d_; ++i) tiles.push_back((task.extent[i] + steps_[i] - 1) / steps_[i]);
     const int64_t count = product(tiles), cg = this->problem.group_in();
@@ -222,18 +222,11 @@ class WinogradEngine final : public BlockEngine<S> {
     this->load_window(task, t, s.window);
     const bool regular = packed.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
     if (regular) transform_input(task, tiles, s);
+    int64_t located = 0;  // width of the blocks that the offsets in scratch are for
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = this->block_width(b), line = count * width;
-      locate(task, tiles, line, width, s);
+      if (width != located) locate(task, tiles, line, located = width, s);
       const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
-      Odometer tile(tiles);
-      int64_t i = 0;
-      do {
-        s.x_offset[i] = 0;
-        for (int axis = 0; axis < this->d_; ++axis) s.x_offset[i] += tile.at[axis] * input_stride_[axis];
-        s.acc_offset[i] = i * width;
-        ++i;
-      } while (tile.next());
       GemmArgs<T> a{};
       a.x_offset = s.x_offset;
       a.acc_offset = s.acc_offset;
@@ -286,7 +279,8 @@ class WinogradEngine final : public BlockEngine<S> {
     });
   }
 
-  // Sums lie as [class][position within a tile][tile][output channel].
+  // Offsets of the GEMM's pixels, and of the sums, which lie as [class][position within a tile][tile]
+  // [output channel].
   void locate(const Task& task, const Dims& tiles, int64_t line, int64_t width, const Scratch& s) const {
     const int last = this->d_ - 1;
     Odometer lead(Dims(task.extent.begin(), task.extent.begin() + last));
@@ -301,6 +295,14 @@ class WinogradEngine final : public BlockEngine<S> {
     } while (lead.next());
     for (int64_t i = 0; i < task.extent[last]; ++i)
       s.column_offset[i] = i % steps_[last] * line + i / steps_[last] * width;
+    Odometer tile(tiles);
+    int64_t i = 0;
+    do {
+      s.x_offset[i] = 0;
+      for (int axis = 0; axis < this->d_; ++axis) s.x_offset[i] += tile.at[axis] * input_stride_[axis];
+      s.acc_offset[i] = i * width;
+      ++i;
+    } while (tile.next());
   }
 
   // points[point][tile][channel] = (Bt x Bt x ...) window of the tile; on plain axes every window position
@@ -403,10 +405,11 @@ class WinogradEngine final : public BlockEngine<S> {
   std::vector<WinogradAxis> winograd_;
   Dims steps_, full_tiles_;
   std::vector<Group> groups_;
-  std::vector<int> transformed_;  // axes, last first
+  std::vector<int> transformed_;     // axes, last first
   Dims input_tiles_, input_stride_;  // of the transformed input
-  std::vector<Form> forms_;  // parallel to sub_kernels_
-  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, max_weights_ = 1, total_products_ = 0;  // total: taps included
+  std::vector<Form> forms_;          // parallel to sub_kernels_
+  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, max_weights_ = 1,
+          total_products_ = 0;  // total: taps included
 };
 
 }  // namespace

@@ -46,8 +46,9 @@ OrtStatusPtr guarded(const OrtApi& api, const std::string& where, Body body) noe
     return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose: out of memory");
   } catch (const std::exception& e) {
     try {
-      return api.CreateStatus(ORT_INVALID_ARGUMENT, concat(kOpName, where.empty() ? "" : " '", where,
-                                                           where.empty() ? "" : "'", ": ", e.what()).c_str());
+      return api.CreateStatus(
+          ORT_INVALID_ARGUMENT,
+          concat(kOpName, where.empty() ? "" : " '", where, where.empty() ? "" : "'", ": ", e.what()).c_str());
     } catch (...) {
       return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose failed, and so did describing why");
     }
@@ -85,13 +86,15 @@ class AttributeReader {
   }
 
   Dims integers(const char* name) const {
-    return list<int64_t>(name, "a list of integers",
-                         [&](int64_t* out, size_t* n) { return api_.KernelInfoGetAttributeArray_int64(info_, name, out, n); });
+    return list<int64_t>(name, "a list of integers", [&](int64_t* out, size_t* n) {
+      return api_.KernelInfoGetAttributeArray_int64(info_, name, out, n);
+    });
   }
 
   std::vector<float> floats(const char* name) const {
-    return list<float>(name, "a list of floats",
-                       [&](float* out, size_t* n) { return api_.KernelInfoGetAttributeArray_float(info_, name, out, n); });
+    return list<float>(name, "a list of floats", [&](float* out, size_t* n) {
+      return api_.KernelInfoGetAttributeArray_float(info_, name, out, n);
+    });
   }
 
  private:
@@ -118,10 +121,12 @@ class AttributeReader {
     if (missing) return;
     std::string is = "of another type";
     if (error.empty()) is = concat("the integer ", i);
-    else if (take_message(api_, api_.KernelInfoGetAttribute_float(info_, name, &f)).empty()) is = concat("the float ", f);
+    else if (take_message(api_, api_.KernelInfoGetAttribute_float(info_, name, &f)).empty())
+      is = concat("the float ", f);
     else if (take_message(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &n)).empty() && n > 0)
       is = concat("a list of ", n, " integers");
-    else if (n = 0, take_message(api_, api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &n)).empty() && n > 0)
+    else if (n = 0,
+             take_message(api_, api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &n)).empty() && n > 0)
       is = concat("a list of ", n, " floats");
     else if (n = 0, take_message(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &n)).empty() && n > 0) {
       std::string v(n, '\0');
@@ -227,14 +232,13 @@ class SessionExecutor final : public Executor {
 
 constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
 
-bool same(const InputShapes& a, const InputShapes& b) {
-  return a.x == b.x && a.w == b.w && a.b == b.b && a.z == b.z;
-}
+bool same(const InputShapes& a, const InputShapes& b) { return a.x == b.x && a.w == b.w && a.b == b.b && a.z == b.z; }
 
 // Lists of the node in shape inference; absent or of another type: empty (the kernel refuses those).
 Dims inferred_list(const OrtApi& api, const OrtShapeInferContext* context, const char* name) {
   const OrtOpAttr* attribute = nullptr;
-  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute) return {};
+  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute)
+    return {};
   size_t bytes = 0;
   take_message(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes));
   Dims v(bytes / sizeof(int64_t));
@@ -244,7 +248,8 @@ Dims inferred_list(const OrtApi& api, const OrtShapeInferContext* context, const
 
 std::string inferred_text(const OrtApi& api, const OrtShapeInferContext* context, const char* name) {
   const OrtOpAttr* attribute = nullptr;
-  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute) return {};
+  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute)
+    return {};
   char text[64] = {};
   size_t bytes = 0;
   take_message(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_STRING, text, sizeof(text) - 1, &bytes));
@@ -359,11 +364,11 @@ void CpuKernel::prepare_ahead(const OrtKernelInfo* info, const OrtValue* w) {
     if (tensor) shapes.x = dims_of(api_, tensor);
     api_.ReleaseTypeInfo(type);
   }
-  const bool known = !shapes.x.empty() && std::all_of(shapes.x.begin(), shapes.x.end(), [](int64_t v) { return v >= 0; });
+  const bool known =
+      !shapes.x.empty() && std::all_of(shapes.x.begin(), shapes.x.end(), [](int64_t v) { return v >= 0; });
   if (known) {
     const auto prepared = prepare(shapes);
-    if (element_count(prepared->problem().y_shape(), "output size") > 0)
-      constant_weights(*prepared, data_of(api_, w));
+    if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, data_of(api_, w));
     return;
   }
   if (shapes.w.size() < 3) return;
@@ -383,15 +388,15 @@ std::shared_ptr<const Prepared> CpuKernel::prepare(const InputShapes& shapes) {
   };
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = std::find_if(prepared_.begin(), prepared_.end(),
-                                    [&](const auto& e) { return same(e->shapes, shapes); });
+    const auto found =
+        std::find_if(prepared_.begin(), prepared_.end(), [&](const auto& e) { return same(e->shapes, shapes); });
     if (found != prepared_.end()) {
       std::rotate(found, found + 1, prepared_.end());
       return view(prepared_.back());
     }
   }
-  const auto entry = std::make_shared<const Entry>(Entry{
-      shapes, Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm)});
+  const auto entry = std::make_shared<const Entry>(
+      Entry{shapes, Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm)});
   std::lock_guard<std::mutex> lock(mutex_);
   if (prepared_.size() >= kPreparedShapes) prepared_.erase(prepared_.begin());
   prepared_.push_back(entry);

@@ -126,98 +126,103 @@ PYBIND11_MODULE(_core, m) {
   m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");
 
   m.def("emulated_isas", &emulated_isas, "Other kernel shapes this processor can run, for tests.");
-  m.def("algorithms",
-        [] {
-          std::vector<std::string> names;
-          for (Algorithm a : kAlgorithms) names.push_back(name(a));
-          return names;
-        },
-        "Values of the attribute algorithm, besides auto.");
+  m.def(
+      "algorithms",
+      [] {
+        std::vector<std::string> names;
+        for (Algorithm a : kAlgorithms) names.push_back(name(a));
+        return names;
+      },
+      "Values of the attribute algorithm, besides auto.");
 
-  m.def("output_shape",
-        [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
-          const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
-          Dims pads = p.pad_begin;
-          pads.insert(pads.end(), p.pad_end.begin(), p.pad_end.end());
-          return py::make_tuple(p.y_shape(), pads);
-        },
-        py::arg("x_shape"), py::arg("w_shape"), "Shape of Y and the pads in effect.");
+  m.def(
+      "output_shape",
+      [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
+        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+        Dims pads = p.pad_begin;
+        pads.insert(pads.end(), p.pad_end.begin(), p.pad_end.end());
+        return py::make_tuple(p.y_shape(), pads);
+      },
+      py::arg("x_shape"), py::arg("w_shape"), "Shape of Y and the pads in effect.");
 
-  m.def("residue_classes",
-        [](const Dims& x_shape, const Dims& w_shape, bool aligned, const py::kwargs& kw) {
-          py::list axes;
-          for (const auto& g : segregate(make_problem(attributes(kw), {x_shape, w_shape, {}, {}}), aligned))
-            axes.append(describe(g));
-          return axes;
-        },
-        py::arg("x_shape"), py::arg("w_shape"), py::arg("aligned") = false,
-        "Residue classes, an entry a spatial axis.");
+  m.def(
+      "residue_classes",
+      [](const Dims& x_shape, const Dims& w_shape, bool aligned, const py::kwargs& kw) {
+        py::list axes;
+        for (const auto& g : segregate(make_problem(attributes(kw), {x_shape, w_shape, {}, {}}), aligned))
+          axes.append(describe(g));
+        return axes;
+      },
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("aligned") = false, "Residue classes, an entry a spatial axis.");
 
-  m.def("plan",
-        [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
-           const std::string& algorithm, int threads, const py::kwargs& kw) {
-          const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
-          const DType t = parse_dtype(dtype);
-          const KernelSet& kernels = isa.empty() ? kernel_set() : compiled_kernel_set(isa);
-          // Scratch and packed bytes come from the engine, which lays out the buffers.
-          return describe(Prepared(p, t, kernels, machine(kernels, threads), algorithm).plan(), p);
-        },
-        py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
-        py::arg("algorithm") = "", py::arg("threads") = 1,
-        "Plan for the shapes, on any instruction set that is built in.");
+  m.def(
+      "plan",
+      [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
+         const std::string& algorithm, int threads, const py::kwargs& kw) {
+        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+        const DType t = parse_dtype(dtype);
+        const KernelSet& kernels = isa.empty() ? kernel_set() : compiled_kernel_set(isa);
+        // Scratch and packed bytes come from the engine, which lays out the buffers.
+        return describe(Prepared(p, t, kernels, machine(kernels, threads), algorithm).plan(), p);
+      },
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
+      py::arg("algorithm") = "", py::arg("threads") = 1,
+      "Plan for the shapes, on any instruction set that is built in.");
 
-  m.def("reference",
-        [](const Array64& x, const Array64& w, const std::optional<Array64>& b, const std::optional<Array64>& z,
-           const py::kwargs& kw) {
-          InputShapes shapes{shape_of(x), shape_of(w), {}, {}};
-          if (b) shapes.b = shape_of(*b);
-          if (z) shapes.z = shape_of(*z);
-          const Problem p = make_problem(attributes(kw), shapes);
-          std::vector<double> y;
-          {
-            py::gil_scoped_release release;
-            y = reference(p, x.data(), w.data(), b ? b->data() : nullptr, z ? z->data() : nullptr);
-          }
-          const Dims shape = p.y_shape();
-          Array64 out(std::vector<py::ssize_t>(shape.begin(), shape.end()));
-          std::copy(y.begin(), y.end(), out.mutable_data());
-          return out;
-        },
-        py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(),
-        "Transposed convolution by its definition, in float64.");
+  m.def(
+      "reference",
+      [](const Array64& x, const Array64& w, const std::optional<Array64>& b, const std::optional<Array64>& z,
+         const py::kwargs& kw) {
+        InputShapes shapes{shape_of(x), shape_of(w), {}, {}};
+        if (b) shapes.b = shape_of(*b);
+        if (z) shapes.z = shape_of(*z);
+        const Problem p = make_problem(attributes(kw), shapes);
+        std::vector<double> y;
+        {
+          py::gil_scoped_release release;
+          y = reference(p, x.data(), w.data(), b ? b->data() : nullptr, z ? z->data() : nullptr);
+        }
+        const Dims shape = p.y_shape();
+        Array64 out(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+        std::copy(y.begin(), y.end(), out.mutable_data());
+        return out;
+      },
+      py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(),
+      "Transposed convolution by its definition, in float64.");
 
-  m.def("run",
-        [](const py::array& x, const py::array& w, const std::optional<py::array>& b,
-           const std::optional<py::array>& z, const std::string& isa, const std::string& algorithm, int threads,
-           const std::optional<std::string>& dtype, const py::kwargs& kw) {
-          // bfloat16 arrays arrive as ml_dtypes' type, or as uint16 with dtype="bfloat16".
-          const std::string array_type = py::cast<std::string>(x.dtype().attr("name"));
-          const DType t = parse_dtype(dtype ? *dtype : array_type);
-          const auto contiguous = [&](const char* what, const py::array& a) {
-            if (a.itemsize() != storage_bytes(t) || py::cast<std::string>(a.dtype().attr("name")) != array_type)
-              fail("input ", what, " has dtype ", py::cast<std::string>(py::str(a.dtype())), ": must be that of X, ",
-                   array_type);
-            return py::array::ensure(a, py::array::c_style);
-          };
-          const py::array xc = contiguous("X", x), wc = contiguous("W", w);
-          const py::array bc = b ? contiguous("B", *b) : py::array(), zc = z ? contiguous("Z", *z) : py::array();
-          InputShapes shapes{shape_of(xc), shape_of(wc), {}, {}};
-          if (b) shapes.b = shape_of(bc);
-          if (z) shapes.z = shape_of(zc);
-          const Problem p = make_problem(attributes(kw), shapes);
-          const KernelSet& kernels = kernel_set(isa);
-          const Prepared prepared(p, t, kernels, machine(kernels, threads), algorithm);
-          const Dims shape = p.y_shape();
-          py::array y(x.dtype(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
-          Tensors tensors{xc.data(), wc.data(), b ? bc.data() : nullptr, z ? zc.data() : nullptr, y.mutable_data()};
-          {
-            py::gil_scoped_release release;
-            ThreadExecutor executor;
-            if (y.size() > 0) prepared.run(*prepared.pack(tensors.w), tensors, executor);
-          }
-          return y;
-        },
-        py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
-        py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
-        "The engine itself: Y in the dtype of X.");
+  m.def(
+      "run",
+      [](const py::array& x, const py::array& w, const std::optional<py::array>& b, const std::optional<py::array>& z,
+         const std::string& isa, const std::string& algorithm, int threads, const std::optional<std::string>& dtype,
+         const py::kwargs& kw) {
+        // bfloat16 arrays arrive as ml_dtypes' type, or as uint16 with dtype="bfloat16".
+        const std::string array_type = py::cast<std::string>(x.dtype().attr("name"));
+        const DType t = parse_dtype(dtype ? *dtype : array_type);
+        const auto contiguous = [&](const char* what, const py::array& a) {
+          if (a.itemsize() != storage_bytes(t) || py::cast<std::string>(a.dtype().attr("name")) != array_type)
+            fail("input ", what, " has dtype ", py::cast<std::string>(py::str(a.dtype())), ": must be that of X, ",
+                 array_type);
+          return py::array::ensure(a, py::array::c_style);
+        };
+        const py::array xc = contiguous("X", x), wc = contiguous("W", w);
+        const py::array bc = b ? contiguous("B", *b) : py::array(), zc = z ? contiguous("Z", *z) : py::array();
+        InputShapes shapes{shape_of(xc), shape_of(wc), {}, {}};
+        if (b) shapes.b = shape_of(bc);
+        if (z) shapes.z = shape_of(zc);
+        const Problem p = make_problem(attributes(kw), shapes);
+        const KernelSet& kernels = kernel_set(isa);
+        const Prepared prepared(p, t, kernels, machine(kernels, threads), algorithm);
+        const Dims shape = p.y_shape();
+        py::array y(x.dtype(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
+        Tensors tensors{xc.data(), wc.data(), b ? bc.data() : nullptr, z ? zc.data() : nullptr, y.mutable_data()};
+        {
+          py::gil_scoped_release release;
+          ThreadExecutor executor;
+          if (y.size() > 0) prepared.run(*prepared.pack(tensors.w), tensors, executor);
+        }
+        return y;
+      },
+      py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
+      py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
+      "The engine itself: Y in the dtype of X.");
 }

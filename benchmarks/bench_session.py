@@ -1,6 +1,6 @@
-"""Stock ONNX Runtime against ort-tconv, layer by layer, through InferenceSession.
+"""Stock ONNX Runtime, ort-tconv and other engines, layer by layer.
 
-    python benchmarks/bench_session.py [--layers REGEX] [--quick] [--json out.json]
+    python benchmarks/bench_session.py [--layers REGEX] [--engines NAMES] [--quick] [--json FILE]
 
 Each layer of workloads.json becomes a model of one ConvTranspose node. All engines are timed in
 turns within one process, so that whatever else the machine does hits all of them alike, and only
@@ -13,16 +13,15 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import engines as all_engines
+import measure as timing
 import numpy as np
+import report
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -56,6 +55,11 @@ class Layer:
         """Of the direct method, without a single multiplication by an inserted zero."""
         n, _, *spatial = self.x
         return 2 * n * math.prod(self.w) * math.prod(spatial)
+
+    @property
+    def column_buffer_bytes(self) -> int:
+        """What stock ONNX Runtime's matrix product writes before col2im: one image, one group."""
+        return 4 * math.prod(self.w[1:]) * math.prod(self.x[2:])
 
     @property
     def reduction(self) -> int:
@@ -98,69 +102,6 @@ def make_model(layer: Layer, w: np.ndarray) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-# ---- the engines -------------------------------------------------------------------------------
-
-
-class StockOrt:
-    """ONNX Runtime's own ConvTranspose, CPU."""
-
-    name = "stock"
-
-    def __init__(self, threads: int):
-        self.threads = threads
-
-    def options(self):
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        # A session's idle threads spin for a while in the hope of more work; in turns with another
-        # engine that work is not theirs, and they would hold the cores the other one needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return options
-
-    def model(self, model: ModelProto) -> ModelProto:
-        return model
-
-    def prepare(self, model: ModelProto, x: np.ndarray) -> tuple[Callable[[], None], np.ndarray]:
-        """A function that computes the layer once, and the array that it writes to."""
-        import onnxruntime as ort
-
-        file = self.model(model).SerializeToString()
-        session = ort.InferenceSession(file, self.options(), providers=["CPUExecutionProvider"])
-        # Input and output stay where they are: the time measured is the operator's, not numpy's.
-        y = ort.OrtValue.ortvalue_from_numpy(session.run(None, {"x": x})[0])
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
-        binding.bind_ortvalue_output("y", y)
-        return lambda: session.run_with_iobinding(binding), y
-
-
-class OrtTconv(StockOrt):
-    """The same session with the converted model and our library registered."""
-
-    name = "ours"
-
-    def options(self):
-        import ort_tconv
-
-        return ort_tconv.register(super().options())
-
-    def model(self, model: ModelProto) -> ModelProto:
-        import ort_tconv
-
-        converted = ort_tconv.convert(model)
-        # A refusal would make this a comparison of stock with itself.
-        assert not any(n.op_type == "ConvTranspose" for n in converted.graph.node)
-        return converted
-
-
-# Another engine is one more class with name, __init__(threads) and prepare(model, x). The first
-# is the reference for both results and ratios.
-ENGINES = (StockOrt, OrtTconv)
-
-
 # ---- measuring ---------------------------------------------------------------------------------
 
 
@@ -174,121 +115,88 @@ def disagreement(layer: Layer, reference: np.ndarray, y: np.ndarray) -> str | No
     return None if worst <= bound else f"differs by {worst:.3g}, allowed are {bound:.3g}"
 
 
-def measure(layer: Layer, engines, repeat: int, seconds: float) -> dict:
+def measure(layer: Layer, engines, repeat: int, seconds: float, creations: int) -> dict:
+    """One layer on all engines; the first is stock."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(layer.x, dtype=np.float32)
     w = rng.standard_normal(layer.w, dtype=np.float32)
     model = make_model(layer, w)
 
-    runs, outputs = zip(*(engine.prepare(model, x) for engine in engines))
-    for run in runs:
+    # Before any session that stays: sessions may share what they make of the weights.
+    ort_engines = [e for e in engines if isinstance(e, all_engines.StockOrt)]
+    files = [engine.file(model) for engine in ort_engines]
+    created = timing.creation(ort_engines, files, {"x": x}, creations)
+
+    prepared, unsupported = {}, {}
+    for engine in engines:
+        try:
+            prepared[engine.name] = engine.prepare(layer, model, x, w)
+        except all_engines.Unsupported as reason:
+            unsupported[engine.name] = str(reason)
+    for run, _ in prepared.values():
         run()
-    reference = outputs[0].numpy()
-    for engine, output in zip(engines[1:], outputs[1:]):
-        problem = disagreement(layer, reference, output.numpy())
+    reference = prepared[engines[0].name][1]()
+    for name, (_, output) in prepared.items():
+        problem = disagreement(layer, reference, output())
         if problem:
-            raise SystemExit(f"{layer.name}: {engine.name} {problem}")
+            raise SystemExit(f"{layer.name}: {name} {problem}")
 
-    times: list[list[float]] = [[] for _ in engines]
-    warm_up = 3
-    deadline = None
-    i = 0
-    while i < warm_up + repeat or time.perf_counter() < deadline:
-        if i == warm_up:
-            deadline = time.perf_counter() + seconds
-        # Forwards and backwards in turns: no engine always follows the same one.
-        order = range(len(engines)) if i % 2 == 0 else reversed(range(len(engines)))
-        for e in order:
-            start = time.perf_counter()
-            runs[e]()
-            elapsed = time.perf_counter() - start
-            if i >= warm_up:
-                times[e].append(1e3 * elapsed)
-        i += 1
-
-    result = {"group": layer.group_name, "layer": layer.name, "flops": layer.flops}
-    for engine, t in zip(engines, times):
-        median = statistics.median(t)
-        result[engine.name] = {
-            "median_ms": median,
-            "min_ms": min(t),
-            "max_ms": max(t),
-            "runs": len(t),
-            "gflops": layer.flops / median / 1e6,
-        }
-    for engine in engines[1:]:
-        result[engine.name]["ratio"] = (
-            result[engines[0].name]["median_ms"] / result[engine.name]["median_ms"]
-        )
-    return result
+    settle = max(engine.settle for engine in engines)
+    times = timing.in_turns([run for run, _ in prepared.values()], repeat, seconds, settle)
+    rows = {name: timing.spread(t) for name, t in zip(prepared, times)}
+    for row in rows.values():
+        row["gflops"] = layer.flops / row["median_ms"] / 1e6
+    for engine, row in zip(ort_engines, created):
+        rows[engine.name] |= row
+    return {
+        "group": layer.group_name,
+        "layer": layer.name,
+        "flops": layer.flops,
+        # Each of x, w and y moved once: no engine can do with less.
+        "bytes": x.nbytes + w.nbytes + reference.nbytes,
+        "column_buffer_bytes": layer.column_buffer_bytes,
+        "engines": rows,
+        "unsupported": unsupported,
+    }
 
 
-def geometric_mean(values) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
+def plan(layer: Layer, threads: int) -> dict:
+    """The plan of ours, in short."""
+    from ort_tconv import _core
+
+    full = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
+    return {key: full[key] for key in ("algorithm", "scratch_bytes", "packed_bytes", "text")}
+
+
+def add_shares(row: dict, machine: dict) -> None:
+    """How much of what the machine can do ours does."""
+    seconds = row["engines"]["ours"]["median_ms"] / 1e3
+    row["gemm_share"] = row["flops"] / seconds / 1e9 / machine["gemm_gflops"]
+    row["memory_share"] = row["bytes"] / seconds / 1e9 / machine["memory_gbs"]
 
 
 # ---- reporting ---------------------------------------------------------------------------------
 
 
-def machine_info(threads: int) -> dict:
-    import onnxruntime as ort
-
-    import ort_tconv
-    from ort_tconv import _core
-
-    cpu = platform.processor()
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-        cpu = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)[1]
-    except (OSError, TypeError):
-        pass  # not Linux, or no name given, as on most ARM systems
-    info = {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": cpu,
-        "logical_cores": len(os.sched_getaffinity(0)),
-        "threads": threads,
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
-        "ort_tconv": ort_tconv.__version__,
-        "isa": _core.isa(),
-    }
-    try:
-        import psutil
-
-        info["physical_cores"] = psutil.cpu_count(logical=False)
-    except ImportError:
-        pass
-    return info
+def print_tables(console: Console, data: dict) -> None:
+    """The tables of report.py, on the terminal."""
+    for title, (header, rows) in report.layer_tables(data).items():
+        table = Table(title=title, title_justify="left")
+        for i, column in enumerate(header):
+            table.add_column(column, no_wrap=i == 0, justify="right" if i else "left")
+        for cells in rows:
+            mean = cells[0].startswith(report.MEAN)
+            table.add_row(*cells, style="bold" if mean else None, end_section=mean)
+        console.print(table)
 
 
-def print_table(console: Console, engines, results: list[dict]) -> None:
-    table = Table()
-    table.add_column("layer", no_wrap=True)
-    for engine in engines:
-        table.add_column(f"{engine.name}\nms", justify="right")
-    for engine in engines[1:]:
-        table.add_column(f"{engines[0].name} /\n{engine.name}", justify="right")
-    for engine in engines:
-        table.add_column(f"{engine.name}\nGFLOP/s", justify="right")
-
-    def add_mean(name, rows):
-        means = [f"{geometric_mean(r[e.name]['ratio'] for r in rows):.2f}" for e in engines[1:]]
-        cells = [*([""] * len(engines)), *means]
-        table.add_row(f"{name}: geometric mean", *cells, style="bold", end_section=True)
-
-    for group in dict.fromkeys(r["group"] for r in results):
-        rows = [r for r in results if r["group"] == group]
-        for r in rows:
-            table.add_row(
-                r["layer"],
-                *(f"{r[e.name]['median_ms']:.3f}" for e in engines),
-                *(f"{r[e.name]['ratio']:.2f}" for e in engines[1:]),
-                *(f"{r[e.name]['gflops']:.1f}" for e in engines),
-            )
-        add_mean(group, rows)
-    add_mean("all layers", results)
-    console.print(table)
+def engine_names(text: str) -> list[str]:
+    """Those to run of a list with commas; stock and ours always."""
+    known = [engine.name for engine in all_engines.ENGINES]
+    names = {"stock", "ours", *filter(None, text.split(","))}
+    if unknown := names - set(known):
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)}; there are {', '.join(known)}")
+    return [name for name in known if name in names]
 
 
 def main() -> None:
@@ -296,36 +204,68 @@ def main() -> None:
     parser.add_argument("--workloads", type=Path, default=HERE / "workloads.json")
     parser.add_argument("--layers", default="", metavar="REGEX", help="only matching group/name")
     parser.add_argument(
+        "--engines",
+        type=engine_names,
+        default=",".join(engine.name for engine in all_engines.ENGINES),
+        metavar="NAMES",
+        help="with commas between; stock and ours always run (%(default)s)",
+    )
+    parser.add_argument(
         "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core"
     )
     parser.add_argument("--repeat", type=int, default=15, help="timed runs at least (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="per layer at least (%(default)s)"
+        "--seconds", type=float, default=2.0, help="per layer at least (%(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="3 runs a layer: does it work at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them, .svg or .png")
     args = parser.parse_args()
+    creations = 5
     if args.quick:
-        args.repeat, args.seconds = 3, 0.0
+        args.repeat, args.seconds, creations = 3, 0.0, 1
 
     layers = load_layers(args.workloads, args.layers)
     if not layers:
         parser.error(f"--layers {args.layers!r} matches no layer of {args.workloads}")
 
     console = Console()
-    info = machine_info(args.threads)
-    for key, value in info.items():
-        console.print(f"{key.replace('_', ' '):14} {value}", highlight=False)
-    engines = [engine(args.threads) for engine in ENGINES]
+    if not console.is_terminal:
+        console = Console(width=180)  # a file has no width that the tables would have to fit
+    engines, missing = all_engines.start(args.engines, args.threads)
+    machine = timing.machine_info(args.threads) | all_engines.versions(engines)
     results = []
     with console.status("") as status:
+        status.update("the machine")
+        limits = timing.machine_limits(engines[0], args.quick)
         for layer in layers:
             status.update(f"{layer.group_name}/{layer.name}")
-            results.append(measure(layer, engines, args.repeat, args.seconds))
-    print_table(console, engines, results)
-    console.print("Medians. stock / ours above 1: ours is faster.", highlight=False)
+            row = measure(layer, engines, args.repeat, args.seconds, creations)
+            row["plan"] = plan(layer, args.threads)
+            report.add_ratios(row)
+            results.append(row)
+        # Once more: a machine is not equally fast all the time.
+        status.update("the machine")
+        for key, value in timing.machine_limits(engines[0], args.quick).items():
+            machine[key] = max(limits[key], value)
+    for row in results:
+        add_shares(row, machine)
+    data = {
+        "machine": machine,
+        "missing": missing,
+        "means": report.means(results),
+        "results": results,
+    }
+
+    for line in report.machine_lines(machine):
+        console.print(line, highlight=False)
+    print_tables(console, data)
+    for line in report.notes(data):
+        console.print(line, highlight=False)
     if args.json:
-        args.json.write_text(json.dumps({"machine": info, "results": results}, indent=1) + "\n")
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    if args.plot:
+        report.plot(data, args.plot)
 
 
 if __name__ == "__main__":

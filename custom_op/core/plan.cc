@@ -17,12 +17,13 @@ struct Shape {  // what the choices below need, computed once
   const Problem& problem;
   const Machine& machine;
   DType dtype;
+  bool aligned;
   std::vector<AxisGeometry> axes;
   int64_t lanes, cg, mg;
 
-  Shape(const Problem& p, const Machine& m, DType t, bool aligned)
-      : problem(p), machine(m), dtype(t), axes(segregate(p, aligned)), lanes(m.vector_bytes / compute_bytes(t)),
-        cg(p.group_in()), mg(p.group_out()) {
+  Shape(const Problem& p, const Machine& m, DType t, bool align)
+      : problem(p), machine(m), dtype(t), aligned(align), axes(segregate(p, align)),
+        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {
     axes.insert(axes.begin(), batch_axis(p));  // the outermost axis of the domain
   }
 
@@ -102,6 +103,7 @@ double gemm_vectors(const Shape& s, const Plan& plan) {
 constexpr double kGemmStart = 10;  // of each sum, in multiply-adds: first loads, last stores
 
 constexpr int64_t kMaxClassChunk = 256;
+constexpr int64_t kMostScratch = 7 << 19;  // of a thread, with half a MiB to spare for the small arrays
 
 Plan plan_direct(const Shape& s) {
   Plan plan;
@@ -164,7 +166,7 @@ Plan plan_direct(const Shape& s) {
 Plan plan_narrow(const Shape& s) {
   Plan plan;
   plan.algorithm = Algorithm::kNarrow;
-  plan.aligned = s.axes.back().aligned;
+  plan.aligned = s.aligned;
   const int64_t bytes = compute_bytes(s.dtype);
   plan.block = std::min<int64_t>(s.mg, 4);
   plan.blocks = ceil_div(s.mg, std::max<int64_t>(1, plan.block));
@@ -207,7 +209,7 @@ Plan plan_narrow(const Shape& s) {
 Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
-  plan.aligned = true;
+  plan.aligned = s.aligned;
   plan.transform = transform;
   const int64_t bytes = compute_bytes(s.dtype);
   const size_t d = s.axes.size();
@@ -261,8 +263,11 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
     const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
-    return n == 1 || (n <= 96 && enough_tasks && transformed(t) * pitch * bytes <= most_transformed &&
-                      results <= s.machine.l2_bytes / 2);
+    const int64_t input = transformed(t) * pitch * bytes;
+    Dims positions = t;
+    for (size_t i = 0; i < d; ++i) positions[i] *= units[i];
+    return n == 1 || (n <= 96 && enough_tasks && input <= most_transformed && results <= s.machine.l2_bytes / 2 &&
+                      input + s.window_positions(positions) * pitch * bytes + 3 * results <= kMostScratch);
   });
   split_blocks(plan, s);
 

@@ -60,6 +60,8 @@ class ConvTransposeRewrite(Rewrite):
         node.op_type = OP_TYPE
         node.overload = ""
         node.version = None
+        if self.selection.algorithm is not None:
+            node.attributes.add(ir.AttrString("algorithm", self.selection.algorithm))
         return f"{DOMAIN}::{OP_TYPE}"
 
 

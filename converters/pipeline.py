@@ -19,6 +19,9 @@ from .rewrite import DOMAIN, Rewrite, Selection
 #: All passes, in the order in which they run.
 DEFAULT_PASSES: tuple[type[Rewrite], ...] = (ConvTransposeRewrite,)
 
+#: Values of the operator's attribute ``algorithm`` that convert can store.
+ALGORITHMS = ("auto", "direct", "narrow", "winograd")
+
 
 @dataclass(frozen=True)
 class ConversionResult:
@@ -43,6 +46,7 @@ def convert(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
+    algorithm: str | None = None,
     load_external_data: bool = True,
 ) -> onnx.ModelProto:
     """Rewrite a model to use ``ort_tconv::SegregatedConvTranspose``.
@@ -59,6 +63,8 @@ def convert(
             without a name goes by the name of its first output.
         exclude: Patterns of names that are left alone, stronger than ``include``.
         disable: Names of passes that shall not run; ``converters.DEFAULT_PASSES`` lists them.
+        algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
+            tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
         load_external_data: Whether external data is loaded into the returned model, as
             ``onnx.load`` does, so that ``SerializeToString()`` holds everything a session needs.
             Otherwise it stays a reference, relative to ``output``'s folder if there is one and to
@@ -71,7 +77,7 @@ def convert(
         ConversionError: ``model`` is not an ONNX model, its external data is missing or it holds
             something that cannot be represented.
         FileNotFoundError: ``model``, or the folder of ``output``, does not exist.
-        ValueError: ``disable`` names no pass.
+        ValueError: ``disable`` names no pass, or ``algorithm`` no algorithm.
     """
     return convert_with_report(
         model,
@@ -79,6 +85,7 @@ def convert(
         include=include,
         exclude=exclude,
         disable=disable,
+        algorithm=algorithm,
         load_external_data=load_external_data,
     ).model
 
@@ -90,6 +97,7 @@ def convert_with_report(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
+    algorithm: str | None = None,
     load_external_data: bool = True,
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
@@ -98,10 +106,12 @@ def convert_with_report(
     for name in disable:
         if name not in known:
             raise ValueError(f"disable: there is no pass '{name}'; there are {', '.join(known)}")
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm = '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
 
     source = model_io.read_model(model)
     report = Report()
-    selection = Selection(include, exclude)
+    selection = Selection(include, exclude, algorithm)
     rewrites = [make(selection, report) for make in DEFAULT_PASSES if make.name not in disable]
     result = _run(rewrites, source.proto, report)
     report.operators = (count_operators(source.proto), count_operators(result))

@@ -46,10 +46,11 @@ class Scope:
 
 @dataclass(frozen=True)
 class Selection:
-    """Nodes a user wants rewritten, by shell-style patterns on their names."""
+    """What a user wants: which nodes, by shell-style patterns on their names, and run how."""
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    algorithm: str | None = None  # for the nodes that are rewritten; None: the plan decides
 
     def refuse(self, name: str) -> None:
         """Raise Refusal unless ``name`` is selected."""

@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         "--disable", metavar="PASS", action="append", default=[], help="switch a pass off"
     )
     convert.add_argument(
+        "--algorithm",
+        metavar="NAME",
+        help="store how rewritten nodes are to run: direct turns Winograd off",
+    )
+    convert.add_argument(
         "--check", action="store_true", help="validate the result; exit with 1 if it differs"
     )
     _add_run_options(convert.add_argument_group("running the models (--check)"))
@@ -129,6 +134,7 @@ def _convert(options: argparse.Namespace) -> int:
         include=options.include,
         exclude=options.exclude,
         disable=options.disable,
+        algorithm=options.algorithm,
         load_external_data=False,
     )
     console = Console()

@@ -7,7 +7,9 @@ from cases import CORNERS, Case, conv_transpose_model, function_model, nodes_of
 from onnx import AttributeProto, helper
 from sessions import run_converted, run_stock
 
+from ort_tconv import _core
 from ort_tconv.converters import convert_with_report
+from ort_tconv.converters.pipeline import ALGORITHMS
 
 CASE = Case((4, 3), (3, 3), strides=(2, 2), pads=(1, 0, 1, 0))
 OP = "SegregatedConvTranspose"
@@ -49,6 +51,21 @@ def test_node_is_carried_over_as_it_is(corner):
     )
     (change,) = result.changes
     assert (change.node, change.op_type, change.where) == ("up", "ConvTranspose", "graph")
+
+
+@pytest.mark.parametrize("algorithm", _core.algorithms())
+def test_algorithm_is_stored(algorithm):
+    original = conv_transpose_model(CASE)
+    model = convert_with_report(original, algorithm=algorithm).model
+    (node,) = nodes_of(model, OP)
+    (stored,) = [a for a in node.attribute if a.name == "algorithm"]
+    assert stored.s.decode() == algorithm
+
+
+def test_unknown_algorithm():
+    assert set(ALGORITHMS) == {"auto", *_core.algorithms()}
+    with pytest.raises(ValueError, match=r"algorithm = 'fast': must be one of auto, direct"):
+        convert_with_report(conv_transpose_model(CASE), algorithm="fast")
 
 
 @pytest.mark.parametrize("opset", [1, 2, 9, 10, 11, 13, 17, 21, onnx.defs.onnx_opset_version()])

@@ -12,13 +12,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest bench lint clean
+.PHONY: help demo test test-oldest bench bench-peers bench-models lint clean
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
 	@echo "make test         run the test suite"
 	@echo "make test-oldest  the same with the oldest dependencies that pyproject.toml allows"
 	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
+	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
+	@echo "make bench-models time whole models (BENCH_ARGS=...)"
 	@echo "make lint         check formatting and style, repairing what a tool can repair"
 	@echo "make clean        remove everything that these made"
 
@@ -34,6 +36,12 @@ test-oldest: $(VENV)/.package $(OLDEST)/.test
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
+
+# Hundreds of megabytes, or gigabytes where PyPI's torch brings CUDA along; hence not a part of bench.
+bench-peers: $(VENV)/.peers bench
+
+bench-models: $(VENV)/.package $(VENV)/.bench
+	$(BIN)/python benchmarks/bench_models.py $(BENCH_ARGS)
 
 # The same hooks as with 'pre-commit install'; they come from PyPI.
 lint: $(VENV)/.pre-commit
@@ -60,7 +68,7 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 # What an extra brings depends on pyproject.toml, not on the sources.
-$(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(VENV)/.package
+$(VENV)/.test $(VENV)/.bench $(VENV)/.peers: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
 	@touch $@
 

@@ -178,15 +178,15 @@ def add_shares(row: dict, machine: dict) -> None:
 # ---- reporting ---------------------------------------------------------------------------------
 
 
-def print_tables(console: Console, data: dict) -> None:
+def print_tables(console: Console, tables: dict[str, report.Table]) -> None:
     """The tables of report.py, on the terminal."""
-    for title, (header, rows) in report.layer_tables(data).items():
+    for title, (header, rows) in tables.items():
         table = Table(title=title, title_justify="left")
         for i, column in enumerate(header):
             table.add_column(column, no_wrap=i == 0, justify="right" if i else "left")
         for cells in rows:
-            mean = cells[0].startswith(report.MEAN)
-            table.add_row(*cells, style="bold" if mean else None, end_section=mean)
+            of_group = cells[0].startswith((report.MEAN, report.SUM))
+            table.add_row(*cells, style="bold" if of_group else None, end_section=of_group)
         console.print(table)
 
 
@@ -259,7 +259,7 @@ def main() -> None:
 
     for line in report.machine_lines(machine):
         console.print(line, highlight=False)
-    print_tables(console, data)
+    print_tables(console, report.layer_tables(data))
     for line in report.notes(data):
         console.print(line, highlight=False)
     if args.json:

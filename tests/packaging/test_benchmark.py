@@ -1,29 +1,95 @@
-"""The benchmark's arithmetic, and that it runs."""
+"""The benchmarks' arithmetic, and that they run."""
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks/bench_session.py"
+BENCHMARKS = ROOT / "benchmarks"
+MODULES = ("bench_session", "compare", "engines", "measure", "models", "report")
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_session", SCRIPT)
-    module = sys.modules["bench_session"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_session"]
+def modules():
+    """The benchmarks' modules, which find each other as those of a script do."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield {name: importlib.import_module(name) for name in MODULES}
+    sys.path.remove(str(BENCHMARKS))
+    for name in MODULES:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def bench(modules):
+    return modules["bench_session"]
+
+
+def run(script: str, *arguments, cwd=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def layers_file(tmp_path_factory):
+    """Results of two small layers, on all engines that are installed."""
+    directory = tmp_path_factory.mktemp("bench")
+    out = directory / "out.json"
+    result = run("bench_session.py", "--quick", "--layers", "gpgan_4x4|k3$", "--json", out)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "geometric mean, all layers" in result.stdout
+    return out
+
+
+@pytest.fixture
+def results():
+    """Results as bench_session.py writes them, of layers whose numbers are round."""
+
+    def engine(ms):
+        return {"median_ms": ms, "gflops": 10.0, "creation_ms": 1.0, "first_run_ms": 2.0}
+
+    def row(group, layer, **ms):
+        return {
+            "group": group,
+            "layer": layer,
+            "engines": {name: engine(value) for name, value in ms.items()},
+            "unsupported": {} if "torch" in ms else {"torch": "groups"},
+            "plan": {"algorithm": "direct", "scratch_bytes": 2048, "packed_bytes": 100},
+            "column_buffer_bytes": 3 * 2**20,
+            "gemm_share": 0.5,
+            "memory_share": 0.25,
+        }
+
+    return {
+        "machine": {"cpu": "a cpu", "threads": 2, "isa": "avx2", "onnxruntime": "1"},
+        "missing": {"openvino": "not installed"},
+        "results": [
+            row("a", "one", stock=8.0, ours=2.0, torch=4.0),
+            row("a", "two", stock=1.0, ours=1.0, torch=3.0),
+            row("b", "three", stock=16.0, ours=1.0),
+        ],
+    }
+
+
+@pytest.fixture
+def complete(modules, results):
+    report = modules["report"]
+    for row in results["results"]:
+        report.add_ratios(row)
+    results["means"] = report.means(results["results"])
+    return results
+
+
+# ---- layers ------------------------------------------------------------------------------------
 
 
 def test_every_layer_of_the_workload_file_is_loaded(bench):
-    path = ROOT / "benchmarks/workloads.json"
+    path = BENCHMARKS / "workloads.json"
     entries = [e for k, v in json.loads(path.read_text()).items() if k != "note" for e in v]
     layers = bench.load_layers(path, "")
     assert [layer.name for layer in layers] == [e["name"] for e in entries]
@@ -38,6 +104,7 @@ def test_flops_counts_the_direct_method(bench):
     assert layer.w == (8, 3, 4, 4)
     assert layer.flops == 2 * 3 * 8 * 3 * 16 * 5 * 7
     assert layer.reduction == 4 * 4
+    assert layer.column_buffer_bytes == 4 * 3 * 16 * 5 * 7
 
 
 def test_reduction_with_dilation(bench):
@@ -59,22 +126,186 @@ def test_disagreement_is_found(bench):
     assert bench.disagreement(layer, y, wrong) is not None
 
 
-def test_runs_and_writes_json(tmp_path):
-    out = tmp_path / "out.json"
-    command = [sys.executable, str(SCRIPT), "--quick", "--layers", "images/|hifigan_up4"]
-    result = subprocess.run(
-        [*command, "--json", str(out)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "all layers: geometric mean" in result.stdout
-    data = json.loads(out.read_text())
-    assert data["machine"]["onnxruntime"] and data["machine"]["threads"] >= 1
-    assert len(data["results"]) == 4
+# ---- engines -----------------------------------------------------------------------------------
+
+SMALL = {
+    "1d": ((1, 6, 9), 4, {"kernel_shape": [4], "strides": [2], "pads": [1, 1]}),
+    "2d": ((2, 6, 5, 4), 4, {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4}),
+    "valid": ((1, 6, 5, 4), 4, {"kernel_shape": [3, 2], "strides": [3, 2]}),
+    "odd": ((1, 6, 5, 4), 4, {"kernel_shape": [5, 5], "strides": [2, 2], "pads": [2] * 4}),
+    "3d": ((1, 6, 3, 4, 5), 4, {"kernel_shape": [2] * 3, "strides": [2] * 3}),
+    "groups": (
+        (1, 6, 5, 4),
+        4,
+        {"kernel_shape": [3, 3], "strides": [2, 2], "group": 2, "output_padding": [1, 1]},
+    ),
+    "ends": ((1, 6, 5, 4), 4, {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [0, 1, 2, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", ["ours", "torch", "torch_packed", "openvino", "litert"])
+def test_engine_agrees_with_stock_or_refuses(modules, bench, name):
+    engines, missing = modules["engines"].start(["stock", name], threads=1)
+    if missing:
+        pytest.skip(missing[name])
+    stock, engine = engines
+    refused = []
+    for case, (x_shape, m, attributes) in SMALL.items():
+        layer = bench.Layer("small", case, x_shape, m, attributes)
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal(layer.x, dtype=np.float32)
+        w = rng.standard_normal(layer.w, dtype=np.float32)
+        model = bench.make_model(layer, w)
+        try:
+            run, output = engine.prepare(layer, model, x, w)
+        except modules["engines"].Unsupported:
+            refused.append(case)
+            continue
+        run()
+        expected = stock.session(stock.file(model)).run(None, {"x": x})[0]
+        assert bench.disagreement(layer, expected, output()) is None, case
+    assert refused == {
+        "torch": ["ends"],
+        "torch_packed": ["ends"],
+        "litert": ["3d", "groups", "ends"],
+    }.get(name, [])
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+
+def test_turns_are_counted_after_the_warm_up(modules):
+    measure = modules["measure"]
+    calls = []
+    times = measure.in_turns([lambda: calls.append(0), lambda: calls.append(1)], 5, 0.0)
+    assert [len(t) for t in times] == [5, 5]
+    assert calls.count(0) == calls.count(1) == 5 + measure.WARM_UP
+    # One turn each in every round, not always in the same order.
+    rounds = [tuple(calls[i : i + 2]) for i in range(0, len(calls), 2)]
+    assert set(rounds) == {(0, 1), (1, 0)}
+
+
+def test_machine_limits_are_positive(modules):
+    (stock,), _ = modules["engines"].start(["stock"], threads=1)
+    limits = modules["measure"].machine_limits(stock, quick=True)
+    assert all(value > 0 for value in limits.values())
+
+
+def test_layers_run_and_are_written(layers_file):
+    data = json.loads(layers_file.read_text())
+    machine = data["machine"]
+    assert machine["onnxruntime"] and machine["threads"] >= 1 and machine["gemm_gflops"] > 0
+    assert [row["layer"] for row in data["results"]] == ["gpgan_4x4x512", "image224_k3"]
     for row in data["results"]:
-        assert row["stock"]["median_ms"] > 0 and row["ours"]["ratio"] > 0
+        engines, ours = row["engines"], row["engines"]["ours"]
+        others = [e["median_ms"] for name, e in engines.items() if name != "ours"]
+        assert row["ratio"]["stock"] == engines["stock"]["median_ms"] / ours["median_ms"]
+        assert row["ratio"]["best_peer"] == min(others) / ours["median_ms"]
+        assert 0 < ours["creation_ms"] <= ours["first_run_ms"]
+        assert row["plan"]["algorithm"] and row["gemm_share"] > 0 and row["memory_share"] > 0
+    assert set(data["means"]) == {"gan", "images", "all layers"}
 
 
-def test_unknown_layer_is_an_error():
-    command = [sys.executable, str(SCRIPT), "--layers", "no such layer"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and "matches no layer" in result.stderr
+def test_unknown_names_are_errors():
+    for arguments, message in (
+        (["--layers", "no such layer"], "matches no layer"),
+        (["--engines", "ours,nothing"], "nothing"),
+    ):
+        result = run("bench_session.py", *arguments)
+        assert result.returncode == 2 and message in result.stderr
+    result = run("bench_models.py", "--models", "no such model")
+    assert result.returncode == 2 and "matches no model" in result.stderr
+
+
+# ---- whole models ------------------------------------------------------------------------------
+
+
+def test_models_have_the_layers_of_the_papers(modules):
+    models = modules["models"]
+    for model, sides, nodes in (
+        (models.gan("small", [8, 8, 4], last_up=True), [1, 3, 16, 16], 3),
+        (models.gan("small", [8, 8, 4], last_up=False), [1, 3, 8, 8], 2),
+        (models.pix2pix(side=16, width=2), [1, 3, 16, 16], 4),
+        (models.hifigan(frames=3, width=16), [1, 1, 768], 4),
+    ):
+        session = ort.InferenceSession(model.SerializeToString())
+        x = session.get_inputs()[0]
+        (y,) = session.run(None, {"x": np.ones(x.shape, np.float32)})
+        assert list(y.shape) == sides
+        assert np.isfinite(y).all() and y.std() > 0
+        assert sum(n.op_type == "ConvTranspose" for n in model.graph.node) == nodes
+
+
+def test_models_run_and_are_written(tmp_path):
+    out = tmp_path / "models.json"
+    result = run("bench_models.py", "--quick", "--models", "dcgan", "--json", out)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["layer"] == "dcgan" and row["nodes"] == 5 and row["ratio"]["stock"] > 0
+
+
+# ---- reporting ---------------------------------------------------------------------------------
+
+
+def test_ratios_and_means(complete):
+    rows = {row["layer"]: row for row in complete["results"]}
+    assert rows["one"]["best_peer"] == "torch" and rows["two"]["best_peer"] == "stock"
+    assert rows["one"]["ratio"] == {"stock": 4.0, "best_peer": 2.0}
+    assert complete["means"]["a"]["stock"] == pytest.approx(2.0)
+    assert complete["means"]["a"]["best_peer"] == pytest.approx(2**0.5)
+    assert complete["means"]["all layers"]["stock"] == pytest.approx(4.0)
+    assert complete["means"]["all layers"]["ours_creation_ms"] == 3.0
+
+
+def test_report_fills_the_document(modules, complete, tmp_path):
+    report = modules["report"]
+    document = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    text = report.replace_section(document, report.section(complete, None, "plot.svg"))
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| one | 8.000 | 2.000 | 4.000 | 4.00 | 2.00 | torch | 10.0 |" in text
+    assert "| three | 16.0 | 1.000 | - | 16.00 | 16.00 | stock | 10.0 |" in text
+    assert "2.0 KB | 100 B | 3.0 MB" in text and "(plot.svg)" in text
+    assert "torch cannot express three: groups" in text
+    assert "not run: openvino, not installed" in text
+    with pytest.raises(SystemExit, match="lacks"):
+        report.replace_section("no markers", "text")
+
+
+def test_report_command(modules, layers_file, tmp_path):
+    report = modules["report"]
+    document = tmp_path / "performance.md"
+    document.write_text(f"{report.BEGIN}\n{report.END}\n")
+    result = run("report.py", layers_file, "--document", document, "--no-plot")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "gpgan_4x4x512" in document.read_text()
+
+
+def test_the_document_has_the_markers(modules):
+    report = modules["report"]
+    text = (ROOT / "docs/performance.md").read_text()
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
+@pytest.mark.parametrize("name", ["plot.svg", "plot.png"])
+def test_plot(modules, complete, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    modules["report"].plot(complete, tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_compare(tmp_path, results):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps(results))
+    results["machine"]["threads"] = 4
+    results["results"][0]["engines"]["ours"]["median_ms"] = 1.0  # twice as fast
+    results["results"][2]["engines"]["ours"]["median_ms"] = 4.0  # a quarter
+    results["results"][1]["layer"] = "another"
+    after.write_text(json.dumps(results))
+    result = run("compare.py", before, after)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "/" in line and "│" in line]
+    assert [line.split()[1] for line in lines] == ["b/three", "a/one"]
+    assert "0.25" in lines[0] and "2.00" in lines[1]
+    assert "not the same threads: 2, then 4" in result.stdout
+    (mean,) = [line for line in result.stdout.splitlines() if "geometric mean" in line]
+    assert mean.split("│")[4].strip() == f"{0.5**0.5:.2f}"

@@ -1,0 +1,185 @@
+"""What the benchmarks share: timing in turns, means, and what the machine can do."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+WARM_UP = 3
+
+
+def in_turns(
+    runs: Sequence[Callable], repeat: int, seconds: float, settle: float = 0.0
+) -> list[list[float]]:
+    """Milliseconds of each call: at least `repeat` calls each and `seconds` in all. In every round
+    each function has one turn, in an order drawn anew: none always follows the same one. `settle`
+    is a pause after each turn, long enough for the threads of any engine to come to rest."""
+    times: list[list[float]] = [[] for _ in runs]
+    order = list(range(len(runs)))
+    draw = random.Random(0)
+    for i in range(WARM_UP + repeat):
+        _round(runs, order, draw, settle, times if i >= WARM_UP else None)
+        if i == WARM_UP - 1:
+            deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        _round(runs, order, draw, settle, times)
+    return times
+
+
+def _round(runs, order, draw, settle, times) -> None:
+    draw.shuffle(order)
+    for e in order:
+        start = time.perf_counter()
+        runs[e]()
+        elapsed = time.perf_counter() - start
+        if times is not None:
+            times[e].append(1e3 * elapsed)
+        if settle:
+            time.sleep(settle)
+
+
+def spread(times: list[float]) -> dict:
+    return {
+        "median_ms": statistics.median(times),
+        "min_ms": min(times),
+        "max_ms": max(times),
+        "runs": len(times),
+    }
+
+
+def creation(engines, files: list[bytes], feeds: dict, repeat: int) -> list[dict]:
+    """Median milliseconds that each engine takes to create a session, and to create it and run it
+    once. No session outlives its turn: what sessions of one process may share, such as packed
+    weights, would make the next one cheaper."""
+    created: list[list[float]] = [[] for _ in engines]
+    first: list[list[float]] = [[] for _ in engines]
+    for i in range(repeat + 1):
+        for e, (engine, file) in enumerate(zip(engines, files)):
+            start = time.perf_counter()
+            session = engine.session(file)
+            middle = time.perf_counter()
+            session.run(None, feeds)
+            end = time.perf_counter()
+            del session
+            gc.collect()
+            if i > 0:  # the very first loads libraries and starts allocators
+                created[e].append(1e3 * (middle - start))
+                first[e].append(1e3 * (end - start))
+    return [
+        {"creation_ms": statistics.median(c), "first_run_ms": statistics.median(f)}
+        for c, f in zip(created, first)
+    ]
+
+
+def geometric_mean(values) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+# ---- the machine -------------------------------------------------------------------------------
+
+
+def machine_info(threads: int) -> dict:
+    from ort_tconv import _core
+
+    cpu = platform.processor()
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+        cpu = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)[1]
+    except (OSError, TypeError):
+        pass  # not Linux, or no name given, as on most ARM systems
+    info = {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "cpu": cpu,
+        "logical_cores": len(os.sched_getaffinity(0)),
+        "threads": threads,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "ort_tconv": _core.version,
+        "isa": _core.isa(),
+    }
+    try:
+        import psutil
+
+        info["physical_cores"] = psutil.cpu_count(logical=False)
+    except ImportError:
+        pass
+    return info
+
+
+def commit() -> str:
+    """Of this checkout, with a + if files differ from it; the library that runs may be older."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine_limits(engine, quick: bool) -> dict:
+    """What arithmetic and memory allow, as far as it can be seen from Python."""
+    return {
+        "gemm_gflops": gemm_peak(engine, 512 if quick else 1536, 3 if quick else 10),
+        "memory_gbs": bandwidth(engine.threads, 32 if quick else 256, 2 if quick else 6),
+    }
+
+
+def gemm_peak(engine, n: int, repeat: int) -> float:
+    """GFLOP/s of ONNX Runtime's product of two n x n matrices, the best of some calls: some percent
+    below the FMA peak of the processor, which Python has no means to measure."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, n, n), dtype=np.float32)
+    shape = [n, n]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "gemm",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(b, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    run, _ = engine.bind(engine.session(model.SerializeToString()), {"a": a})
+    return 2 * n**3 / _best(run, repeat) / 1e9
+
+
+def bandwidth(threads: int, mebibytes: int, repeat: int) -> float:
+    """GB/s between the cores and memory, the best of some calls: the higher one of reading two
+    arrays (their maximum) and of copying one to the other. Each thread has its part of them."""
+    size = mebibytes * 2**20 // 4
+    a, b = np.zeros(size, np.float32), np.ones(size, np.float32)
+    edges = [size * i // threads for i in range(threads + 1)]
+    parts = [slice(i, j) for i, j in pairwise(edges)]
+
+    def read(part):
+        a[part].max()
+        b[part].max()
+
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = min(
+            _best(lambda: list(pool.map(lambda p: np.copyto(a[p], b[p]), parts)), repeat),
+            _best(lambda: list(pool.map(read, parts)), repeat),
+        )
+    return 2 * 4 * size / seconds / 1e9
+
+
+def _best(run: Callable, repeat: int) -> float:
+    best = math.inf
+    for _ in range(repeat):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best

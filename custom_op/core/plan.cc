@@ -90,7 +90,7 @@ void split_blocks(Plan& plan, const Shape& s) {
 
 // Cost of fetching the packed weights once a tile, over all threads, which share the memory's bandwidth.
 double weight_traffic(const Plan& plan, const Machine& m) {
-  const double per_byte = heavy(plan.packed_bytes, m) ? 0.35 * m.threads : 0.03;
+  const double per_byte = plan.heavy ? 0.35 * m.threads : 0.03;
   return per_byte * static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
 }
 
@@ -117,7 +117,8 @@ Plan plan_direct(const Shape& s) {
       s.problem.group * plan.blocks * plan.block * s.cg * bytes *
       std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
   // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
-  const int64_t channel_tasks = heavy(plan.packed_bytes, s.machine) ? plan.blocks : 1;
+  plan.heavy = heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
 
   // A tile's window stays in half of L2, its results (one block of channels) in an eighth.
   const int64_t pitch = round_up(s.cg, s.lanes);
@@ -256,9 +257,9 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
   // them again.
   const int64_t least = 24;
-  const bool is_heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = is_heavy ? plan.blocks : 1;
-  const int64_t most_transformed = is_heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
+  plan.heavy = heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
+  const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
   cut(plan, s, units, 12, [&](const Dims& t) {
     const int64_t n = s.positions(t);
     const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;

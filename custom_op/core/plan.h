@@ -46,7 +46,8 @@ struct Plan {
   int64_t blocks_per_task = 0;
   int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;
-  double cost = 0;  // predicted cost: vector multiply-adds and their equivalents
+  bool heavy = false;  // weights come from memory each time they are fetched
+  double cost = 0;     // predicted cost: vector multiply-adds and their equivalents
   std::string reason;
 
   int64_t scratch_bytes = 0;  // a thread's

@@ -106,7 +106,7 @@ class DirectEngine final : public BlockEngine<S> {
     for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
       a.x = s.window + c;
       a.channels = std::min(chunk, cg - c);
-      a.prefetch = a.ntaps * a.channels * width;
+      a.prefetch = this->plan.heavy ? a.ntaps * a.channels * width : 0;
       a.accumulate = c > 0;
       this->k_.gemm[width / this->k_.lanes](a);
       a.w += a.ntaps * a.channels * width;

@@ -38,7 +38,7 @@ struct GemmArgs {
   T* acc;
   const int64_t* acc_offset;
   bool accumulate;
-  int64_t prefetch;  // while summing, fetch as many weights as are read here, from this many elements on
+  int64_t prefetch;  // if not 0: while summing, fetch as many weights as are read here, from this many elements on
 };
 
 // out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],

@@ -83,8 +83,9 @@ inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------
 
-// Adds one tap of P pixels; asks for the weights at `ahead` on the way, `ahead_step` of them a channel.
-template <class T, int P, int NV>
+// Adds one tap of P pixels.  With kAhead, asks for the weights at `ahead` on the way, `ahead_step` of them a
+// channel.
+template <class T, int P, int NV, bool kAhead>
 inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* w, int64_t channels, const T*& ahead,
                                                     int64_t ahead_step, Vec<T> (*acc)[NV]) {
   constexpr int L = Simd<T>::L;
@@ -92,8 +93,10 @@ inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* 
   for (int64_t c = 0; c < channels; ++c, w += NV * L) {
     Vec<T> b[NV];
     for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
-    __builtin_prefetch(ahead);
-    ahead += ahead_step;
+    if constexpr (kAhead) {
+      __builtin_prefetch(ahead);
+      ahead += ahead_step;
+    }
     for (int p = 0; p < P; ++p) {
       const T s = x[p][c];
       for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
@@ -102,7 +105,7 @@ inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* 
 }
 
 // P pixels from pixel i on.
-template <class T, int P, int NV>
+template <class T, int P, int NV, bool kAhead>
 inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, const T*& ahead,
                                                       int64_t ahead_step) {
   constexpr int L = Simd<T>::L;
@@ -110,22 +113,22 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
   Vec<T> acc[P][NV] = {};
   if (a.ntaps == 1 && !a.accumulate) {  // nothing to carry from tap to tap
     for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[0];
-    gemm_tap<T, P, NV>(x, a.w, a.channels, ahead, ahead_step, acc);
+    gemm_tap<T, P, NV, kAhead>(x, a.w, a.channels, ahead, ahead_step, acc);
   } else {
     if (a.accumulate)
       for (int p = 0; p < P; ++p)
         for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
     for (int64_t t = 0; t < a.ntaps; ++t) {
       for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
-      gemm_tap<T, P, NV>(x, a.w + t * a.channels * NV * L, a.channels, ahead, ahead_step, acc);
+      gemm_tap<T, P, NV, kAhead>(x, a.w + t * a.channels * NV * L, a.channels, ahead, ahead_step, acc);
     }
   }
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[p][v]);
 }
 
-template <class T, int NV>
-void gemm(const GemmArgs<T>& a) {
+template <class T, int NV, bool kAhead>
+inline __attribute__((always_inline)) void gemm_all(const GemmArgs<T>& a) {
   // The fetch ahead is spread over all passes: memory gives no more at a time.
   const T* ahead = a.w + a.prefetch;
   const int64_t step = NV * Simd<T>::L * kMaxPixels / (a.count + kMaxPixels);
@@ -135,16 +138,22 @@ void gemm(const GemmArgs<T>& a) {
                       : rest > kMaxPixels                          ? (rest + 1) / 2
                                                                    : rest;
     switch (n) {
-      case 1: gemm_block<T, 1, NV>(a, i, ahead, step); break;
-      case 2: gemm_block<T, 2, NV>(a, i, ahead, step); break;
-      case 3: gemm_block<T, 3, NV>(a, i, ahead, step); break;
-      case 4: gemm_block<T, 4, NV>(a, i, ahead, step); break;
-      case 5: gemm_block<T, 5, NV>(a, i, ahead, step); break;
-      default: gemm_block<T, kMaxPixels, NV>(a, i, ahead, step); break;
+      case 1: gemm_block<T, 1, NV, kAhead>(a, i, ahead, step); break;
+      case 2: gemm_block<T, 2, NV, kAhead>(a, i, ahead, step); break;
+      case 3: gemm_block<T, 3, NV, kAhead>(a, i, ahead, step); break;
+      case 4: gemm_block<T, 4, NV, kAhead>(a, i, ahead, step); break;
+      case 5: gemm_block<T, 5, NV, kAhead>(a, i, ahead, step); break;
+      default: gemm_block<T, kMaxPixels, NV, kAhead>(a, i, ahead, step); break;
     }
     i += n;
     rest -= n;
   }
+}
+
+template <class T, int NV>
+void gemm(const GemmArgs<T>& a) {
+  if (a.prefetch != 0) gemm_all<T, NV, true>(a);
+  else gemm_all<T, NV, false>(a);
 }
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------

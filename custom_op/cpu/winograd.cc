@@ -241,7 +241,7 @@ class WinogradEngine final : public BlockEngine<S> {
           a.ntaps = static_cast<int64_t>(form.taps.size());
           a.x = s.points + p.point * product(input_tiles_) * this->pitch_;
           a.w = w + p.first_tap * cg * width;
-          a.prefetch = a.ntaps * cg * width;
+          a.prefetch = this->plan.heavy ? a.ntaps * cg * width : 0;
           a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
           this->k_.gemm[width / this->k_.lanes](a);
         }

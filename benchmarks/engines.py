@@ -18,9 +18,10 @@ import os
 from collections.abc import Callable
 
 # Idle threads that spin in the hope of more work hold the cores that the next engine in turn needs.
-# For OpenMP (PyTorch) this is decided when the library is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("KMP_BLOCKTIME", "0")
+# PyTorch's are OpenMP's, whose habits are read when the library is loaded: they may spin for about
+# half a millisecond (GNU's: a count; LLVM's: milliseconds), which spans the gaps within one call.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("KMP_BLOCKTIME", "1")
 
 import numpy as np
 from onnx import ModelProto
@@ -53,7 +54,7 @@ class StockOrt:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # The setting for ONNX Runtime's threads that OMP_WAIT_POLICY is for OpenMP's.
+        # Without it they spin on after a call, at the cost of the engine whose turn comes next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
@@ -106,7 +107,7 @@ class Torch:
 
     name = "torch"
     package = "torch"
-    settle = 0.0
+    settle = 0.003  # its threads come to rest within 1 ms, see GOMP_SPINCOUNT above
 
     def __init__(self, threads: int):
         import torch

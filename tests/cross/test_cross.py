@@ -1,0 +1,42 @@
+"""The engine on another architecture: cross-compiled, and run under an emulator."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("tests/cross/engine_check.cc", "custom_op/core/*.cc", "custom_op/cpu/*.cc")
+X86_ONLY = {"kernel_avx2.cc", "kernel_avx512.cc", "kernel_emulated512.cc"}
+
+
+def tool(*names: str) -> str:
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    pytest.skip(f"needs {' or '.join(names)} (Debian: g++-aarch64-linux-gnu, qemu-user-static)")
+
+
+def test_aarch64_kernels_agree_with_the_reference(tmp_path):
+    compiler = tool("aarch64-linux-gnu-g++")
+    emulator = tool("qemu-aarch64-static", "qemu-aarch64")
+    program = tmp_path / "engine_check"
+    sources = [
+        source
+        for pattern in SOURCES
+        for source in sorted(ROOT.glob(pattern))
+        if source.name not in X86_ONLY
+    ]
+    # -O1: the compiler's time counts here, not the program's.
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", "-static", "-pthread", f"-I{ROOT / 'custom_op'}"]
+        + [*map(str, sources), "-o", str(program)],
+        check=True,
+    )
+    done = subprocess.run([emulator, str(program)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "neon" in done.stdout
+    assert "baseline" in done.stdout
+    assert ", 0 failed" in done.stdout
+    print(done.stdout)

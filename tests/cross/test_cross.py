@@ -29,11 +29,8 @@ def test_aarch64_kernels_agree_with_the_reference(tmp_path):
         if source.name not in X86_ONLY
     ]
     # -O1: the compiler's time counts here, not the program's.
-    subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-static", "-pthread", f"-I{ROOT / 'custom_op'}"]
-        + [*map(str, sources), "-o", str(program)],
-        check=True,
-    )
+    flags = ["-std=c++17", "-O1", "-static", "-pthread", f"-I{ROOT / 'custom_op'}"]
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
     done = subprocess.run([emulator, str(program)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "neon" in done.stdout

@@ -1,0 +1,381 @@
+"""Plans (custom_op/core/plan.h): how work is cut, for machines that need not be this one.
+
+Nothing is computed here, so every instruction set that is built in is planned for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ort_tconv import _core
+
+WORKLOADS = Path(__file__).parents[2] / "benchmarks" / "workloads.json"
+ISAS = _core.compiled_isas()
+ALGORITHMS = _core.algorithms()
+THREADS = (1, 2, 8, 64)
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    attributes: dict[str, Any]
+
+    @property
+    def group(self) -> int:
+        return self.attributes.get("group", 1)
+
+    @property
+    def out_channels(self) -> int:
+        return self.w[1]
+
+    def plan(self, **options: Any) -> dict[str, Any]:
+        return _core.plan(self.x, self.w, **self.attributes, **options)
+
+    def domain(self, plan: dict[str, Any]) -> list[int]:
+        """Positions along each axis that the plan has to cover: the batch, then the image's."""
+        axes = _core.residue_classes(self.x, self.w, aligned=plan["aligned"], **self.attributes)
+        return [self.x[0], *(axis["domain"] for axis in axes)]
+
+    def resized(self, *factors: int) -> Layer:
+        """Batch and image sides times the factors; channels stay."""
+        batch, *sides = factors
+        grown = [size * factor for size, factor in zip(self.x[2:], sides)]
+        return replace(self, x=(self.x[0] * batch, self.x[1], *grown))
+
+
+def layers() -> list[Layer]:
+    result = []
+    for rows in json.loads(WORKLOADS.read_text()).values():
+        for row in rows if isinstance(rows, list) else []:
+            names = ("strides", "pads", "output_padding", "dilations", "group")
+            attributes = {name: row[name] for name in names if name in row}
+            w = (row["x"][1], row["m"] // row.get("group", 1), *row["kernel"])
+            result.append(Layer(row["name"], tuple(row["x"]), w, attributes))
+    return result
+
+
+LAYERS = layers()
+each_layer = pytest.mark.parametrize("layer", LAYERS, ids=[layer.name for layer in LAYERS])
+each_algorithm = pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+
+
+def every_option(dtypes=DTYPES):
+    return [
+        {"isa": isa, "dtype": dtype, "threads": threads, "algorithm": algorithm}
+        for isa in ISAS
+        for dtype in dtypes
+        for threads in THREADS
+        for algorithm in ("auto", *ALGORITHMS)
+    ]
+
+
+def check_tiling(layer: Layer, options: dict[str, Any]) -> None:
+    """Tiles cover the domain and channel blocks the channels, none of them without need, and the
+    tasks are all of both."""
+    plan = layer.plan(**options)
+    domain = layer.domain(plan)
+    assert len(plan["tile"]) == len(plan["tiles"]) == len(domain), (options, plan)
+    for tile, tiles, positions in zip(plan["tile"], plan["tiles"], domain):
+        assert tile >= 1, (options, plan)
+        assert (tiles - 1) * tile < max(1, positions) <= tiles * tile, (options, plan, domain)
+    block, blocks, per_task = plan["block"], plan["blocks"], plan["blocks_per_task"]
+    if layer.out_channels > 0:
+        assert (blocks - 1) * block < layer.out_channels <= blocks * block, (options, plan)
+        assert 1 <= per_task <= blocks, (options, plan)
+        chunks = math.ceil(blocks / per_task)
+        work = layer.group * math.prod(plan["tiles"]) * chunks
+        assert plan["tasks"] == work, (options, plan)
+
+
+# ---- the workload --------------------------------------------------------------------------------
+
+
+@each_layer
+def test_tiles_cover_the_domain(layer: Layer) -> None:
+    for options in every_option():
+        check_tiling(layer, options)
+
+
+@each_layer
+def test_macs_are_those_of_the_direct_method(layer: Layer) -> None:
+    """Every input meets every tap: N C M/group prod(D k)."""
+    expected = layer.x[0] * layer.x[1] * layer.out_channels * math.prod(layer.x[2:] + layer.w[2:])
+    for algorithm in ("auto", *ALGORITHMS):
+        assert layer.plan(algorithm=algorithm)["macs"] == expected
+
+
+@each_layer
+@pytest.mark.parametrize("isa", ISAS)
+def test_cheapest_algorithm_is_chosen(layer: Layer, isa: str) -> None:
+    for threads in THREADS:
+        options = {"isa": isa, "threads": threads}
+        forced = [layer.plan(algorithm=name, **options) for name in ALGORITHMS]
+        chosen = layer.plan(**options)
+        assert chosen["cost"] == min(plan["cost"] for plan in forced)
+        same = [plan for plan in forced if plan["algorithm"] == chosen["algorithm"]]
+        about_the_choice = ("reason", "text")
+        assert {k: v for k, v in chosen.items() if k not in about_the_choice} in [
+            {k: v for k, v in plan.items() if k not in about_the_choice} for plan in same
+        ]
+        assert layer.plan(algorithm="auto", **options) == chosen
+
+
+@each_layer
+def test_plans_repeat(layer: Layer) -> None:
+    for options in every_option(dtypes=["float32"]):
+        assert layer.plan(**options) == layer.plan(**options)
+
+
+@each_layer
+def test_plan_prints_itself(layer: Layer) -> None:
+    plan = layer.plan(threads=2)
+    for part in (plan["algorithm"], plan["reason"], str(plan["tile"]), f"tasks {plan['tasks']}"):
+        assert part in plan["text"]
+
+
+# ---- algorithms ----------------------------------------------------------------------------------
+
+#: Algorithms that compute every problem; others hand some problems to direct and say so.
+GENERAL = ("direct", "narrow")
+
+
+def test_general_algorithms_exist() -> None:
+    assert set(GENERAL) <= set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algorithm", GENERAL)
+def test_forced_algorithm_is_honoured(algorithm: str) -> None:
+    for layer in LAYERS:
+        for isa in ISAS:
+            for dtype in DTYPES:
+                plan = layer.plan(algorithm=algorithm, isa=isa, dtype=dtype, threads=2)
+                assert plan["algorithm"] == algorithm, layer.name
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in GENERAL])
+def test_algorithm_that_does_not_apply_says_so(algorithm: str) -> None:
+    used = 0
+    for layer in LAYERS:
+        plan = layer.plan(algorithm=algorithm)
+        if plan["algorithm"] == algorithm:
+            used += 1
+        else:
+            assert plan["algorithm"] == "direct", layer.name
+            assert plan["reason"].startswith("direct stands in"), layer.name
+    assert used > 0, "no layer of the workload can use it"
+
+
+#: Kernel, strides, and whether an axis has 2 or 3 taps a class and no class without one.
+WINOGRAD_FORMS = {
+    "2 taps": ((4, 4), (2, 2), True),
+    "3 and 2 taps": ((5, 5), (2, 2), True),
+    "3 taps": ((6, 6), (2, 2), True),
+    "2 and 1 taps": ((3, 3), (2, 2), True),
+    "stride 1": ((3, 3), (1, 1), True),
+    "axes differ": ((5, 6), (2, 3), True),
+    "1-D": ((4,), (2,), True),
+    "3-D": ((4, 4, 4), (2, 2, 2), True),
+    "2 taps beside 1": ((4, 2), (2, 2), True),
+    "2 taps beside 4": ((4, 8), (2, 2), True),
+    "2 taps beside none": ((4, 2), (2, 3), True),
+    "1 tap": ((2, 2), (2, 2), False),
+    "4 taps": ((8, 8), (2, 2), False),
+    "classes without a tap": ((2, 2), (3, 3), False),
+}
+
+
+@pytest.mark.parametrize(
+    "kernel, strides, has_form", WINOGRAD_FORMS.values(), ids=WINOGRAD_FORMS.keys()
+)
+def test_winograd_forms(kernel: tuple[int, ...], strides: tuple[int, ...], has_form: bool) -> None:
+    case = Case((20,) * len(kernel), kernel, group_in=16, group_out=16, strides=strides)
+    plan = _core.plan(case.x_shape, case.w_shape, algorithm="winograd", **case.attributes)
+    assert plan["algorithm"] == ("winograd" if has_form else "direct")
+
+
+@pytest.mark.parametrize("algorithm", ["Direct", "fast", " direct", "direct,narrow"])
+def test_unknown_algorithm(algorithm: str) -> None:
+    with pytest.raises(_core.Error) as caught:
+        LAYERS[0].plan(algorithm=algorithm)
+    message = str(caught.value)
+    assert f"algorithm = '{algorithm}'" in message
+    assert all(name in message for name in ("auto", *ALGORITHMS))
+
+
+def test_unknown_isa_or_dtype() -> None:
+    with pytest.raises(_core.Error) as caught:
+        LAYERS[0].plan(isa="sse9")
+    assert all(name in str(caught.value) for name in ("'sse9'", *ISAS))
+    with pytest.raises(_core.Error) as caught:
+        LAYERS[0].plan(dtype="float8")
+    assert all(name in str(caught.value) for name in ("'float8'", *DTYPES))
+
+
+# ---- threads -------------------------------------------------------------------------------------
+
+#: Domain positions below which a piece of work is not cut further.  Each piece fetches the weights
+#: of its channel block again (direct: 96 positions; winograd: 24 tiles of at most 3 outputs an
+#: axis), or works in rows of at least 16 vectors (narrow: 16 x 16 floats).
+GRAIN = {
+    "direct": lambda axes: 96,
+    "narrow": lambda axes: 256,
+    "winograd": lambda axes: 24 * 3**axes,
+}
+#: Multiply-adds a thread, one or two milliseconds, with which no shape is an excuse.
+PLENTY = 50e6
+
+
+@each_layer
+@each_algorithm
+def test_every_thread_has_work(layer: Layer, algorithm: str) -> None:
+    """Work is enough if each thread can have a grain of the image for one block of channels."""
+    for isa in ISAS:
+        for dtype in ("float32", "float64"):
+            for threads in THREADS:
+                plan = layer.plan(isa=isa, dtype=dtype, threads=threads, algorithm=algorithm)
+                grain = GRAIN[plan["algorithm"]](len(layer.x) - 2)
+                pieces = math.prod(layer.domain(plan)) // grain * plan["blocks"]
+                enough = layer.group * pieces >= threads
+                if enough or plan["macs"] >= threads * PLENTY:
+                    assert plan["tasks"] >= threads, (isa, dtype, threads, plan["text"])
+
+
+@each_layer
+def test_two_threads_both_have_work(layer: Layer) -> None:
+    """The workload has no layer that is too small to be shared by two."""
+    for isa in ISAS:
+        assert layer.plan(isa=isa, threads=2)["tasks"] >= 2
+
+
+def test_enough_work_is_not_rare() -> None:
+    """The rule above would hold for any plan if no layer met its condition."""
+    met = sum(layer.plan(isa=isa, threads=8)["tasks"] >= 8 for layer in LAYERS for isa in ISAS)
+    assert met > 0.75 * len(LAYERS) * len(ISAS)
+
+
+def test_one_thread_does_not_cut_more_than_memory_asks() -> None:
+    small = Layer("small", (1, 8, 4, 4), (8, 8, 4, 4), {"strides": [2, 2], "pads": [1] * 4})
+    for isa in ISAS:
+        for algorithm in ALGORITHMS:
+            assert small.plan(isa=isa, algorithm=algorithm)["tasks"] == 1
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+@each_layer
+def test_scratch_is_bounded(layer: Layer) -> None:
+    """4 MiB a thread, for the layer, a batch of 16, and 64 times the image."""
+    axes = len(layer.x) - 2
+    for size in (layer, layer.resized(16, *(1,) * axes), layer.resized(1, *(64,) * axes)):
+        for options in every_option():
+            assert size.plan(**options)["scratch_bytes"] <= 4 * MIB, (size.x, options)
+
+
+@each_layer
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_scratch_does_not_follow_the_batch_or_the_image(layer: Layer, algorithm: str) -> None:
+    """Tiles grow with the batch and the image up to a size: from 64 to 4096 times a side only their
+    rounding changes, which at most doubles them."""
+    for isa in ISAS:
+        for axis in range(len(layer.x) - 1):
+            scratch = []
+            for factor in (64, 4096):
+                factors = [factor if i == axis else 1 for i in range(len(layer.x) - 1)]
+                plan = layer.resized(*factors).plan(isa=isa, algorithm=algorithm)
+                scratch.append(plan["scratch_bytes"])
+            assert scratch[1] <= 2 * scratch[0], (isa, axis)
+
+
+@each_layer
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_more_threads_need_no_more_scratch_each(layer: Layer, algorithm: str) -> None:
+    for isa in ISAS:
+        one = layer.plan(isa=isa, algorithm=algorithm, threads=1)["scratch_bytes"]
+        for threads in THREADS[1:]:
+            many = layer.plan(isa=isa, algorithm=algorithm, threads=threads)["scratch_bytes"]
+            assert many <= one
+
+
+@each_layer
+@pytest.mark.parametrize("algorithm", GENERAL)
+def test_packed_weights_depend_on_the_weights_alone(layer: Layer, algorithm: str) -> None:
+    axes = len(layer.x) - 2
+    for isa in ISAS:
+        options = {"isa": isa, "algorithm": algorithm}
+        packed = layer.plan(**options)["packed_bytes"]
+        # No sub-kernel is dropped: at least the weights themselves.
+        assert packed >= 4 * math.prod(layer.w)
+        for size in (layer.resized(16, *(1,) * axes), layer.resized(1, *(8,) * axes)):
+            assert size.plan(threads=8, **options)["packed_bytes"] == packed
+
+
+# ---- any problem ---------------------------------------------------------------------------------
+
+
+@st.composite
+def drawn_layers(draw) -> Layer:
+    axes = draw(st.integers(1, 4))
+
+    def each(least: int, most: int) -> list[int]:
+        return [draw(st.integers(least, most)) for _ in range(axes)]
+
+    strides, dilations = each(1, 5), each(1, 3)
+    kernel, sides = each(1, 9), each(1, 300 if axes < 3 else 40)
+    group = draw(st.integers(1, 3))
+    group_in, group_out = draw(st.integers(0, 400)), draw(st.integers(1, 400))
+    attributes: dict[str, Any] = {"strides": strides, "dilations": dilations, "group": group}
+    x = (draw(st.integers(0, 3)), group * group_in, *sides)
+    w = (group * group_in, group_out, *kernel)
+    full = _core.output_shape(x, w, **attributes)[0][2:]
+    attributes["pads"] = [min(side, draw(st.integers(0, 4))) for side in full] + [0] * axes
+    return Layer("drawn", x, w, attributes)
+
+
+@settings(max_examples=150)
+@given(
+    layer=drawn_layers(),
+    isa=st.sampled_from(ISAS),
+    dtype=st.sampled_from(DTYPES),
+    algorithm=st.sampled_from(["auto", *ALGORITHMS]),
+    threads=st.integers(1, 100),
+)
+def test_any_problem_is_covered(
+    layer: Layer, isa: str, dtype: str, algorithm: str, threads: int
+) -> None:
+    options = {"isa": isa, "dtype": dtype, "algorithm": algorithm, "threads": threads}
+    check_tiling(layer, options)
+    assert layer.plan(**options)["scratch_bytes"] >= 0
+
+
+#: An axis whose residue classes can be aligned, which makes its domain one longer, beside one whose
+#: cannot.
+MIXED = [
+    Layer("row", (1, 1, 9, 40), (1, 1, 4, 1), {"strides": [2, 2], "pads": [1, 0, 1, 0]}),
+    Layer("column", (1, 1, 9, 40), (1, 1, 1, 4), {"strides": [2, 2], "pads": [0, 1, 0, 1]}),
+    Layer(
+        "dilated row",
+        (1, 1, 32, 40),
+        (1, 1, 4, 4),
+        {"strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [1, 2]},
+    ),
+]
+
+
+@pytest.mark.parametrize("layer", MIXED, ids=[layer.name for layer in MIXED])
+def test_axes_aligned_and_not_are_covered(layer: Layer) -> None:
+    for options in every_option():
+        check_tiling(layer, options)

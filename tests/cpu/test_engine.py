@@ -1,0 +1,536 @@
+"""The CPU engines (custom_op/cpu/) against the float64 reference, every algorithm on every
+instruction set that this machine can run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CORNERS, DTYPES, STORE_ROUNDOFF, Case
+from forced import (
+    PLAIN,
+    Epilogue,
+    allowed,
+    check,
+    each_algorithm,
+    each_choice,
+    each_isa,
+    is_transformed,
+    method,
+    plan,
+    reference,
+    run,
+    same_bits,
+    with_residual,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ort_tconv import _core
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def test_memory_is_poisoned(poisoned_memory: bool) -> None:
+    """What the other tests rely on to see outputs and scratch memory that were never written."""
+    if not poisoned_memory:
+        pytest.skip("this C library cannot fill new memory")
+    for size in (1 << 12, 1 << 17, 1 << 23):
+        assert np.isnan(np.empty(size, np.float32)).all()
+
+
+# ---- any case ------------------------------------------------------------------------------------
+
+EPILOGUES = [
+    PLAIN,
+    Epilogue("Relu"),
+    Epilogue("LeakyRelu", (0.3,)),
+    Epilogue("Clip", (-1.0, 2.0)),
+    Epilogue("Sigmoid"),
+    Epilogue("Tanh"),
+    Epilogue("HardSigmoid", (0.25, 0.5)),
+    Epilogue("HardSwish"),
+    Epilogue("Silu"),
+    Epilogue("Elu", (0.5,)),
+    Epilogue("Softplus"),
+    Epilogue("Gelu"),
+    Epilogue("GeluTanh"),
+    Epilogue("PRelu", (0.2,)),
+    Epilogue("PRelu"),  # a slope for each output channel, filled in below
+]
+
+
+@st.composite
+def engine_cases(draw) -> Case:
+    """Larger than cases.drawn_cases: several tiles, channel blocks and vectors of everything."""
+    axes = draw(st.sampled_from([1, 1, 2, 2, 2, 3, 4]))
+
+    def each(most: list[int]) -> tuple[int, ...]:
+        return tuple(draw(st.integers(1, most[axes - 1])) for _ in range(axes))
+
+    strides = each([9, 5, 3, 2])
+    if draw(st.booleans()):  # dense: one to three taps a sub-kernel, which is what transforms take
+        dilations = (1,) * axes
+        kernel = tuple(s * draw(st.integers(1, 3)) - draw(st.integers(0, s - 1)) for s in strides)
+    else:
+        dilations, kernel = each([4, 4, 3, 2]), each([12, 6, 4, 3])
+    case = Case(
+        spatial=each([40, 14, 6, 3]),
+        kernel=kernel,
+        batch=draw(st.integers(0, 3)),
+        group=draw(st.sampled_from([1, 1, 1, 2, 3])),
+        group_in=draw(st.sampled_from([1, 2, 3, 5, 8, 17])),
+        group_out=draw(st.sampled_from([1, 2, 3, 4, 7, 9, 16, 33])),
+        strides=strides,
+        dilations=dilations,
+        auto_pad=draw(st.sampled_from(["", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])),
+        bias=draw(st.booleans()),
+        dtype=draw(st.sampled_from(list(DTYPES))),
+    )
+    full = _core.output_shape(
+        case.x_shape,
+        case.w_shape,
+        strides=list(strides),
+        dilations=list(dilations),
+        group=case.group,
+    )[0][2:]
+    kind = draw(st.sampled_from(["", "pads", "output_shape", "output_padding"]))
+    if kind == "pads" and case.auto_pad in ("", "NOTSET"):
+        begin = tuple(draw(st.integers(0, min(side, k))) for side, k in zip(full, kernel))
+        end = tuple(draw(st.integers(0, min(side - b, 4))) for side, b in zip(full, begin))
+        case = dataclasses.replace(case, pads=begin + end)
+    elif kind == "output_shape":
+        shape = tuple(draw(st.integers(0, side + 3)) for side in full)
+        case = dataclasses.replace(case, output_shape=shape)
+    elif kind == "output_padding":
+        room = [max(s, d) - 1 for s, d in zip(strides, dilations)]
+        padding = tuple(draw(st.integers(0, most)) for most in room)
+        case = dataclasses.replace(case, output_padding=padding)
+    return case
+
+
+@each_isa
+@each_choice
+@given(
+    case=engine_cases(),
+    epilogue=st.sampled_from(EPILOGUES),
+    residual=st.booleans(),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_any_case(
+    isa: str, algorithm: str, case: Case, epilogue: Epilogue, residual: bool, threads: int
+) -> None:
+    if epilogue.activation == "PRelu" and not epilogue.params:
+        slopes = np.linspace(-0.5, 1.5, case.out_channels).tolist()
+        epilogue = Epilogue("PRelu", tuple(slopes))
+    arrays = case.arrays()
+    if residual:
+        arrays = with_residual(case, arrays)
+    y = check(case, arrays, algorithm, epilogue, isa=isa, threads=threads)
+    other = {1: 2, 2: 5, 5: 1}[threads]
+    methods = {method(case, algorithm, isa=isa, threads=n) for n in (threads, other)}
+    if len(methods) == 1:
+        again = run(case, arrays, epilogue, algorithm=algorithm, isa=isa, threads=other)
+        assert same_bits(y, again), f"{threads} and {other} threads differ"
+
+
+# ---- chosen cases --------------------------------------------------------------------------------
+
+CHOSEN = CORNERS | {
+    "1-D, kernel 64, stride 32": Case((9,), (64,), strides=(32,), pads=(16, 16)),
+    "stride 300 without overlap": Case((5,), (300,), batch=2, strides=(300,)),
+    "stride 600": Case((3,), (700,), strides=(600,), pads=(33, 50)),
+    "stride 600 in the last axis": Case((3, 2), (2, 650), strides=(1, 600)),
+    "stride 600 in the first axis": Case((2, 3), (650, 2), strides=(600, 1)),
+    "stride 600, 5 taps": Case((3,), (5,), strides=(600,), output_padding=(599,)),
+    "taps far apart": Case((40,), (3,), dilations=(50,)),
+    "taps far apart in rows": Case((4, 30), (2, 3), strides=(1, 2), dilations=(1, 41)),
+    "taps far apart in columns": Case((30, 4), (3, 2), strides=(2, 1), dilations=(41, 1)),
+    "dilation 2, stride 2": Case((6, 7), (3, 3), strides=(2, 2), dilations=(2, 2)),
+    "dilation 2, stride 3": Case((6, 7), (3, 4), strides=(3, 3), dilations=(2, 2)),
+    "dilation 3, stride 2, padded": Case(
+        (6, 7), (3, 3), strides=(2, 2), dilations=(3, 3), pads=(3, 2, 1, 4)
+    ),
+    "channel chunks": Case((3, 3), (8, 8), group_in=1500, group_out=8, strides=(2, 2)),
+    "many input channels": Case((5,), (4,), group_in=1500, group_out=5, strides=(2,)),
+    "many output channels": Case((5, 4), (4, 4), group_in=3, group_out=201, strides=(2, 2)),
+    "odd channels": Case((6, 5), (4, 4), group_in=37, group_out=53, strides=(2, 2)),
+    "no input channel": Case((3, 3), (3, 3), group_in=0, strides=(2, 2)),
+    "no input channel, no bias": Case((3,), (4,), group_in=0, strides=(2,), bias=False),
+    "depthwise, 40 groups": Case(
+        (7, 9), (4, 4), group=40, group_in=1, group_out=1, strides=(2, 2), pads=(1, 1, 1, 1)
+    ),
+    "depthwise, three outputs each": Case((7, 9), (3, 3), group=8, group_in=1, strides=(2, 2)),
+    "groups of 5 and 7 channels": Case(
+        (6, 6), (5, 5), group=3, group_in=5, group_out=7, strides=(2, 2)
+    ),
+    "batch of groups": Case((4, 6), (3, 3), batch=3, group=2, group_in=4, strides=(2, 2)),
+    "one pixel": Case((1, 1), (5, 5), group_in=20, group_out=20, strides=(2, 2), pads=(2, 1, 2, 1)),
+    "one output": Case((3, 3), (4, 4), strides=(2, 2), pads=(4, 4, 3, 3)),
+    "long rows": Case((3, 1000), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1)),
+    "long rows, one channel": Case((2, 999), (5, 5), group_in=1, group_out=1, strides=(2, 2)),
+    "long columns": Case((1000, 2), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1)),
+    "long signal": Case((4000,), (16,), strides=(8,), pads=(4, 4)),
+    "image of many tiles": Case((65, 67), (4, 4), group_in=3, strides=(2, 2), pads=(1, 1, 1, 1)),
+    "pixel shuffle": Case((17, 19), (2, 2), group_in=9, group_out=10, strides=(2, 2)),
+    "row shared by classes, columns not": Case((9, 40), (1, 4), strides=(2, 2), pads=(0, 1, 0, 1)),
+    "columns shared by classes, row not": Case((9, 40), (4, 1), strides=(2, 2), pads=(1, 0, 1, 0)),
+    "volume of many tiles": Case((12, 13, 14), (4, 4, 4), strides=(2, 2, 2), pads=(1,) * 6),
+    "5-D": Case((2, 3, 2, 2, 3), (2, 1, 2, 2, 3), strides=(2, 1, 2, 1, 2)),
+    "8-D": Case((1, 2, 1, 2, 1, 2, 1, 2), (2, 1, 2, 1, 2, 1, 2, 1), strides=(2,) * 8),
+    "mostly outside the input": Case((2, 3), (3, 3), strides=(2, 2), output_shape=(40, 51)),
+    "stride 1, kernel 3": Case((9, 8), (3, 3), group_in=5, pads=(1, 1, 1, 1)),
+    "stride 1, kernel 1": Case((9, 8), (1, 1), group_in=5, group_out=6),
+}
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
+def test_chosen_case(isa: str, algorithm: str, case: Case) -> None:
+    check(case, case.arrays(), algorithm, isa=isa, threads=2)
+
+
+@each_isa
+def test_channel_chunks_are_crossed(isa: str) -> None:
+    case = CHOSEN["channel chunks"]
+    assert plan(case, "direct", isa=isa)["channel_chunk"] < case.group_in
+
+
+# Every length of every vector loop's tail, and of its unrolled blocks'.
+
+
+@each_isa
+@each_algorithm
+def test_every_number_of_output_channels(isa: str, algorithm: str) -> None:
+    for channels in range(1, 68):
+        case = Case((5,), (4,), group_out=channels, strides=(2,), pads=(1, 1))
+        check(case, case.arrays(channels), algorithm, isa=isa)
+
+
+@each_isa
+@each_algorithm
+def test_every_number_of_input_channels(isa: str, algorithm: str) -> None:
+    for channels in range(1, 36):
+        case = Case((5,), (4,), group_in=channels, strides=(2,), pads=(1, 1))
+        check(case, case.arrays(channels), algorithm, isa=isa)
+
+
+@each_isa
+@each_algorithm
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
+def test_every_row_length(isa: str, algorithm: str, stride: int) -> None:
+    for width in range(1, 70, 1 if stride == 2 else 3):
+        case = Case((2, width), (1, 2 * stride), strides=(1, stride), pads=(0, 1, 0, 0))
+        check(case, case.arrays(width), algorithm, isa=isa)
+
+
+# ---- the workload --------------------------------------------------------------------------------
+
+WORKLOADS = Path(__file__).parents[2] / "benchmarks" / "workloads.json"
+
+
+@cache
+def workload(dtype: str) -> dict[str, Case]:
+    """The layers with fewer channels and smaller images, the geometry untouched."""
+    result = {}
+    for rows in json.loads(WORKLOADS.read_text()).values():
+        for row in rows if isinstance(rows, list) else []:
+            batch, channels, *spatial = row["x"]
+            group = row.get("group", 1)
+            side = {1: 60, 2: 10, 3: 5}[len(spatial)]
+            result[row["name"]] = Case(
+                spatial=tuple(min(size, side) for size in spatial),
+                kernel=tuple(row["kernel"]),
+                batch=min(batch, 2),
+                group=min(group, 3),
+                group_in=min(channels // group, 21),
+                group_out=min(row["m"] // group, 19),
+                strides=tuple(row["strides"]),
+                pads=tuple(row["pads"]),
+                output_padding=tuple(row.get("output_padding", ())),
+                dilations=tuple(row.get("dilations", ())),
+                dtype=dtype,
+            )
+    return result
+
+
+@each_isa
+@each_dtype
+@each_algorithm
+def test_workload(isa: str, dtype: str, algorithm: str) -> None:
+    for name, case in workload(dtype).items():
+        try:
+            check(case, case.arrays(), algorithm, isa=isa)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+
+
+@each_isa
+def test_winograd_is_really_used(isa: str) -> None:
+    """A NaN makes its tile fall back to plain sums (a transform would spread it), which round
+    differently elsewhere in the tile; equal bits would mean that no transform ever ran."""
+    case = Case((9, 9), (4, 4), group_in=20, group_out=20, strides=(2, 2))
+    assert is_transformed(case, "winograd", isa=isa)
+    arrays = case.arrays()
+    ordinary = run(case, arrays, isa=isa, algorithm="winograd")
+    arrays["x"][0, 0, 0, 0] = np.nan
+    plain = run(case, arrays, isa=isa, algorithm="winograd")
+    untouched = ~np.isnan(plain)
+    assert not untouched[:, :, :4, :4].any()
+    assert untouched[:, :, 4:].all()
+    assert not same_bits(ordinary[untouched], plain[untouched])
+
+
+# ---- the same bits -------------------------------------------------------------------------------
+
+REPEATED = {
+    name: CHOSEN[name]
+    for name in (
+        "the usual 4x4, stride 2",
+        "image of many tiles",
+        "volume of many tiles",
+        "odd channels",
+        "long signal",
+        "batch of groups",
+        "stride 600",
+        "channel chunks",
+    )
+}
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("case", REPEATED.values(), ids=REPEATED.keys())
+def test_bits_depend_on_the_method_alone(isa: str, algorithm: str, case: Case) -> None:
+    """Neither on the number of threads nor on the tiles that it leads to, nor on the run."""
+    arrays = case.arrays()
+    results: dict[str, np.ndarray] = {}
+    for threads in (1, 1, 2, 3, 5, 16):
+        y = run(case, arrays, isa=isa, algorithm=algorithm, threads=threads)
+        key = method(case, algorithm, isa=isa, threads=threads)
+        assert same_bits(results.setdefault(key, y), y), threads
+    assert len(results) < 5
+
+
+def test_bits_repeat_by_default() -> None:
+    case = CHOSEN["image of many tiles"]
+    first = run(case, case.arrays(), threads=5)
+    assert all(same_bits(first, run(case, case.arrays(), threads=5)) for _ in range(5))
+
+
+@each_isa
+@each_algorithm
+def test_batch_elements_do_not_depend_on_each_other(isa: str, algorithm: str) -> None:
+    case = Case((9, 8), (4, 4), batch=3, group_in=5, group_out=6, strides=(2, 2))
+    alone = dataclasses.replace(case, batch=1)
+    arrays = case.arrays()
+    together = run(case, arrays, isa=isa, algorithm=algorithm)
+    same_method = len({method(each, algorithm, isa=isa) for each in (case, alone)}) == 1
+    for n in range(case.batch):
+        own = arrays | {"x": arrays["x"][n : n + 1]}
+        part = check(alone, own, algorithm, isa=isa)
+        assert same_bits(together[n : n + 1], part) or not same_method
+
+
+# ---- what surrounds the sums ---------------------------------------------------------------------
+
+
+@each_isa
+@each_choice
+@each_dtype
+@pytest.mark.parametrize("operands", ["x w", "x w b", "x w z", "x w b z"])
+def test_bias_and_residual(isa: str, algorithm: str, dtype: str, operands: str) -> None:
+    case = Case((5, 9), (4, 4), group=2, group_out=5, strides=(2, 2), dtype=dtype)
+    arrays = with_residual(case, case.arrays())
+    given_arrays = {name: arrays[name] for name in operands.split()}
+    check(case, given_arrays, algorithm, isa=isa, threads=2)
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("epilogue", EPILOGUES[:-1], ids=lambda e: e.activation or "none")
+def test_activation(isa: str, algorithm: str, epilogue: Epilogue) -> None:
+    case = Case((5, 9), (3, 3), group_out=5, strides=(2, 2), output_padding=(1, 0))
+    check(case, with_residual(case, case.arrays()), algorithm, epilogue, isa=isa)
+
+
+@each_isa
+@each_choice
+def test_prelu_slopes_follow_the_channels(isa: str, algorithm: str) -> None:
+    case = Case((5, 9), (4, 4), group=3, group_out=5, strides=(2, 2))
+    epilogue = Epilogue("PRelu", tuple(np.linspace(-1, 3, 15).tolist()))
+    check(case, case.arrays(), algorithm, epilogue, isa=isa, threads=2)
+
+
+@each_isa
+@each_choice
+def test_any_memory_layout_is_read_and_none_is_written(isa: str, algorithm: str) -> None:
+    case = Case((5, 9), (4, 4), group_in=4, group_out=6, strides=(2, 2))
+    arrays = with_residual(case, case.arrays())
+    expected = run(case, arrays, isa=isa, algorithm=algorithm)
+    strided = {
+        "x": np.ascontiguousarray(arrays["x"].T).T,
+        "w": np.repeat(arrays["w"], 2, axis=1)[:, ::2],
+        "b": np.ascontiguousarray(arrays["b"][::-1])[::-1],
+        "z": np.broadcast_to(arrays["z"], (2, *arrays["z"].shape))[1],
+    }
+    copies = {name: array.copy() for name, array in strided.items()}
+    for array in strided.values():
+        array.flags.writeable = False
+    assert same_bits(run(case, strided, isa=isa, algorithm=algorithm), expected)
+    assert all(same_bits(strided[name].copy(), copy) for name, copy in copies.items())
+
+
+# ---- empty problems ------------------------------------------------------------------------------
+
+EMPTY = {
+    "empty batch": Case((3, 3), (3, 3), batch=0, strides=(2, 2)),
+    "empty output": Case((2, 3), (2, 2), pads=(2, 0, 1, 0)),
+    "empty last output axis": Case((2, 3), (2, 2), pads=(0, 2, 0, 2)),
+    "output_shape 0": Case((4,), (4,), strides=(2,), output_shape=(0,)),
+    "empty batch and output": Case((3,), (3,), batch=0, output_shape=(0,)),
+}
+
+
+@each_isa
+@each_choice
+@each_dtype
+@pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY.keys())
+def test_empty_output(isa: str, algorithm: str, dtype: str, case: Case) -> None:
+    case = dataclasses.replace(case, dtype=dtype)
+    y = run(case, with_residual(case, case.arrays()), isa=isa, algorithm=algorithm, threads=2)
+    assert y.dtype == DTYPES[dtype]
+    assert list(y.shape) == _core.output_shape(case.x_shape, case.w_shape, **case.attributes)[0]
+    assert y.size == 0
+
+
+@each_isa
+@each_choice
+def test_empty_input_axis_leaves_the_bias(isa: str, algorithm: str) -> None:
+    case = Case((0, 3), (4, 3), strides=(2, 2), group_out=5)
+    arrays = case.arrays()
+    y = run(case, arrays, isa=isa, algorithm=algorithm)
+    assert y.shape == (1, 5, 2, 7)
+    assert np.array_equal(y, np.broadcast_to(arrays["b"].reshape(1, 5, 1, 1), y.shape))
+
+
+# ---- NaN, Inf and large values -------------------------------------------------------------------
+
+
+def compare_non_finite(
+    case: Case, arrays: dict[str, np.ndarray], algorithm: str, isa: str, threads: int
+) -> None:
+    """NaN and Inf exactly where the reference has them, everything else within its bound."""
+    y = run(case, arrays, algorithm=algorithm, isa=isa, threads=threads).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        expected = reference(case, arrays)
+    finite = np.isfinite(expected)
+    assert 0 < finite.sum() < finite.size, "the case must have both"
+    special = np.where(finite, 0, expected)
+    assert np.array_equal(np.where(finite, 0, y), special, equal_nan=True)
+    # Finite results saw finite values only; others may be what they like in the bound.
+    tame = {name: value.astype(np.float64) for name, value in arrays.items()}
+    tame = {name: np.where(np.isfinite(value), value, 0) for name, value in tame.items()}
+    transformed = is_transformed(case, algorithm, isa=isa, threads=threads)
+    error = np.abs(np.where(finite, y, 0) - np.where(finite, expected, 0))
+    assert (error <= allowed(case, tame, transformed=transformed)).all()
+
+
+NON_FINITE = {
+    "4x4, stride 2": Case((9, 10), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1)),
+    "5x5, stride 2": Case((9, 10), (5, 5), strides=(2, 2), pads=(2, 2, 2, 2)),
+    "3x3, stride 2": Case((9, 10), (3, 3), group_in=5, group_out=9, strides=(2, 2)),
+    "3x3, stride 1": Case((9, 10), (3, 3), group=2),
+    "8, stride 4": Case((50,), (8,), strides=(4,), pads=(2, 2)),
+    "2x2, stride 2": Case((9, 10), (2, 2), group_in=1, strides=(2, 2)),
+    "wide": Case((4, 60), (4, 4), group_out=1, strides=(2, 2), pads=(1, 1, 1, 1)),
+}
+
+
+@each_isa
+@each_choice
+@each_dtype
+@pytest.mark.parametrize("case", NON_FINITE.values(), ids=NON_FINITE.keys())
+def test_non_finite_inputs_stay_where_they_belong(
+    isa: str, algorithm: str, dtype: str, case: Case
+) -> None:
+    case = dataclasses.replace(case, dtype=dtype)
+    for seed, values in enumerate(([np.nan], [np.inf], [-np.inf], [np.nan, np.inf, -np.inf])):
+        arrays = case.arrays(seed)
+        rng = np.random.default_rng(seed)
+        for value in values:
+            arrays["x"].reshape(-1)[rng.integers(arrays["x"].size)] = value
+        compare_non_finite(case, arrays, algorithm, isa, threads=1 + seed)
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("name", ["b", "z"])
+def test_non_finite_bias_and_residual(isa: str, algorithm: str, name: str) -> None:
+    case = NON_FINITE["4x4, stride 2"]
+    arrays = with_residual(case, case.arrays())
+    arrays[name].reshape(-1)[:2] = np.nan, np.inf
+    compare_non_finite(case, arrays, algorithm, isa, threads=1)
+
+
+@each_isa
+@each_choice
+def test_zero_times_inf_is_nan(isa: str, algorithm: str) -> None:
+    """A tap of weight zero still meets the Inf, as in the definition."""
+    case = Case((6, 6), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1), bias=False)
+    arrays = case.arrays()
+    arrays["w"][:, :, ::2] = 0
+    arrays["x"][0, 1, 3, 3] = np.inf
+    compare_non_finite(case, arrays, algorithm, isa, threads=1)
+
+
+@each_isa
+@each_choice
+@each_dtype
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["large x", "large both", "large w"])
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_values_near_overflow_stay_finite(
+    isa: str, algorithm: str, dtype: str, share: float, kernel: int
+) -> None:
+    """Sums of magnitudes of a sixteenth of the greatest number are far enough from it for every
+    order of summation."""
+    case = Case(
+        (9, 10), (kernel, kernel), group_in=5, strides=(2, 2), pads=(1, 1, 1, 1), dtype=dtype
+    )
+    arrays = {name: value.astype(np.float64) for name, value in case.arrays().items()}
+    largest = reference(case, {name: np.abs(value) for name, value in arrays.items()}).max()
+    scale = {"float16": 65504.0, "float64": 1.7e308}.get(dtype, 3.3e38) / 16 / largest
+    arrays["x"] *= scale**share
+    arrays["w"] *= scale ** (1 - share)
+    arrays = {name: value.astype(DTYPES[dtype]) for name, value in arrays.items()}
+    y = run(case, arrays, isa=isa, algorithm=algorithm).astype(np.float64)
+    assert np.isfinite(y).all()
+    # Compared after division by a power of two, lest the bound itself overflow.
+    small = {name: value.astype(np.float64) for name, value in arrays.items()}
+    small |= {name: small[name] / 2.0**60 for name in ("x", "b")}
+    error = np.abs(y / 2.0**60 - reference(case, small))
+    transformed = is_transformed(case, algorithm, isa=isa)
+    assert (error <= allowed(case, small, transformed=transformed)).all()
+
+
+@each_isa
+@each_choice
+@each_dtype
+def test_results_too_large_become_inf(isa: str, algorithm: str, dtype: str) -> None:
+    greatest = {"float16": 60000.0, "float64": 1.7e308}.get(dtype, 3.3e38)
+    case = Case((3, 4), (4, 4), group_in=1, strides=(2, 2), bias=False, dtype=dtype)
+    arrays = case.arrays()
+    arrays["x"] = np.full_like(arrays["x"], greatest)
+    arrays["w"] = np.full_like(arrays["w"], 1.5)
+    arrays["w"][:, 1] = -1.5
+    arrays["w"][:, 2] = 0.5 * STORE_ROUNDOFF[dtype]
+    y = run(case, arrays, isa=isa, algorithm=algorithm).astype(np.float64)
+    assert (y[:, 0] == math.inf).all()
+    assert (y[:, 1] == -math.inf).all()
+    assert np.isfinite(y[:, 2]).all()

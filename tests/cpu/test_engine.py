@@ -202,6 +202,39 @@ def test_channel_chunks_are_crossed(isa: str) -> None:
     assert plan(case, "direct", isa=isa)["channel_chunk"] < case.group_in
 
 
+def integers(case: Case) -> dict[str, np.ndarray]:
+    """Small ones: every sum, and every sum of halves and quarters of a transform, is exact."""
+    rng = np.random.default_rng(3)
+    shapes = {name: value.shape for name, value in case.arrays().items()}
+    dtype = DTYPES[case.dtype]
+    return {name: rng.integers(-2, 3, shape).astype(dtype) for name, shape in shapes.items()}
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
+def test_integers_are_exact(isa: str, algorithm: str, case: Case) -> None:
+    arrays = integers(case)
+    y = run(case, arrays, isa=isa, algorithm=algorithm, threads=3)
+    assert np.array_equal(y, reference(case, arrays))
+
+
+@cache
+def heavy_weights() -> tuple[Case, dict[str, np.ndarray], np.ndarray]:
+    """72 MB of weights, which few caches hold: plans and kernels then fetch them otherwise."""
+    case = Case((1, 2), (4, 4), group_in=2200, group_out=512, strides=(2, 2), bias=False)
+    arrays = integers(case)
+    return case, arrays, reference(case, arrays)
+
+
+@each_isa
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_weights_that_no_cache_holds(isa: str, algorithm: str) -> None:
+    case, arrays, expected = heavy_weights()
+    y = run(case, arrays, isa=isa, algorithm=algorithm, threads=3)
+    assert np.array_equal(y, expected)
+
+
 # Every length of every vector loop's tail, and of its unrolled blocks'.
 
 
@@ -267,6 +300,10 @@ def test_workload(isa: str, dtype: str, algorithm: str) -> None:
     for name, case in workload(dtype).items():
         try:
             check(case, case.arrays(), algorithm, isa=isa)
+            exact = integers(case)
+            y = run(case, exact, isa=isa, algorithm=algorithm)
+            stored = reference(case, exact).astype(y.dtype)
+            assert np.array_equal(y.astype(np.float64), stored.astype(np.float64))
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 

@@ -23,7 +23,7 @@ struct Shape {  // what the choices below need, computed once
 
   Shape(const Problem& p, const Machine& m, DType t, bool align)
       : problem(p), machine(m), dtype(t), aligned(align), axes(segregate(p, align)),
-        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(p.group_out()) {
+        lanes(m.vector_bytes / compute_bytes(t)), cg(p.group_in()), mg(std::max<int64_t>(1, p.group_out())) {
     axes.insert(axes.begin(), batch_axis(p));  // the outermost axis of the domain
   }
 

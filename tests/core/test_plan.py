@@ -336,7 +336,7 @@ def drawn_layers(draw) -> Layer:
     strides, dilations = each(1, 5), each(1, 3)
     kernel, sides = each(1, 9), each(1, 300 if axes < 3 else 40)
     group = draw(st.integers(1, 3))
-    group_in, group_out = draw(st.integers(0, 400)), draw(st.integers(1, 400))
+    group_in, group_out = draw(st.integers(0, 400)), draw(st.integers(0, 400))
     attributes: dict[str, Any] = {"strides": strides, "dilations": dilations, "group": group}
     x = (draw(st.integers(0, 3)), group * group_in, *sides)
     w = (group * group_in, group_out, *kernel)

@@ -431,6 +431,8 @@ EMPTY = {
     "empty output": Case((2, 3), (2, 2), pads=(2, 0, 1, 0)),
     "empty last output axis": Case((2, 3), (2, 2), pads=(0, 2, 0, 2)),
     "output_shape 0": Case((4,), (4,), strides=(2,), output_shape=(0,)),
+    "no output channel": Case((3, 3), (3, 3), group_out=0, strides=(2, 2)),
+    "no channel at all": Case((3,), (3,), group_in=0, group_out=0, bias=False),
     "empty batch and output": Case((3,), (3,), batch=0, output_shape=(0,)),
 }
 

@@ -41,7 +41,7 @@ struct GemmArgs {
   int64_t prefetch;  // if not 0: while summing, fetch as many weights as are read here, from this many elements on
 };
 
-// out[n][i] = sum over channels c, taps t of x[c*channel_stride + taps[t] + i] * w[(c*ntaps + t)*NB + n],
+// out[n][i] = sum over taps t, channels c of x[taps[t] + c*channel_stride + i] * w[(t*channels + c)*NB + n],
 // i = 0..count-1, n = 0..NB-1.  Reads and writes up to the next multiple of L positions.
 template <class T>
 struct RowsArgs {

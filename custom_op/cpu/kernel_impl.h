@@ -163,12 +163,11 @@ inline __attribute__((always_inline)) void rows_chunk(const RowsArgs<T>& a, int6
   constexpr int L = Simd<T>::L;
   Vec<T> acc[NB][NP] = {};
   const T* w = a.w;
-  const T* x = a.x + i;
-  for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride) {
-    for (int64_t t = 0; t < a.ntaps; ++t, w += NB) {
-      const T* xt = x + a.taps[t];
+  for (int64_t t = 0; t < a.ntaps; ++t) {
+    const T* x = a.x + i + a.taps[t];
+    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += NB) {
       Vec<T> v[NP];
-      for (int p = 0; p < NP; ++p) v[p] = loadu(xt + p * L);
+      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
       for (int n = 0; n < NB; ++n)
         for (int p = 0; p < NP; ++p) acc[n][p] += w[n] * v[p];
     }

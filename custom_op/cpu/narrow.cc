@@ -7,7 +7,9 @@ namespace ort_tconv {
 namespace {
 
 // Sub-kernels that read the same window offsets are stacked: rows (sub-kernel, output channel) of one
-// small matrix.  Packed weights: [group][block][stack][chunk of up to 4 rows][channel][tap][row].
+// small matrix.  Packed weights: [group][block][stack][chunk of up to 4 rows][tap][channel][row].
+
+constexpr int64_t kFewChannels = 8;
 
 template <class S>
 class NarrowEngine final : public EngineBase<S> {
@@ -61,8 +63,8 @@ class NarrowEngine final : public EngineBase<S> {
         for (const auto& stack : stacks_)
           visit_rows_of(stack, b, [&](const Row* rows, int n) {
             const int64_t ntaps = static_cast<int64_t>(this->sub_kernels_[stack[0]].taps.size());
-            for (int64_t c = 0; c < cg; ++c)
-              for (int64_t t = 0; t < ntaps; ++t)
+            for (int64_t t = 0; t < ntaps; ++t)
+              for (int64_t c = 0; c < cg; ++c)
                 for (int r = 0; r < n; ++r) {
                   const int64_t tap = this->sub_kernels_[rows[r].sub].taps[t];
                   const int64_t m = b * this->plan.block + rows[r].m;
@@ -85,6 +87,7 @@ class NarrowEngine final : public EngineBase<S> {
     T *window, *acc, *row;
     const T** sources;
     WindowRun* runs;
+    ptrdiff_t* taps;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
       window = c.take<T>(e.problem.group_in() * e.window_positions_ + e.k_.lanes);
@@ -93,6 +96,7 @@ class NarrowEngine final : public EngineBase<S> {
       sources = c.take<const T*>(p.class_chunk);
       const auto& last = e.window_.back();  // a row is at most zeros, input, zeros for each piece
       runs = c.take<WindowRun>(3 * (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
+      taps = c.take<ptrdiff_t>(e.problem.group_in() < kFewChannels ? e.problem.group_in() * e.total_taps_ : 0);
     }
   };
 
@@ -162,9 +166,16 @@ class NarrowEngine final : public EngineBase<S> {
       const SubKernel& first = this->sub_kernels_[stack[0]];
       a.taps = first.offsets.data();
       a.ntaps = static_cast<int64_t>(first.taps.size());
+      if (cg < kFewChannels) {  // one long list of taps instead of many short loops over channels
+        for (int64_t t = 0; t < a.ntaps; ++t)
+          for (int64_t c = 0; c < cg; ++c) s.taps[t * cg + c] = first.offsets[t] + c * window.channel_stride;
+        a.taps = s.taps;
+        a.ntaps *= cg;
+        a.channels = 1;
+      }
       visit_rows_of(stack, b, [&](const Row* rows, int n) {
         a.w = w;
-        w += n * cg * a.ntaps;
+        w += n * a.channels * a.ntaps;
         const auto run = [&](int64_t position, int64_t at, int64_t count) {
           a.x = window.x + position;
           a.count = count;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 
 #include "core/status.h"
@@ -79,12 +80,15 @@ int64_t l2_bytes() {
   return 512 * 1024;
 }
 
+// What one core can reach.  (sysconf adds up all the caches of a processor that has several.)
 int64_t l3_bytes() {
-#ifdef _SC_LEVEL3_CACHE_SIZE
-  const long n = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (n > 0) return n;
-#endif
-  return 8 * 1024 * 1024;
+  int64_t kib = 0;
+  if (std::FILE* f = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
+    long v = 0;
+    if (std::fscanf(f, "%ldK", &v) == 1) kib = v;
+    std::fclose(f);
+  }
+  return kib > 0 ? kib * 1024 : 8 * 1024 * 1024;
 }
 
 }  // namespace

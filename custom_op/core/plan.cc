@@ -76,7 +76,7 @@ void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits 
 }
 
 // Weights that leave no room in the last-level cache come from memory each time they are fetched.
-bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.l3_bytes / 4; }
+bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.l3_bytes / 2; }
 
 int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
 
@@ -90,7 +90,7 @@ void split_blocks(Plan& plan, const Shape& s) {
 
 // Cost of fetching the packed weights once a tile, over all threads, which share the memory's bandwidth.
 double weight_traffic(const Plan& plan, const Machine& m) {
-  const double per_byte = plan.heavy ? 0.35 * m.threads : 0.03;
+  const double per_byte = plan.heavy ? 0.15 * m.threads : 0.03;
   return per_byte * static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
 }
 

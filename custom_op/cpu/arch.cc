@@ -60,10 +60,10 @@ std::string join(const std::vector<std::string>& names) {
   return s;
 }
 
-const Entry& entry(const std::string& isa) {
+const Entry& entry(const std::string& isa, const char* origin = "") {
   for (const auto& e : entries())
     if (isa == e.set->name) return e;
-  fail("instruction set '", isa, "': must be one of ", join(compiled_isas()));
+  fail("instruction set '", isa, "'", origin, ": must be one of ", join(compiled_isas()));
 }
 
 int available_threads() {
@@ -107,11 +107,12 @@ std::vector<std::string> emulated_isas() {
 
 const KernelSet& kernel_set(const std::string& isa) {
   const char* env = isa.empty() ? std::getenv("ORT_TCONV_ISA") : nullptr;
+  const char* origin = env ? " (from ORT_TCONV_ISA)" : "";
   const std::string wanted = env ? env : isa;
   if (wanted.empty()) return *entry(supported_isas().front()).set;
-  const Entry& e = entry(wanted);
-  require(e.available(), "instruction set '", wanted, "'", env ? " (from ORT_TCONV_ISA)" : "",
-          ": this processor has only ", join(supported_isas()));
+  const Entry& e = entry(wanted, origin);
+  require(e.available(), "instruction set '", wanted, "'", origin, ": this processor has only ",
+          join(supported_isas()));
   return *e.set;
 }
 

@@ -12,6 +12,7 @@
 #include "core/status.h"
 #include "cpu/arch.h"
 #include "cpu/run.h"
+#include "cpu/weight_cache.h"
 
 #ifndef ORT_TCONV_VERSION
 #define ORT_TCONV_VERSION "0+unknown"
@@ -225,4 +226,32 @@ PYBIND11_MODULE(_core, m) {
       py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
       py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
       "The engine itself: Y in the dtype of X.");
+
+  py::class_<PackedWeights, std::shared_ptr<PackedWeights>>(m, "PackedWeights")
+      .def_property_readonly("nbytes", [](const PackedWeights& p) { return p.buffer.bytes; });
+
+  m.def(
+      "pack",
+      [](const Dims& x_shape, const py::array& w, const std::string& isa, const std::string& algorithm,
+         const py::kwargs& kw) {
+        const DType t = parse_dtype(py::cast<std::string>(w.dtype().attr("name")));
+        const py::array wc = py::array::ensure(w, py::array::c_style);
+        const KernelSet& kernels = kernel_set(isa);
+        const Prepared prepared(make_problem(attributes(kw), {x_shape, shape_of(wc), {}, {}}), t, kernels,
+                                machine(kernels, 1), algorithm);
+        const void* data = wc.data();
+        const size_t bytes = static_cast<size_t>(wc.nbytes());
+        py::gil_scoped_release release;
+        return std::const_pointer_cast<PackedWeights>(shared_weights(prepared, data, bytes));
+      },
+      py::arg("x_shape"), py::arg("w"), py::arg("isa") = "", py::arg("algorithm") = "",
+      "Packed weights as a session holds them: equal weights in equal layouts are one object.");
+
+  m.def(
+      "weight_cache",
+      [] {
+        const WeightCacheUse use = weight_cache_use();
+        return py::make_tuple(use.entries, use.bytes);
+      },
+      "Packed weights alive that pack() made: how many, and their bytes.");
 }

@@ -38,6 +38,28 @@ def compiled_isas() -> list[str]:
 def supported_isas() -> list[str]:
     """Those of them that this processor has, best first."""
 
+def emulated_isas() -> list[str]:
+    """Other kernel shapes that this processor can run when they are named, for tests."""
+
+def algorithms() -> list[str]:
+    """Values of the attribute ``algorithm``, besides ``auto``."""
+
+class PackedWeights:
+    @property
+    def nbytes(self) -> int: ...
+
+def pack(
+    x_shape: Sequence[int],
+    w: ArrayLike,
+    isa: str = "",
+    algorithm: str = "",
+    **attributes: Unpack[Attributes],
+) -> PackedWeights:
+    """``w`` as a session holds it: equal weights in equal layouts are one object."""
+
+def weight_cache() -> tuple[int, int]:
+    """Number and bytes of the packed weights that are alive."""
+
 def output_shape(
     x_shape: Sequence[int], w_shape: Sequence[int], **attributes: Unpack[Attributes]
 ) -> tuple[list[int], list[int]]:

@@ -53,6 +53,13 @@ std::vector<AxisGeometry> segregate(const Problem& p, bool aligned) {
   return axes;
 }
 
+Problem spread_single_positions(const Problem& problem) {
+  Problem p = problem;
+  for (int i = 0; i < p.rank(); ++i)
+    if (p.in[i] == 1) p.stride[i] = std::max(p.stride[i], (p.kernel[i] - 1) * p.dilation[i] + 1);
+  return p;
+}
+
 AxisGeometry batch_axis(const Problem& p) {
   AxisGeometry g;
   g.stride = 1;

@@ -45,6 +45,10 @@ AxisGeometry segregate(const Problem& problem, int axis, bool aligned);
 // All spatial axes.
 std::vector<AxisGeometry> segregate(const Problem& problem, bool aligned);
 
+// The same convolution where an axis has a single input position: there the stride means nothing, and one
+// as long as the kernel's reach gives every output the one tap that meets it, instead of all of them.
+Problem spread_single_positions(const Problem& problem);
+
 // The batch as an axis: one class, one tap.
 AxisGeometry batch_axis(const Problem& problem);
 

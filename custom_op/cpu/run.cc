@@ -40,8 +40,10 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
 }  // namespace
 
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
-                   const std::string& algorithm)
-    : engine_(make_engine(problem, dtype, make_plan(problem, dtype, machine, algorithm), kernels, machine.threads)) {}
+                   const std::string& algorithm) {
+  const Problem p = spread_single_positions(problem);
+  engine_ = make_engine(p, dtype, make_plan(p, dtype, machine, algorithm), kernels, machine.threads);
+}
 Prepared::Prepared(Prepared&&) noexcept = default;
 Prepared::~Prepared() = default;
 const Problem& Prepared::problem() const { return engine_->problem; }

@@ -13,6 +13,8 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+int64_t product(const Dims& v) { return std::accumulate(v.begin(), v.end(), int64_t{1}, std::multiplies<>()); }
+
 struct Shape {  // what the choices below need, computed once
   const Problem& problem;
   const Machine& machine;
@@ -32,8 +34,16 @@ struct Shape {  // what the choices below need, computed once
     for (size_t i = 0; i < axes.size(); ++i) n *= WindowAxis(axes[i], tile[i]).extent;
     return n;
   }
-  int64_t positions(const Dims& tile) const {
-    return std::accumulate(tile.begin(), tile.end(), int64_t{1}, std::multiplies<>());
+  // Outputs of one channel of all images, and domain positions to share out, as one number each.
+  double outputs() const {
+    double n = 1;
+    for (const auto& a : axes) n *= static_cast<double>(a.out);
+    return n;
+  }
+  int64_t domain() const {
+    int64_t n = 1;
+    for (const auto& a : axes) n *= std::max<int64_t>(1, a.domain);
+    return n;
   }
   int64_t classes() const {
     int64_t n = 1;
@@ -43,9 +53,7 @@ struct Shape {  // what the choices below need, computed once
   int64_t last_classes() const { return static_cast<int64_t>(axes.back().classes.size()); }
 };
 
-int64_t tile_count(const Plan& plan) {
-  return std::accumulate(plan.tiles.begin(), plan.tiles.end(), int64_t{1}, std::multiplies<>());
-}
+int64_t tile_count(const Plan& plan) { return product(plan.tiles); }
 
 // Cuts the domain into tiles until `fits` accepts one: always along the axis with the largest tile, where
 // a row (the last axis) may be `row_ratio` times longer than the others, since it is what memory holds in
@@ -113,41 +121,37 @@ Plan plan_direct(const Shape& s) {
   plan.blocks = ceil_div(s.mg, plan.block);
   plan.class_chunk = std::min(s.last_classes(), kMaxClassChunk);
 
-  plan.packed_bytes =
-      s.problem.group * plan.blocks * plan.block * s.cg * bytes *
-      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes * product(s.problem.kernel);
   // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
   plan.heavy = heavy(plan.packed_bytes, s.machine);
   const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
 
-  // A tile's window stays in half of L2, its results (one block of channels) in an eighth.
+  // A tile's window stays in half of L2, its results (one block of channels) in a quarter.
   const int64_t pitch = round_up(s.cg, s.lanes);
   const auto window = [&](const Dims& t) { return s.window_positions(t) * pitch * bytes; };
-  const auto results = [&](const Dims& t) { return s.positions(t) * plan.class_chunk * plan.block * bytes; };
+  const auto results = [&](const Dims& t) { return product(t) * plan.class_chunk * plan.block * bytes; };
   const int64_t tasks_wanted = target_tasks(s.machine);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
-  int64_t domain = 1;
-  for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
+  const int64_t domain = s.domain();
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
   const int64_t least = 48;
   cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
-    const int64_t n = s.positions(t);
+    const int64_t n = product(t);
     const bool enough_tasks = base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
     return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
                       results(t) <= std::max<int64_t>(s.machine.l2_bytes / 4, 64 * 1024));
   });
 
-  double taps = 1, outputs = 1;
-  for (const auto& a : s.axes) {
-    double axis_taps = 0;
-    for (const auto& c : a.classes) axis_taps += static_cast<double>(c.taps.size()) * c.count;
-    taps *= axis_taps;
-    outputs *= static_cast<double>(a.out);
-  }
+  double taps = 1;
   int64_t class_taps = 1;
   for (const auto& a : s.axes) {
+    double axis_taps = 0;
     size_t most = 1;
-    for (const auto& c : a.classes) most = std::max(most, c.taps.size());
+    for (const auto& c : a.classes) {
+      axis_taps += static_cast<double>(c.taps.size()) * c.count;
+      most = std::max(most, c.taps.size());
+    }
+    taps *= axis_taps;
     class_taps *= static_cast<int64_t>(most);
   }
   // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
@@ -156,7 +160,7 @@ Plan plan_direct(const Shape& s) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s);
-  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes));
+  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), outputs = s.outputs();
   const double per_image = gemm_vectors(s, plan) * (taps * s.cg + kGemmStart * outputs) + vectors * 6 * outputs;
   const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                                ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
@@ -176,33 +180,30 @@ Plan plan_narrow(const Shape& s) {
 
   // Rows stay whole while they fit; window and results share L2.
   const auto need = [&](const Dims& t) {
-    return (s.window_positions(t) * s.cg + s.positions(t) * s.classes() * plan.block) * bytes;
+    return (s.window_positions(t) * s.cg + product(t) * s.classes() * plan.block) * bytes;
   };
   const int64_t tasks_wanted = target_tasks(s.machine);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
-  int64_t domain = 1;
-  for (const auto& a : s.axes) domain *= std::max<int64_t>(1, a.domain);
+  const int64_t domain = s.domain();
   cut(plan, s, Dims(s.axes.size(), 1), 128, [&](const Dims& t) {
-    const int64_t n = s.positions(t);
+    const int64_t n = product(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 16 * s.lanes;
     return n == 1 || (enough_tasks && need(t) <= s.machine.l2_bytes / 2);
   });
   split_blocks(plan, s);
 
-  double taps = 1, outputs = 1;
+  const double outputs = s.outputs();
+  double taps = 1;
   for (const auto& a : s.axes) {
     double n = 0;
     for (const auto& c : a.classes) n += static_cast<double>(c.taps.size());
     taps *= n;
-    outputs *= static_cast<double>(a.out);
   }
   const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
   // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
   const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
   plan.cost = s.problem.group * (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
-  plan.packed_bytes =
-      s.problem.group * s.mg * s.cg * bytes *
-      std::accumulate(s.problem.kernel.begin(), s.problem.kernel.end(), int64_t{1}, std::multiplies<>());
+  plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   return plan;
 }
 
@@ -261,7 +262,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
   const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
   cut(plan, s, units, 12, [&](const Dims& t) {
-    const int64_t n = s.positions(t);
+    const int64_t n = product(t);
     const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
     const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
     const int64_t input = transformed(t) * pitch * bytes;
@@ -272,8 +273,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   });
   split_blocks(plan, s);
 
-  double outputs = 1;
-  for (const auto& a : s.axes) outputs *= static_cast<double>(a.out);
+  const double outputs = s.outputs();
   Dims tile_units = plan.tile;
   for (size_t i = 0; i < d; ++i) tile_units[i] /= units[i];
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = static_cast<double>(all_tiles);

@@ -234,37 +234,48 @@ constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
 
 bool same(const InputShapes& a, const InputShapes& b) { return a.x == b.x && a.w == b.w && a.b == b.b && a.z == b.z; }
 
-// Lists of the node in shape inference; absent or of another type: empty (the kernel refuses those).
-Dims inferred_list(const OrtApi& api, const OrtShapeInferContext* context, const char* name) {
-  const OrtOpAttr* attribute = nullptr;
-  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute)
-    return {};
-  size_t bytes = 0;
-  take_message(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes));
-  Dims v(bytes / sizeof(int64_t));
-  if (!v.empty()) check(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, v.data(), bytes, &bytes));
-  return v;
-}
+// Attributes of the node in shape inference.  What is absent or of another type reads as the value given
+// for missing: the kernel refuses it.
+class InferenceAttributes {
+ public:
+  InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
 
-std::string inferred_text(const OrtApi& api, const OrtShapeInferContext* context, const char* name) {
-  const OrtOpAttr* attribute = nullptr;
-  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute)
-    return {};
-  char text[64] = {};
-  size_t bytes = 0;
-  take_message(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_STRING, text, sizeof(text) - 1, &bytes));
-  return text;
-}
+  Dims list(const char* name) const {
+    const OrtOpAttr* attribute = find(name);
+    size_t bytes = 0;
+    if (attribute) take_message(api_, api_.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes));
+    Dims v(bytes / sizeof(int64_t));
+    if (!v.empty()) check(api_, api_.ReadOpAttr(attribute, ORT_OP_ATTR_INTS, v.data(), bytes, &bytes));
+    return v;
+  }
 
-int64_t inferred_int(const OrtApi& api, const OrtShapeInferContext* context, const char* name, int64_t missing) {
-  const OrtOpAttr* attribute = nullptr;
-  if (!take_message(api, api.ShapeInferContext_GetAttribute(context, name, &attribute)).empty() || !attribute)
-    return missing;
-  int64_t v = missing;
-  size_t bytes = 0;
-  if (!take_message(api, api.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &v, sizeof(v), &bytes)).empty()) return missing;
-  return v;
-}
+  std::string text(const char* name) const {
+    const OrtOpAttr* attribute = find(name);
+    char text[64] = {};
+    size_t bytes = 0;
+    if (attribute) take_message(api_, api_.ReadOpAttr(attribute, ORT_OP_ATTR_STRING, text, sizeof(text) - 1, &bytes));
+    return text;
+  }
+
+  int64_t integer(const char* name, int64_t missing) const {
+    const OrtOpAttr* attribute = find(name);
+    int64_t v = missing;
+    size_t bytes = 0;
+    const bool read =
+        attribute && take_message(api_, api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &v, sizeof(v), &bytes)).empty();
+    return read ? v : missing;
+  }
+
+ private:
+  const OrtOpAttr* find(const char* name) const {
+    const OrtOpAttr* attribute = nullptr;
+    const bool found = take_message(api_, api_.ShapeInferContext_GetAttribute(context_, name, &attribute)).empty();
+    return found ? attribute : nullptr;
+  }
+
+  const OrtApi& api_;
+  const OrtShapeInferContext* context_;
+};
 
 // Shape inference.  Serves every element type: ORT calls that of the first operator registered under a
 // name.  Its status is dropped by ORT, so it checks nothing: the kernel does.
@@ -280,15 +291,16 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
   std::vector<const char*> x_names(x.size(), nullptr);
   if (!x.empty()) check(api, api.GetSymbolicDimensions(x_info, x_names.data(), x_names.size()));
 
+  const InferenceAttributes read(api, context);
   Attributes a;
-  a.strides = inferred_list(api, context, "strides");
-  a.pads = inferred_list(api, context, "pads");
-  a.dilations = inferred_list(api, context, "dilations");
-  a.output_padding = inferred_list(api, context, "output_padding");
-  a.output_shape = inferred_list(api, context, "output_shape");
-  a.kernel_shape = inferred_list(api, context, "kernel_shape");
-  a.group = inferred_int(api, context, "group", 1);
-  a.auto_pad = inferred_text(api, context, "auto_pad");
+  a.strides = read.list("strides");
+  a.pads = read.list("pads");
+  a.dilations = read.list("dilations");
+  a.output_padding = read.list("output_padding");
+  a.output_shape = read.list("output_shape");
+  a.kernel_shape = read.list("kernel_shape");
+  a.group = read.integer("group", 1);
+  a.auto_pad = read.text("auto_pad");
 
   // Each axis by itself, so that one unknown size does not hide the others.
   const size_t d = rank - 2;

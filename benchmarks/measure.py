@@ -23,18 +23,24 @@ WARM_UP = 3
 
 
 def in_turns(
-    runs: Sequence[Callable], repeat: int, seconds: float, settle: float = 0.0
+    runs: Sequence[Callable],
+    repeat: int,
+    seconds: float,
+    settle: float = 0.0,
+    warm_up: int = WARM_UP,
 ) -> list[list[float]]:
-    """Milliseconds of each call: at least `repeat` calls each and `seconds` in all. In every round
-    each function has one turn, in an order drawn anew: none always follows the same one. `settle`
-    is a pause after each turn, long enough for the threads of any engine to come to rest."""
+    """Milliseconds of each call: at least `repeat` calls each and `seconds` in all, after `warm_up`
+    rounds. In every round each function has one turn, in an order drawn anew: none always follows
+    the same one. `settle` is a pause after each turn, long enough for the threads of any engine to
+    come to rest."""
     times: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     draw = random.Random(0)
-    for i in range(WARM_UP + repeat):
-        _round(runs, order, draw, settle, times if i >= WARM_UP else None)
-        if i == WARM_UP - 1:
-            deadline = time.perf_counter() + seconds
+    for _ in range(warm_up):
+        _round(runs, order, draw, settle, None)
+    deadline = time.perf_counter() + seconds
+    for _ in range(repeat):
+        _round(runs, order, draw, settle, times)
     while time.perf_counter() < deadline:
         _round(runs, order, draw, settle, times)
     return times

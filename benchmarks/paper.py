@@ -1,0 +1,453 @@
+"""The claims of arXiv 2502.20493 (unified kernel segregation), measured on this machine.
+
+    python benchmarks/paper.py [--threads LIST] [--layers REGEX] [--quick] [--json FILE]
+    python benchmarks/paper.py --results FILE [FILE ...] --document docs/paper.md
+
+The paper compares kernel segregation with the conventional method: insert zeros, pad, convolve.
+Both run here as plain loop nests (loops.cc, compiled with -O2), which compares like with like, and
+the conventional method also as an ONNX graph in stock ONNX Runtime, whose convolution is fast: the
+strongest form of that baseline. Beside them stock ConvTranspose and ours. Layers are the GAN layers
+and the images of workloads.json. Needs a C++ compiler: $CXX, or c++, g++ or clang++.
+
+The second form measures nothing: it shows earlier results, and writes them into the document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import engines as all_engines
+import measure as timing
+import numpy as np
+import report
+from bench_session import HERE, Layer, disagreement, load_layers, make_model, print_tables
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from rich.console import Console
+
+FLAGS = ["-O2", "-std=c++17", "-fPIC", "-shared", "-pthread"]
+GROUPS = {"images": "224x224x3 images", "gan": "GAN layers"}
+# What the paper's abstract reports: averages over data sets of images (an RTX 2070, an Intel Xeon)
+# and over the transposed convolutions of known GANs, and the memory EB-GAN saves.
+PUBLISHED = {
+    "images_gpu_speedup": 2.03,
+    "images_cpu_speedup": 3.89,
+    "gan_speedup": 3.5,
+    "ebgan_megabytes": 35,
+}
+
+
+# ---- the methods -------------------------------------------------------------------------------
+
+
+def output_sides(layer: Layer) -> list[int]:
+    from ort_tconv import _core
+
+    return _core.output_shape(layer.x, layer.w, **layer.attributes)[0][2:]
+
+
+def geometry(layer: Layer) -> dict[str, list[int]]:
+    """k, s, leading pads p, input and output sides. Raises Unsupported for what the loops lack."""
+    a = layer.attributes
+    if len(layer.x) != 4 or layer.x[0] != 1 or layer.group != 1 or "dilations" in a:
+        raise all_engines.Unsupported("more than one image, not two axes, groups or dilations")
+    sides = {"k": a["kernel_shape"], "s": a["strides"], "p": a.get("pads", [0] * 4)[:2]}
+    if any(p >= k for p, k in zip(sides["p"], sides["k"])):
+        raise all_engines.Unsupported("pads that reach beyond the kernel")
+    return sides | {"in": list(layer.x[2:]), "out": output_sides(layer)}
+
+
+def expanded_sides(layer: Layer) -> list[int]:
+    """Of the input with zeros inserted and around it: a convolution of kernel k over it gives the
+    output. With P = k - 1 - p zeros at each end this is the paper's 2N - 1 + 2P for stride 2."""
+    g = geometry(layer)
+    return [o + k - 1 for o, k in zip(g["out"], g["k"])]
+
+
+def expanded_bytes(layer: Layer) -> int:
+    """The paper's (2N - 1 + 2P)^2 * C * 4: memory that segregation never allocates."""
+    return 4 * layer.x[1] * math.prod(expanded_sides(layer))
+
+
+def flipped(w: np.ndarray) -> np.ndarray:
+    """Weights of the convolution: output channels first, both axes reversed."""
+    return np.ascontiguousarray(w.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
+
+
+class ConventionalOrt(all_engines.StockOrt):
+    """Zero insertion, padding and convolution as an ONNX graph in stock ONNX Runtime."""
+
+    name = "conventional_ort"
+
+    def prepare(self, layer: Layer, model: ModelProto, x: np.ndarray, w: np.ndarray):
+        file = self.file(conventional_model(layer, w))
+        return self.bind(self.session(file), {"x": x})
+
+
+def conventional_model(layer: Layer, w: np.ndarray) -> ModelProto:
+    """Zeros behind each element on two axes of their own, which are then merged; the convolution
+    pads, and so cuts off the zeros behind the last element."""
+    g = geometry(layer)
+    (_, c, h, width), (sh, sw) = layer.x, g["s"]
+    begin = [k - 1 - p for k, p in zip(g["k"], g["p"])]
+    end = [e - s * d - b for e, s, d, b in zip(expanded_sides(layer), g["s"], g["in"], begin)]
+    cut = [0] * 6 + [min(e, 0) for e in end]
+    arrays = {
+        "apart": np.array([1, c, h, 1, width, 1]),
+        "zeros": np.array([0] * 9 + [sh - 1, 0, sw - 1]),
+        "merged": np.array([1, c, h * sh, width * sw]),
+        "w": flipped(w),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "apart"], ["x6"]),
+        helper.make_node("Pad", ["x6", "zeros"], ["y6"]),
+        helper.make_node("Reshape", ["y6", "merged"], ["inserted"]),
+    ]
+    inserted = "inserted"
+    if any(cut):  # Conv takes no negative pads
+        arrays["cut"] = np.array(cut)
+        nodes.append(helper.make_node("Pad", ["inserted", "cut"], ["cropped"]))
+        inserted = "cropped"
+    pads = [*begin, *(max(e, 0) for e in end)]
+    nodes.append(helper.make_node("Conv", [inserted, "w"], ["y"], pads=pads))
+    graph = helper.make_graph(
+        nodes,
+        f"{layer.name}_conventional",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, layer.m, *g["out"]])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def compile_loops(directory: Path) -> tuple[ctypes.CDLL, str]:
+    """loops.cc as a library, and the compiler's name, version and flags."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if not compiler:
+        raise SystemExit("no C++ compiler: CXX is not set and there is no c++, g++ or clang++")
+    library = directory / "loops.so"
+    command = [*shlex.split(compiler), *FLAGS, str(HERE / "loops.cc"), "-o", str(library)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{shlex.join(command)}:\n{result.stderr}")
+    version = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True)
+    return ctypes.CDLL(str(library)), f"{version.stdout.splitlines()[0]}, {FLAGS[0]}"
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+class ConventionalLoops:
+    """Zero insertion, padding and convolution as a plain loop nest."""
+
+    name = "conventional_loops"
+    settle = 0.0  # its threads end with the call
+
+    def __init__(self, library: ctypes.CDLL, threads: int):
+        self.library, self.threads = library, threads
+
+    def prepare(self, layer: Layer, model: ModelProto, x: np.ndarray, w: np.ndarray):
+        g = geometry(layer)
+        sides = expanded_sides(layer)
+        begin = [k - 1 - p for k, p in zip(g["k"], g["p"])]
+        y = np.empty((1, layer.m, *g["out"]), np.float32)
+        expanded = np.empty((layer.x[1], *sides), np.float32)
+        arrays = [x, flipped(w), y, expanded]
+        sizes = [np.array(v, np.int64) for v in (g["in"], g["k"], g["s"], begin, sides, g["out"])]
+        counts = [ctypes.c_int64(v) for v in (layer.x[1], layer.m)]
+
+        def run():
+            self.library.conventional(
+                *map(pointer, arrays), *counts, *map(pointer, sizes), ctypes.c_int64(self.threads)
+            )
+
+        return run, lambda: y
+
+
+class SegregatedLoops(ConventionalLoops):
+    """Unified kernel segregation as a plain loop nest, the paper's method in its own style."""
+
+    name = "segregated_loops"
+
+    def prepare(self, layer: Layer, model: ModelProto, x: np.ndarray, w: np.ndarray):
+        g = geometry(layer)
+        axes = list(zip(g["k"], g["s"], g["p"], g["in"], g["out"]))
+        # Residue class a owns the taps a, a + s, ..; the window of the longest decides the zeros.
+        taps = [np.array([len(range(a, k, s)) for a in range(s)]) for k, s, *_ in axes]
+        begin = [max(int(t.max()) - 1, 0) for t in taps]
+        last = [max((o - 1 + p) // s, d - 1) for _, s, p, d, o in axes]
+        sides = [b + i + 1 for b, i in zip(begin, last)]
+        mirrored = w.transpose(1, 0, 2, 3)
+        kernels = [
+            np.ascontiguousarray(mirrored[:, :, a :: g["s"][0], b :: g["s"][1]][:, :, ::-1, ::-1])
+            for a in range(g["s"][0])
+            for b in range(g["s"][1])
+        ]
+        addresses = np.array([kernel.ctypes.data for kernel in kernels], np.uintp)
+        y = np.empty((1, layer.m, *g["out"]), np.float32)
+        padded = np.empty((layer.x[1], *sides), np.float32)
+        arrays = [x, addresses, y, padded]
+        counts = [ctypes.c_int64(v) for v in (layer.x[1], layer.m)]
+        sizes = [
+            np.array(v, np.int64) for v in (g["in"], g["s"], g["p"], begin, sides, *taps, g["out"])
+        ]
+
+        def run(kernels=kernels):  # which the addresses do not keep alive
+            self.library.segregated(
+                *map(pointer, arrays), *counts, *map(pointer, sizes), ctypes.c_int64(self.threads)
+            )
+
+        return run, lambda: y
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+
+def measure(layer: Layer, engines: list, loops: list, repeat: int, seconds: float) -> dict:
+    """Milliseconds of each method, after their outputs were found to agree with stock's, the first.
+    The loops, hundreds of times slower, take turns of their own and fewer of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(layer.x, dtype=np.float32)
+    w = rng.standard_normal(layer.w, dtype=np.float32)
+    model = make_model(layer, w)
+    methods = [*engines, *loops]
+    prepared = {method.name: method.prepare(layer, model, x, w) for method in methods}
+    for run, _ in prepared.values():
+        run()
+    reference = prepared[methods[0].name][1]()
+    for name, (_, output) in prepared.items():
+        if problem := disagreement(layer, reference, output()):
+            raise SystemExit(f"{layer.name}: {name} {problem}")
+    times = timing.in_turns([prepared[e.name][0] for e in engines], repeat, seconds)
+    times += timing.in_turns([prepared[e.name][0] for e in loops], 1, seconds / 2, warm_up=0)
+    return {method.name: timing.spread(t) for method, t in zip(methods, times)}
+
+
+def memory(layer: Layer, threads: int) -> dict:
+    """Bytes that each method allocates besides x, w and y."""
+    from ort_tconv import _core
+
+    plan = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
+    return {
+        "expanded_bytes": expanded_bytes(layer),
+        "column_buffer_bytes": layer.column_buffer_bytes,
+        "scratch_bytes": plan["scratch_bytes"] * min(threads, plan["tasks"]),
+    }
+
+
+# ---- reporting ---------------------------------------------------------------------------------
+
+METHODS = {
+    "stock": "stock",
+    "ours": "ours",
+    "conventional_ort": "conv. ORT",
+    "conventional_loops": "conv. loops",
+    "segregated_loops": "segr. loops",
+}
+# The paper's own comparison: both methods, written in the same way.
+LIKE = "conv. loops / segr. loops"
+# Ratio -> (the slower method, the faster one).
+RATIOS = {
+    LIKE: ("conventional_loops", "segregated_loops"),
+    "conv. loops / ours": ("conventional_loops", "ours"),
+    "conv. ORT / stock": ("conventional_ort", "stock"),
+    "conv. ORT / ours": ("conventional_ort", "ours"),
+    "stock / ours": ("stock", "ours"),
+}
+NOTES = [
+    "Medians. conv.: zero insertion, padding, convolution. segr.: segregated kernels.",
+    "loops: plain C++, -O2. A ratio above 1: the second method is faster.",
+]
+
+
+def ratio(row: dict, name: str) -> float:
+    slow, fast = RATIOS[name]
+    return row["methods"][slow]["median_ms"] / row["methods"][fast]["median_ms"]
+
+
+def average(rows: list[dict], name: str) -> float:
+    """Arithmetic, as papers average speed-ups."""
+    return statistics.fmean(ratio(row, name) for row in rows)
+
+
+def by_model(rows: list[dict]) -> dict[str, list[dict]]:
+    models: dict[str, list[dict]] = {}
+    for row in rows:
+        models.setdefault(row["layer"].split("_")[0], []).append(row)
+    return models
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def memory_table(rows: list[dict]) -> report.Table:
+    """The paper reports sums over the layers of a model."""
+    keys = ("expanded_bytes", "column_buffer_bytes", "scratch_bytes")
+    cells = []
+    for model, own in by_model(rows).items():
+        cells += [[r["layer"], *(megabytes(r["memory"][key]) for key in keys)] for r in own]
+        total = [megabytes(sum(r["memory"][key] for r in own)) for key in keys]
+        cells.append([f"{report.SUM}, {model}", *total])
+    return ["layer, MB", "zero-inserted input", "stock's columns", "our scratch"], cells
+
+
+def time_table(rows: list[dict]) -> report.Table:
+    methods = list(rows[0]["methods"])
+    cells = []
+    for group, entries in report.groups(rows).items():
+        for row in entries:
+            ms = [report.milliseconds(row["methods"][name]["median_ms"]) for name in methods]
+            cells.append([row["layer"], *ms, *(f"{ratio(row, name):.2f}" for name in RATIOS)])
+        means = [timing.geometric_mean(ratio(r, name) for r in entries) for name in RATIOS]
+        blank = [""] * len(methods)
+        cells.append([f"{report.MEAN}, {group}", *blank, *(f"{mean:.2f}" for mean in means)])
+    return ["layer", *(f"{METHODS[name]} ms" for name in methods), *RATIOS], cells
+
+
+def threads_text(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def by_threads(data: dict) -> dict[int, list[dict]]:
+    result: dict[int, list[dict]] = {}
+    for row in data["results"]:
+        result.setdefault(row["threads"], []).append(row)
+    return result
+
+
+def claims(data: dict) -> report.Table:
+    """The published averages beside those measured here."""
+    published = {
+        "images": "{images_cpu_speedup}x (Xeon), {images_gpu_speedup}x (RTX 2070)".format(
+            **data["published"]
+        ),
+        "gan": "{gan_speedup}x".format(**data["published"]),
+    }
+    runs = by_threads(data)
+    cells = []
+    for group, title in GROUPS.items():
+        own = [[row for row in rows if row["group"] == group] for rows in runs.values()]
+        if not all(own):
+            continue
+        for name in RATIOS:
+            means = [f"{average(rows, name):.2f}x" for rows in own]
+            cells.append([f"{title}: {name}", published[group] if name == LIKE else "", *means])
+    first = next(iter(runs.values()))
+    if rows := by_model(first).get("ebgan"):
+        total = megabytes(sum(row["memory"]["expanded_bytes"] for row in rows))
+        text = f"up to {data['published']['ebgan_megabytes']} MB"
+        name = f"EB-GAN, {len(rows)} layers: zero-inserted inputs never built"
+        cells.append([name, text, *[f"{total} MB"] * len(runs)])
+    return ["claim", "published", *(f"here, {threads_text(count)}" for count in runs)], cells
+
+
+def tables(data: dict) -> dict[str, report.Table]:
+    result = {"Claims (arithmetic means over layers)": claims(data)}
+    runs = by_threads(data)
+    for count, rows in runs.items():
+        result[f"Time, {threads_text(count)}"] = time_table(rows)
+    most = max(runs)
+    title = f"Memory besides input, weights and output, {threads_text(most)}"
+    return result | {title: memory_table(runs[most])}
+
+
+def thread_counts(text: str) -> list[int]:
+    counts = list(dict.fromkeys(int(part) for part in text.split(",")))
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of threads is at least 1")
+    return counts
+
+
+def section(data: dict) -> str:
+    """The measured part of the document."""
+    lines = ["```", *report.machine_lines(data["machine"]), "```", ""]
+    for title, table in tables(data).items():
+        lines += [f"### {title}", "", *report.markdown(table), ""]
+    return "\n".join([*lines, " ".join(NOTES)])
+
+
+def merged(parts: list[dict]) -> dict:
+    """Results of one machine, say of different numbers of threads, as one."""
+    rows = {(r["threads"], r["layer"]): r for part in parts for r in part["results"]}
+    machine = dict(max((part["machine"] for part in parts), key=lambda m: m["threads"]))
+    return {"machine": machine, "published": PUBLISHED, "results": list(rows.values())}
+
+
+def run(args: argparse.Namespace, layers: list[Layer], console: Console) -> dict:
+    results = []
+    with tempfile.TemporaryDirectory() as directory, console.status("") as status:
+        library, compiler = compile_loops(Path(directory))
+        for threads in args.threads:
+            kinds = (all_engines.StockOrt, all_engines.OrtTconv, ConventionalOrt)
+            engines = [kind(threads) for kind in kinds]
+            loops = [kind(library, threads) for kind in (ConventionalLoops, SegregatedLoops)]
+            for layer in layers:
+                status.update(f"{layer.name}, {threads_text(threads)}")
+                row = {"group": layer.group_name, "layer": layer.name, "threads": threads}
+                row["methods"] = measure(layer, engines, loops, args.repeat, args.seconds)
+                row["memory"] = memory(layer, threads)
+                results.append(row)
+    machine = timing.machine_info(max(args.threads)) | all_engines.versions(engines)
+    machine["compiler"] = compiler
+    return {"machine": machine, "published": PUBLISHED, "results": results}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", default="", metavar="REGEX", help="only matching group/name")
+    parser.add_argument(
+        "--threads",
+        type=thread_counts,
+        default=f"1,{len(os.sched_getaffinity(0))}",
+        metavar="LIST",
+        help="numbers with commas between (default: one, and every core: %(default)s)",
+    )
+    parser.add_argument("--repeat", type=int, default=15, help="timed runs at least (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="per layer at least, half for the loops"
+    )
+    parser.add_argument("--quick", action="store_true", help="1 run a layer: does it work at all?")
+    parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="measure nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="replace its results")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeat, args.seconds = 1, 0.0
+
+    layers = load_layers(HERE / "workloads.json", args.layers)
+    layers = [layer for layer in layers if layer.group_name in GROUPS]
+    if not layers:
+        parser.error(f"--layers {args.layers!r} matches no layer of {', '.join(GROUPS)}")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=220)  # a file has no width that the tables would have to fit
+    if args.results:
+        data = merged([json.loads(path.read_text()) for path in args.results])
+    else:
+        data = run(args, layers, console)
+    for line in report.machine_lines(data["machine"]):
+        console.print(line, highlight=False)
+    print_tables(console, tables(data))
+    for line in NOTES:
+        console.print(line, highlight=False)
+    if args.json:
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    if args.document:
+        text = report.replace_section(args.document.read_text(), section(data))
+        args.document.write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

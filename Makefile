@@ -12,12 +12,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest bench bench-peers bench-models lint clean
+.PHONY: help demo test test-oldest test-models bench bench-peers bench-models lint clean
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
 	@echo "make test         run the test suite"
 	@echo "make test-oldest  the same with the oldest dependencies that pyproject.toml allows"
+	@echo "make test-models  run the tests of whole networks, which PyTorch exports"
 	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
 	@echo "make bench-models time whole models (BENCH_ARGS=...)"
@@ -33,6 +34,9 @@ test: $(VENV)/.package $(VENV)/.test
 test-oldest: $(VENV)/.package $(OLDEST)/.test
 	$(OLDEST)/bin/python -m pip -q install --no-deps --force-reinstall build/wheel/*.whl
 	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-models: $(VENV)/.package $(VENV)/.test $(VENV)/.models $(VENV)/.demo
+	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
@@ -70,6 +74,12 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 # What an extra brings depends on pyproject.toml, not on the sources.
 $(VENV)/.test $(VENV)/.bench $(VENV)/.peers: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
+	@touch $@
+
+# PyTorch for the CPU, where PyPI's would bring gigabytes of CUDA along.
+$(VENV)/.models: pyproject.toml | $(VENV)/.package
+	$(PIP) install --extra-index-url https://download.pytorch.org/whl/cpu \
+	  "$$(echo build/wheel/*.whl)[cpu,models]"
 	@touch $@
 
 $(OLDEST)/.test: pyproject.toml tests/packaging/oldest.txt | $(VENV)/.package

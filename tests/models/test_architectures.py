@@ -1,0 +1,83 @@
+"""The networks of examples/architectures, small, through both of PyTorch's exporters."""
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import ort_tconv
+from ort_tconv.converters import convert_with_report
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch, which exports the networks, comes with the extra 'models'"
+)
+pytest.importorskip("onnxscript", reason="one of PyTorch's exporters needs onnxscript")
+
+from architectures import ARCHITECTURES, export  # noqa: E402
+
+EXPORTERS = {
+    "torchscript": {},
+    "torchscript_open_sizes": {"dynamic": True},
+    "torchscript_opset_9": {"opset": 9},
+    "torchscript_float16": {"dtype": torch.float16},
+    "dynamo": {"dynamo": True},
+    "dynamo_opset_23": {"dynamo": True, "opset": 23},
+}
+
+#: How many sites each pass rewrites.
+SITES = {
+    "dcgan": {"conv_transpose": 5},
+    "ebgan": {"conv_transpose": 5},
+    "pix2pix": {"conv_transpose": 5},
+    "stylegan2": {"conv_transpose": 3},
+    "vae_decoder": {},
+    "espcn": {},
+    "rrdb": {},
+    "rrdb_shuffle": {},
+    "hifigan": {"conv_transpose": 4},
+    "demucs": {"conv_transpose": 3},
+    "nnunet3d": {"conv_transpose": 2},
+    "unet": {"conv_transpose": 3},
+    "deeplab": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters' own
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architecture(name, exporter):
+    architecture = ARCHITECTURES[name]
+    model = export(architecture, small=True, **EXPORTERS[exporter])
+    result = convert_with_report(model)
+    assert Counter(change.rewrite for change in result.changes) == SITES[name], result.report
+    report = ort_tconv.validate(model, result.model, shapes={"x": architecture.small_input})
+    assert report.ok, report
+    (y,) = report.outputs
+    assert np.isfinite(y.max_abs)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_signal_is_alive(name):
+    """Otherwise nothing that a converted layer does wrong would show in the output."""
+    architecture = ARCHITECTURES[name]
+    module = architecture.build(small=True)
+    with torch.inference_mode():
+        first, second = (module(torch.randn(*architecture.small_input)) for _ in range(2))
+    assert 0.05 < first.std() < 10
+    assert (first - second).abs().mean() > 0.05 * first.std()
+
+
+def test_ocr_detector():
+    """PP-OCR's text detector, which RapidOCR ships; examples/demo.py runs it."""
+    package = importlib.util.find_spec("rapidocr_onnxruntime")
+    if package is None:
+        pytest.skip("rapidocr_onnxruntime, which holds the model, comes with the extra 'demo'")
+    path = Path(package.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
+    result = convert_with_report(path)
+    assert Counter(change.rewrite for change in result.changes) == {"conv_transpose": 2}
+    (x,) = onnx.load(path).graph.input
+    report = ort_tconv.validate(path, result.model, shapes={x.name: (1, 3, 64, 96)})
+    assert report.ok, report

@@ -207,7 +207,7 @@ def write_model(
     sources: list[_Content] = []
     if folder is not None:
         sources += [(tensor, _Extent.of(tensor, folder)) for tensor in external_tensors(model)]
-    if _embedded_bytes(model) > _MAX_WEIGHT_BYTES:
+    if not fits_protobuf(model):
         sources += [
             (tensor, tensor.raw_data)
             for tensor in all_tensors(model)
@@ -227,8 +227,10 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     return math.ceil(math.prod(tensor.dims) * dtype.itemsize)
 
 
-def _embedded_bytes(model: onnx.ModelProto) -> int:
-    return sum(_tensor_bytes(tensor) for tensor in all_tensors(model) if not is_external(tensor))
+def fits_protobuf(model: onnx.ModelProto) -> bool:
+    """Whether the weights within the model leave it small enough to be serialised."""
+    embedded = (tensor for tensor in all_tensors(model) if not is_external(tensor))
+    return sum(map(_tensor_bytes, embedded)) <= _MAX_WEIGHT_BYTES
 
 
 def _free_data_path(output: Path, sources: list[_Content]) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,9 @@ from .model_io import ConversionError, ModelLike
 from .report import Change, Report, Skip, count_operators
 from .rewrite import DOMAIN, Rewrite, Selection
 
+if TYPE_CHECKING:
+    from ..tuning import Tuning
+
 #: All passes, in the order in which they run.
 DEFAULT_PASSES: tuple[type[Rewrite], ...] = (ConvTransposeRewrite,)
 
@@ -25,10 +29,11 @@ ALGORITHMS = ("auto", "direct", "narrow", "winograd")
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """A converted model and what was done to it."""
+    """A converted model, what was done to it and, if it was tuned, what was timed."""
 
     model: onnx.ModelProto
     report: Report
+    tuning: Tuning | None = None
 
     @property
     def changes(self) -> list[Change]:
@@ -47,6 +52,9 @@ def convert(
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
     algorithm: str | None = None,
+    tune: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 0,
     load_external_data: bool = True,
 ) -> onnx.ModelProto:
     """Rewrite a model to use ``ort_tconv::SegregatedConvTranspose``.
@@ -65,6 +73,10 @@ def convert(
         disable: Names of passes that shall not run; ``converters.DEFAULT_PASSES`` lists them.
         algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
             tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
+        tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
+            it wins; see :mod:`ort_tconv.tuning`.  The decisions are stored in the metadata.
+        shapes: Shapes of inputs for ``tune``, as for :func:`ort_tconv.validate`.
+        threads: Intra-op threads for ``tune``; 0 for onnxruntime's default.
         load_external_data: Whether external data is loaded into the returned model, as
             ``onnx.load`` does, so that ``SerializeToString()`` holds everything a session needs.
             Otherwise it stays a reference, relative to ``output``'s folder if there is one and to
@@ -77,7 +89,9 @@ def convert(
         ConversionError: ``model`` is not an ONNX model, its external data is missing or it holds
             something that cannot be represented.
         FileNotFoundError: ``model``, or the folder of ``output``, does not exist.
-        ValueError: ``disable`` names no pass, or ``algorithm`` no algorithm.
+        ImportError: ``tune`` without onnxruntime.
+        ValueError: ``disable`` names no pass, or ``algorithm`` no algorithm; or the inputs for
+            ``tune`` cannot be made up.
     """
     return convert_with_report(
         model,
@@ -86,6 +100,9 @@ def convert(
         exclude=exclude,
         disable=disable,
         algorithm=algorithm,
+        tune=tune,
+        shapes=shapes,
+        threads=threads,
         load_external_data=load_external_data,
     ).model
 
@@ -98,6 +115,9 @@ def convert_with_report(
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
     algorithm: str | None = None,
+    tune: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 0,
     load_external_data: bool = True,
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
@@ -110,19 +130,30 @@ def convert_with_report(
         raise ValueError(f"algorithm = '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
 
     source = model_io.read_model(model)
-    report = Report()
-    selection = Selection(include, exclude, algorithm)
-    rewrites = [make(selection, report) for make in DEFAULT_PASSES if make.name not in disable]
-    result = _run(rewrites, source.proto, report)
-    report.operators = (count_operators(source.proto), count_operators(result))
-    _note_idle_patterns(include, report)
+
+    def rewrite(reasons: Mapping[str, str]) -> tuple[onnx.ModelProto, Report]:
+        report = Report()
+        selection = Selection(include, exclude, algorithm, reasons)
+        rewrites = [make(selection, report) for make in DEFAULT_PASSES if make.name not in disable]
+        result = _run(rewrites, source.proto, report)
+        report.operators = (count_operators(source.proto), count_operators(result))
+        _note_idle_patterns(include, report)
+        return result, report
+
+    tuning = None
+    if tune:
+        from ..tuning import tune as tune_sites  # it needs onnxruntime, which conversion does not
+
+        result, report, tuning = tune_sites(source, rewrite, shapes=shapes, threads=threads)
+    else:
+        result, report = rewrite({})
 
     folder = source.folder
     if output is not None:
         folder = model_io.write_model(result, output, folder)
     if load_external_data and folder is not None:
         model_io.load_external_data(result, folder)
-    return ConversionResult(result, report)
+    return ConversionResult(result, report, tuning)
 
 
 def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
@@ -51,9 +51,12 @@ class Selection:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     algorithm: str | None = None  # for the nodes that are rewritten; None: the plan decides
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why not, of names to leave alone
 
     def refuse(self, name: str) -> None:
         """Raise Refusal unless ``name`` is selected."""
+        if name in self.reasons:
+            raise Refusal(self.reasons[name])
         for pattern in self.exclude:
             if fnmatchcase(name, pattern):
                 raise Refusal(f"excluded by '{pattern}'")

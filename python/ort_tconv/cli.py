@@ -62,7 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--check", action="store_true", help="validate the result; exit with 1 if it differs"
     )
-    _add_run_options(convert.add_argument_group("running the models (--check)"))
+    convert.add_argument(
+        "--tune",
+        action="store_true",
+        help="time stock's and the rewritten form of each site here; keep stock where it wins",
+    )
+    convert.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="threads of the sessions that --tune times (onnxruntime's default)",
+    )
+    _add_run_options(convert.add_argument_group("running the models (--check, --shape for --tune)"))
 
     validate = verbs.add_parser("validate", help="compare a converted model with stock onnxruntime")
     validate.set_defaults(run=_validate)
@@ -135,10 +146,15 @@ def _convert(options: argparse.Namespace) -> int:
         exclude=options.exclude,
         disable=options.disable,
         algorithm=options.algorithm,
+        tune=options.tune,
+        shapes=dict(options.shape),
+        threads=options.threads,
         load_external_data=False,
     )
     console = Console()
     console.print(result.report)
+    if result.tuning is not None:
+        console.print(result.tuning)
     console.print(
         f"{len(result.changes)} rewritten, {len(result.skips)} left alone: {options.output}",
         highlight=False,

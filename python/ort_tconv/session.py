@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._library import get_library_path, import_onnxruntime
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 #: Session option that says where a model given as bytes has its external data.
@@ -69,3 +73,32 @@ def available_providers() -> list[str]:
     if _core.built_with_cuda:
         ours.add("CUDAExecutionProvider")
     return [name for name in import_onnxruntime().get_available_providers() if name in ours]
+
+
+def open_session(
+    model: onnx.ModelProto,
+    folder: Path | None,
+    session_options: onnxruntime.SessionOptions,
+    providers: Sequence[Any],
+) -> onnxruntime.InferenceSession:
+    """A session of a model in memory, whose external data is relative to ``folder``.
+
+    A model that protobuf cannot serialise goes through a temporary file.  ``session_options`` are
+    changed where the model has external data.
+    """
+    import onnx
+
+    from .converters import model_io
+
+    ort = import_onnxruntime()
+    if model_io.fits_protobuf(model):
+        if folder is not None and model_io.external_tensors(model):
+            session_options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
+        data = model.SerializeToString()
+        return ort.InferenceSession(data, session_options, list(providers), enable_fallback=0)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.onnx"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        model_io.write_model(copy, path, folder)
+        return ort.InferenceSession(path, session_options, list(providers), enable_fallback=0)

@@ -17,14 +17,13 @@ from .converters import convert_with_report
 from .converters.model_io import (
     ModelLike,
     Source,
-    external_tensors,
     load_external_data,
     read_model,
 )
 from .converters.report import count_operators
 from .converters.rewrite import DOMAIN, OP_TYPE
 from .inputs import describe, make_inputs
-from .session import EXTERNAL_FOLDER, available_providers, register
+from .session import available_providers, open_session, register
 from .tolerance import reductions_by_node, relative_tolerance
 
 if TYPE_CHECKING:
@@ -293,16 +292,11 @@ class _Session:
             self._session = self._open(_with_casts(model, self._bfloat16))
 
     def _open(self, model: onnx.ModelProto):
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
+        options = import_onnxruntime().SessionOptions()
         options.log_severity_level = 3
         if self._custom:
             register(options)
-        if self._source.folder is not None and external_tensors(model):
-            options.add_session_config_entry(EXTERNAL_FOLDER, str(self._source.folder))
-        return ort.InferenceSession(
-            model.SerializeToString(), options, self._requested, enable_fallback=0
-        )
+        return open_session(model, self._source.folder, options, self._requested)
 
     @property
     def providers(self) -> list[str]:

@@ -14,6 +14,7 @@ from onnx import AttributeProto, numpy_helper
 
 import ort_tconv
 from ort_tconv import cli
+from ort_tconv.tuning import Tuning
 
 CASE = CORNERS["the usual 4x4, stride 2"]
 
@@ -100,6 +101,16 @@ def test_convert_check(model, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "outputs agree" in done.stdout and "1×4×24×24" in done.stdout
+
+
+def test_convert_tune(model, tmp_path):
+    out = tmp_path / "out.onnx"
+    done = run("convert", model, out, "--tune", "--threads", 1, "--shape", "x0:1,4,5,6")
+    assert done.returncode == 0, done.stderr
+    assert "tuned with onnxruntime" in done.stdout and "1 threads" in done.stdout
+    tuning = Tuning.from_model(onnx.load(out))
+    assert [site.nodes for site in tuning.sites] == [("up_y0",), ("up_y1",), ("up_y2",)]
+    assert tuning.threads == 1 and tuning.shapes == {"x0": (1, 4, 5, 6)}
 
 
 def test_convert_check_that_fails(model, tmp_path):

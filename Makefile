@@ -36,7 +36,7 @@ test-oldest: $(VENV)/.package $(OLDEST)/.test
 	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-models: $(VENV)/.package $(VENV)/.test $(VENV)/.models $(VENV)/.demo
-	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/models --slow $(PYTEST_ARGS)
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-"""benchmarks/paper.py: its methods compute transposed convolutions, its arithmetic holds, it runs."""
+"""benchmarks/paper.py: its methods compute transposed convolutions, and it runs."""
 
 import importlib
 import json

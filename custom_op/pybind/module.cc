@@ -159,15 +159,18 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "plan",
       [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
-         const std::string& algorithm, int threads, const py::kwargs& kw) {
+         const std::string& algorithm, int threads, int64_t l2_bytes, int64_t l3_bytes, const py::kwargs& kw) {
         const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
         const DType t = parse_dtype(dtype);
         const KernelSet& kernels = isa.empty() ? kernel_set() : compiled_kernel_set(isa);
+        Machine m = machine(kernels, threads);
+        if (l2_bytes > 0) m.l2_bytes = l2_bytes;
+        if (l3_bytes > 0) m.l3_bytes = l3_bytes;
         // Scratch and packed bytes come from the engine, which lays out the buffers.
-        return describe(Prepared(p, t, kernels, machine(kernels, threads), algorithm).plan(), p);
+        return describe(Prepared(p, t, kernels, m, algorithm).plan(), p);
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
-      py::arg("algorithm") = "", py::arg("threads") = 1,
+      py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("l2_bytes") = 0, py::arg("l3_bytes") = 0,
       "Plan for the shapes, on any instruction set that is built in.");
 
   m.def(

@@ -80,9 +80,12 @@ def plan(
     isa: str = "",
     algorithm: str = "",
     threads: int = 1,
+    l2_bytes: int = 0,
+    l3_bytes: int = 0,
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
-    """Plan for the shapes, on any instruction set that is built in."""
+    """Plan for the shapes, on any instruction set that is built in; caches of 0 bytes are those of
+    this machine."""
 
 def reference(
     x: ArrayLike,

@@ -12,7 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest test-models bench bench-peers bench-models lint clean
+.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-paper docs figures \
+  lint clean
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
@@ -22,6 +23,9 @@ help:
 	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
 	@echo "make bench-models time whole models (BENCH_ARGS=...)"
+	@echo "make bench-paper  the paper's claims: conventional and segregated loops, stock, ours"
+	@echo "make docs         build the documentation into build/docs; a warning is an error"
+	@echo "make figures      draw docs/figures/*.svg from the code"
 	@echo "make lint         check formatting and style, repairing what a tool can repair"
 	@echo "make clean        remove everything that these made"
 
@@ -46,6 +50,16 @@ bench-peers: $(VENV)/.peers bench
 
 bench-models: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_models.py $(BENCH_ARGS)
+
+bench-paper: $(VENV)/.package $(VENV)/.bench
+	$(BIN)/python benchmarks/paper.py $(BENCH_ARGS)
+
+docs: $(VENV)/.package $(VENV)/.docs
+	$(BIN)/python docs/figures/draw.py --check
+	$(BIN)/mkdocs build --strict
+
+figures: $(VENV)/.package $(VENV)/.docs
+	$(BIN)/python docs/figures/draw.py
 
 # The same hooks as with 'pre-commit install'; they come from PyPI.
 lint: $(VENV)/.pre-commit
@@ -72,7 +86,7 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 # What an extra brings depends on pyproject.toml, not on the sources.
-$(VENV)/.test $(VENV)/.bench $(VENV)/.peers: $(VENV)/.%: pyproject.toml | $(VENV)/.package
+$(VENV)/.test $(VENV)/.bench $(VENV)/.docs $(VENV)/.peers: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
 	@touch $@
 

@@ -185,7 +185,7 @@ def print_tables(console: Console, tables: dict[str, report.Table]) -> None:
         for i, column in enumerate(header):
             table.add_column(column, no_wrap=i == 0, justify="right" if i else "left")
         for cells in rows:
-            of_group = cells[0].startswith((report.MEAN, report.SUM))
+            of_group = cells[0].startswith(report.OF_GROUPS)
             table.add_row(*cells, style="bold" if of_group else None, end_section=of_group)
         console.print(table)
 

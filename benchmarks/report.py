@@ -3,6 +3,10 @@
     python benchmarks/report.py layers.json [--models models.json] [--document docs/performance.md]
 
 replaces the text between the two markers of the document, and the plot beside it.
+
+    python benchmarks/report.py --readme
+
+replaces the README's table by a summary of the newest files in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -10,13 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 from measure import geometric_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-MEAN, SUM = "geometric mean", "sum"
+MEAN, SUM, MOST = "geometric mean", "sum", "greatest"
+OF_GROUPS = (MEAN, SUM, MOST)  # how rows begin that stand for a group
 ALL = "all layers"
 
 Table = tuple[list[str], list[list[str]]]  # the header and the rows
@@ -203,7 +209,7 @@ def markdown(table: Table) -> list[str]:
     header, rows = table
     lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
     for cells in rows:
-        if cells[0].startswith((MEAN, SUM)):
+        if cells[0].startswith(OF_GROUPS):
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -289,6 +295,52 @@ def section(layers: dict, models: dict | None, image: str | None) -> str:
     return "\n".join(lines)
 
 
+WORKLOADS = {
+    "gan": "GAN generators",
+    "images": "224x224x3 images",
+    "decoder": "decoders: segmentation, OCR, super-resolution",
+    "audio": "audio, 1-D",
+    "volume": "volumes, 3-D",
+    "batch": "GAN generators, batch 16",
+}
+
+
+def readme_section(layers: dict, models: dict) -> str:
+    """The README's table: a row a group of layers, then whole models; the worst layer included."""
+    machine = layers["machine"]
+    peers = dict.fromkeys(name for row in layers["results"] for name in row["engines"])
+    names = {"torch": "PyTorch", "openvino": "OpenVINO", "litert": "LiteRT"}
+    others = [title for name, title in names.items() if name in peers]
+    header = ["layers", "of them", "vs stock", "slowest", "fastest", "vs best of all others"]
+    rows = []
+    for group, entries in {**groups(layers["results"]), ALL: layers["results"]}.items():
+        ratios = [row["ratio"]["stock"] for row in entries]
+        best = geometric_mean(row["ratio"]["best_peer"] for row in entries)
+        mean = geometric_mean(ratios)
+        cells = [f"{mean:.2f}x", f"{min(ratios):.2f}x", f"{max(ratios):.2f}x", f"{best:.2f}x"]
+        title = WORKLOADS.get(group, group)
+        rows.append([f"**{title}**" if group == ALL else title, str(len(entries)), *cells])
+    whole = ", ".join(
+        f"{row['layer']} {milliseconds(row['engines']['stock']['median_ms'])} and "
+        f"{milliseconds(row['engines']['ours']['median_ms'])} ms ({row['ratio']['stock']:.2f}x)"
+        for row in models["results"]
+    )
+    text = (
+        f"Speed-ups, geometric means, float32: {machine['cpu']}, {machine['threads']} threads, "
+        f"{machine['isa']}, ONNX Runtime {machine['onnxruntime']}. All others: "
+        f"{', '.join(['stock', *others])}. Whole models, stock and converted: {whole}."
+    )
+    return "\n".join([*markdown((header, rows)), "", *textwrap.wrap(text, 112)])
+
+
+def newest(kind: str) -> Path:
+    """Result files begin with their date."""
+    files = sorted((ROOT / "benchmarks/results").glob(f"*-{kind}.json"))
+    if not files:
+        raise SystemExit(f"benchmarks/results has no *-{kind}.json")
+    return files[-1]
+
+
 def replace_section(document: str, text: str) -> str:
     before, found, rest = document.partition(BEGIN)
     _, found_end, after = rest.partition(END)
@@ -299,11 +351,19 @@ def replace_section(document: str, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("layers", type=Path, help="from bench_session.py --json")
+    parser.add_argument("layers", type=Path, nargs="?", help="from bench_session.py --json")
     parser.add_argument("--models", type=Path, help="from bench_models.py --json")
     parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md")
     parser.add_argument("--no-plot", action="store_true", help="leave the plot as it is")
+    parser.add_argument("--readme", action="store_true", help="the README's table instead")
     args = parser.parse_args()
+    if args.readme:
+        layers, models = (json.loads(newest(kind).read_text()) for kind in ("layers", "models"))
+        path = ROOT / "README.md"
+        path.write_text(replace_section(path.read_text(), readme_section(layers, models)))
+        return
+    if not args.layers:
+        parser.error("a file from bench_session.py --json is needed")
     layers = json.loads(args.layers.read_text())
     models = json.loads(args.models.read_text()) if args.models else None
     image = args.document.with_suffix(".svg")

@@ -159,3 +159,10 @@ def test_it_runs(tmp_path):
     assert all(len(r["methods"]) == 5 for r in results)
     assert "3.89x (Xeon)" in run("--results", out, "--document", document)
     assert "| gpgan_32x32x64 |" in document.read_text()
+
+
+def test_the_document_shows_the_newest_results(modules):
+    report = modules["report"]
+    data = json.loads(report.newest("paper").read_text())
+    document = (ROOT / "docs/paper.md").read_text()
+    assert report.replace_section(document, modules["paper"].section(data)) == document

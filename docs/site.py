@@ -1,0 +1,34 @@
+"""MkDocs hook: the pages are the repository's Markdown files, each at its place in the tree, with
+the figures and sources that they link to. A link means the same in the site and in the repository.
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/*.md"]
+
+
+def targets(page: Path) -> set[Path]:
+    """Files of the repository that the page links to."""
+    links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", page.read_text())
+    paths = {(page.parent / link).resolve() for link in links}
+    return {path for path in paths if path.is_file() and path.is_relative_to(ROOT)}
+
+
+def on_files(files: Files, config) -> Files:
+    pages = {path for pattern in PAGES for path in ROOT.glob(pattern)}
+    everything = pages.union(*map(targets, pages))
+    theme = [file for file in files if not Path(file.abs_src_path).is_relative_to(ROOT)]
+    own = [
+        File(
+            path.relative_to(ROOT).as_posix(),
+            str(ROOT),
+            config["site_dir"],
+            config["use_directory_urls"],
+        )
+        for path in sorted(everything)
+    ]
+    return Files([*theme, *own])

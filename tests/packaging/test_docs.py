@@ -1,0 +1,261 @@
+"""The documents hold: their Python blocks and `ort-tconv` lines run, on a small model; other
+commands exist and have the options given to them; links lead to files; figures are up to date.
+
+A block below a line `<!-- not run: reason -->` is left out.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ort_tconv import _core
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+DOCUMENTS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks/README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+]
+BLOCK = re.compile(r"^(<!-- not run: .+ -->\n+)?```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    found = BLOCK.findall(document.read_text())
+    return [text for skipped, name, text in found if name == language and not skipped]
+
+
+def commands(document: Path) -> list[str]:
+    text = "\n".join(blocks(document, "sh")).replace("\\\n", " ")
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def name(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def run(workdir: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=workdir, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """The model that the documents suppose."""
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("ConvTranspose", ["z", "w"], ["image"], strides=[2, 2], pads=[1] * 4)],
+        "generator",
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 8, "h", "w"])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "2h", "2w"])],
+        [numpy_helper.from_array(rng.standard_normal((8, 3, 4, 4), dtype=np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("model") / "generator.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def workdir(generator, tmp_path):
+    """A directory of the document's own with generator.onnx."""
+    (tmp_path / "generator.onnx").write_bytes(generator.read_bytes())
+    return tmp_path
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def can_run(document: Path) -> bool:
+    lines = commands(document)
+    return bool(blocks(document, "python")) or any(c.startswith("ort-tconv ") for c in lines)
+
+
+@pytest.mark.parametrize("document", [pytest.param(d, id=name(d)) for d in DOCUMENTS if can_run(d)])
+def test_document(workdir, document):
+    """Its `ort-tconv` lines, then its Python blocks as one script: a later one may use what an
+    earlier one made."""
+    for command in commands(document):
+        program, *arguments = shlex.split(command)
+        if program == "ort-tconv":
+            # pip puts scripts beside the interpreter; that directory need not be in PATH.
+            run(workdir, str(Path(sys.executable).parent / program), *arguments)
+    if code := blocks(document, "python"):
+        run(workdir, sys.executable, "-c", "\n".join(code))
+
+
+@cache
+def help_of(script: Path) -> str:
+    return run(ROOT, sys.executable, str(script), "--help")
+
+
+def check_exists(command: str) -> None:
+    """A command that takes too long for a test: what it calls exists, with the options it gives."""
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        targets = [a for a in arguments if "=" not in a]
+        run(ROOT, "make", "-n", *arguments)
+        for value in (a.split("=", 1)[1] for a in arguments if a.startswith("BENCH_ARGS=")):
+            benchmarks = {"bench-models": "bench_models.py", "bench-paper": "paper.py"}
+            script = benchmarks.get(targets[0], "bench_session.py")
+            check_options(ROOT / "benchmarks" / script, shlex.split(value))
+    elif Path(program).name in ("python", "python3"):
+        if arguments[0] == "-c":
+            compile(arguments[1], command, "exec")
+        else:
+            check_options(ROOT / arguments[0], arguments[1:])
+    else:
+        assert any(line == command or line.startswith(f"{command} ") for line in run_by_ci()), (
+            command
+        )
+
+
+def check_options(script: Path, arguments: list[str]) -> None:
+    text = help_of(script)
+    for option in (a for a in arguments if a.startswith("--")):
+        assert re.search(rf"{option}\b", text), f"{script.name} has no {option}"
+
+
+def run_by_ci() -> list[str]:
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    return [line.strip().removeprefix("step ") for line in lines] + [".ci/run"]
+
+
+OTHERS = [
+    pytest.param(command, id=f"{name(document)}: {command}")
+    for document in DOCUMENTS
+    for command in commands(document)
+    if not command.startswith("ort-tconv ")
+]
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_other_commands_exist(command):
+    check_exists(command)
+
+
+@pytest.mark.parametrize("command", [c for c in commands(README) if not c.startswith("ort-tconv ")])
+def test_other_commands_of_the_readme_are_run_by_ci(command):
+    assert any(line == command or line.startswith(f"{command} ") for line in run_by_ci())
+
+
+def test_stale_commands_are_found():
+    for command in ("make no-such-target", "python benchmarks/compare.py --no-such-option a b"):
+        with pytest.raises(AssertionError):
+            check_exists(command)
+
+
+def test_readme_fits_one_screen():
+    assert len(README.read_text().splitlines()) <= 80
+
+
+def test_entry_point_is_the_command_line_module():
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="ort-tconv")
+    assert script.value == "ort_tconv.cli:main"
+
+
+# ---- links and figures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", [pytest.param(d, id=name(d)) for d in DOCUMENTS])
+def test_links_lead_to_files(document):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_navigation():
+    """Which also says that `mkdocs build --strict` finds each."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"^\s+- .+: (\S+\.md)$", text, re.M)
+    assert sorted(listed) == sorted([*map(name, DOCUMENTS), "CHANGELOG.md"])
+
+
+@pytest.mark.skipif(
+    not {"avx2", "avx512"} <= {*_core.compiled_isas()}, reason="drawn with the plans of x86 kernels"
+)
+def test_figures_are_what_the_code_draws():
+    run(ROOT, sys.executable, "docs/figures/draw.py", "--check")
+
+
+def test_stale_figures_are_found(tmp_path):
+    command = [sys.executable, str(ROOT / "docs/figures/draw.py"), "--check", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "run make figures" in result.stdout
+
+
+# ---- examples ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["convert_and_run.py", "serve_dynamic_shapes.py"])
+def test_example(generator, tmp_path, script):
+    run(tmp_path, sys.executable, str(ROOT / "examples" / script), str(generator))
+
+
+def ort_headers(tmp_path: Path) -> Path | None:
+    """Where the build of this package found ONNX Runtime's headers."""
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not cmake:
+        return None
+    script = tmp_path / "headers.cmake"
+    script.write_text(
+        f'include("{ROOT}/cmake/OrtHeaders.cmake")\n'
+        'ort_tconv_find_ort_headers(directory)\nmessage("FOUND ${directory}")\n'
+    )
+    command = [cmake, "-DORT_TCONV_DOWNLOAD=OFF", "-P", str(script)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = re.search(r"^FOUND (.+)$", result.stderr, re.M)
+    return Path(found[1]) if found else None
+
+
+def test_cpp_example(generator, tmp_path):
+    """Compiled against the library that the Python package of ONNX Runtime carries."""
+    import onnxruntime as ort
+
+    import ort_tconv
+
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    libraries = sorted((Path(ort.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    headers = ort_headers(tmp_path)
+    if not (compiler and libraries and headers):
+        pytest.skip(f"compiler: {compiler}, libonnxruntime: {libraries}, headers: {headers}")
+    # The wheel has the file without the name under which a program looks for it.
+    (tmp_path / "libonnxruntime.so.1").symlink_to(libraries[0])
+    (tmp_path / "libonnxruntime.so").symlink_to(libraries[0])
+    source = ROOT / "examples/cpp/main.cc"
+    program = tmp_path / "main"
+    flags = [f"-isystem{headers}", f"-L{tmp_path}", f"-Wl,-rpath,{tmp_path}", "-lonnxruntime"]
+    warnings = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+    run(tmp_path, *shlex.split(compiler), *warnings, str(source), *flags, "-o", str(program))
+
+    converted = tmp_path / "fast.onnx"
+    ort_tconv.convert(generator, output=converted)
+    library = ort_tconv.get_library_path()
+    *shape, _, mean = run(tmp_path, str(program), str(converted), library).split()
+    stock = ort.InferenceSession(str(generator), providers=["CPUExecutionProvider"])
+    (expected,) = stock.run(None, {"z": np.ones((1, 8, 1, 1), np.float32)})
+    assert [int(side) for side in shape] == list(expected.shape)
+    assert abs(float(mean) - expected.mean()) < 1e-5
+    # Without the library it fails, with a message.
+    result = subprocess.run([program, converted, "none.so"], capture_output=True, text=True)
+    assert result.returncode == 1 and "none.so" in result.stderr
+
+
+def test_cpp_snippets_are_those_of_the_example():
+    source = (ROOT / "examples/cpp/main.cc").read_text()
+    for snippet in blocks(ROOT / "docs/guide.md", "cpp"):
+        assert snippet in source

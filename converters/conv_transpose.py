@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import onnx
 import onnx_ir as ir
 
-from .rewrite import DOMAIN, OP_TYPE, Refusal, Rewrite, Scope, import_operator
+from .convolution import FLOATS, check_opset
+from .nodes import become_operator
+from .rewrite import Refusal, Rewrite, Scope, Site
 
 _ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
@@ -18,12 +19,6 @@ _ATTRIBUTES = {
     "strides": ir.AttributeType.INTS,
 }
 _VERSIONS = (1, 11, 22)
-_DTYPES = (
-    ir.DataType.FLOAT,
-    ir.DataType.DOUBLE,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-)
 
 
 class ConvTransposeRewrite(Rewrite):
@@ -41,44 +36,23 @@ class ConvTransposeRewrite(Rewrite):
     name = "conv_transpose"
 
     def matches(self, node: ir.Node, scope: Scope) -> bool:
-        return (
-            node.domain in ("", "ai.onnx")
-            and node.op_type == "ConvTranspose"
-            and node.op_identifier() not in scope.model.functions
-        )
+        return scope.own(node, "ConvTranspose")
 
-    def rewrite(self, node: ir.Node, scope: Scope) -> str:
-        _check_version(scope)
+    def plan(self, node: ir.Node, scope: Scope) -> Site:
+        check_opset("ConvTranspose", _VERSIONS, scope)
         _check_inputs(node)
         for attribute in node.attributes.values():
             _check_attribute(attribute, scope)
-        import_operator(scope)
 
-        while node.inputs[-1] is None:
-            node.resize_inputs(len(node.inputs) - 1)
-        node.domain = DOMAIN
-        node.op_type = OP_TYPE
-        node.overload = ""
-        node.version = None
-        if self.selection.algorithm is not None:
-            node.attributes.add(ir.AttrString("algorithm", self.selection.algorithm))
-        return f"{DOMAIN}::{OP_TYPE}"
+        def apply() -> list[ir.Node]:
+            inputs = list(node.inputs)
+            while inputs[-1] is None:
+                inputs.pop()
+            attributes = [*node.attributes.values(), *self.algorithm_attribute()]
+            become_operator(node, node, inputs, attributes)
+            return [node]
 
-
-def _check_version(scope: Scope) -> None:
-    opset = scope.onnx_opset
-    if opset is None:
-        raise Refusal("no version of ONNX's own operators is imported")
-    try:
-        since = onnx.defs.get_schema("ConvTranspose", opset).since_version
-    except onnx.defs.SchemaError:
-        raise Refusal(f"opset {opset} has no ConvTranspose") from None
-    if since not in _VERSIONS or opset > onnx.defs.onnx_opset_version():
-        raise Refusal(
-            f"opset {opset} is newer than the installed onnx knows "
-            f"({onnx.defs.onnx_opset_version()}), or its ConvTranspose (version {since}) "
-            f"newer than this converter knows ({_VERSIONS[-1]})"
-        )
+        return Site([node], apply)
 
 
 def _check_inputs(node: ir.Node) -> None:
@@ -90,7 +64,7 @@ def _check_inputs(node: ir.Node) -> None:
     for name, value in zip("XW", node.inputs, strict=False):
         if value is None:
             raise Refusal(f"its input {name} is missing")
-        if value.dtype is not None and value.dtype not in _DTYPES:
+        if value.dtype is not None and value.dtype not in FLOATS:
             raise Refusal(f"its input {name} has type {value.dtype}, which is not a float type")
         if value.shape is not None and value.shape.rank() < 3:
             raise Refusal(f"its input {name} has rank {value.shape.rank()}; 3 is the least")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import onnx
@@ -13,15 +15,21 @@ import onnx_ir as ir
 
 from . import model_io
 from .conv_transpose import ConvTransposeRewrite
-from .model_io import ConversionError, ModelLike
+from .facts import Facts
+from .model_io import ConversionError, ModelLike, Source
+from .nodes import DOMAIN, own_op
 from .report import Change, Report, Skip, count_operators
-from .rewrite import DOMAIN, Rewrite, Selection
+from .rewrite import Rewrite, Selection, visit
+from .upsample_conv import UpsampleConvRewrite
 
 if TYPE_CHECKING:
     from ..tuning import Tuning
 
 #: All passes, in the order in which they run.
-DEFAULT_PASSES: tuple[type[Rewrite], ...] = (ConvTransposeRewrite,)
+DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
+    UpsampleConvRewrite,
+    ConvTransposeRewrite,
+)
 
 #: Values of the operator's attribute ``algorithm`` that convert can store.
 ALGORITHMS = ("auto", "direct", "narrow", "winograd")
@@ -121,24 +129,12 @@ def convert_with_report(
     load_external_data: bool = True,
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
-    include, exclude, disable = (_as_tuple(names) for names in (include, exclude, disable))
-    known = [rewrite.name for rewrite in DEFAULT_PASSES]
-    for name in disable:
-        if name not in known:
-            raise ValueError(f"disable: there is no pass '{name}'; there are {', '.join(known)}")
-    if algorithm is not None and algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm = '{algorithm}': must be one of {', '.join(ALGORITHMS)}")
-
     source = model_io.read_model(model)
+    options = _Options(include, exclude, disable, algorithm)
 
     def rewrite(reasons: Mapping[str, str]) -> tuple[onnx.ModelProto, Report]:
-        report = Report()
-        selection = Selection(include, exclude, algorithm, reasons)
-        rewrites = [make(selection, report) for make in DEFAULT_PASSES if make.name not in disable]
-        result = _run(rewrites, source.proto, report)
-        report.operators = (count_operators(source.proto), count_operators(result))
-        _note_idle_patterns(include, report)
-        return result, report
+        rewritten = _rewrite(source, options, reasons)
+        return rewritten.to_proto(source.proto), rewritten.report
 
     tuning = None
     if tune:
@@ -156,6 +152,48 @@ def convert_with_report(
     return ConversionResult(result, report, tuning)
 
 
+def analyze(
+    model: ModelLike,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    disable: str | Iterable[str] = (),
+) -> Report:
+    """The report of :func:`convert` with these options, without a converted model.
+
+    New weights are not computed, and external data is not loaded.  Raises what ``convert`` raises.
+    """
+    options = _Options(include, exclude, disable)
+    return _rewrite(model_io.read_model(model), options).report
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the functions above take, checked."""
+
+    include: str | Iterable[str] = ()
+    exclude: str | Iterable[str] = ()
+    disable: str | Iterable[str] = ()
+    algorithm: str | None = None
+
+    def selection(self, reasons: Mapping[str, str]) -> Selection:
+        if self.algorithm is not None and self.algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"algorithm = '{self.algorithm}': must be one of {', '.join(ALGORITHMS)}"
+            )
+        return Selection(_as_tuple(self.include), _as_tuple(self.exclude), self.algorithm, reasons)
+
+    def passes(self) -> list[type[Rewrite]]:
+        disable = _as_tuple(self.disable)
+        known = [rewrite.name for rewrite in DEFAULT_PASSES]
+        for name in disable:
+            if name not in known:
+                raise ValueError(
+                    f"disable: there is no pass '{name}'; there are {', '.join(known)}"
+                )
+        return [rewrite for rewrite in DEFAULT_PASSES if rewrite.name not in disable]
+
+
 def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -167,21 +205,48 @@ def _note_idle_patterns(include: tuple[str, ...], report: Report) -> None:
             report.notes.append(f"no candidate's name matches '{pattern}'")
 
 
-def _run(rewrites: Iterable[Rewrite], original: onnx.ModelProto, report: Report) -> onnx.ModelProto:
-    """A model of its own, the passes applied; ``original`` is only read."""
+@dataclass(frozen=True)
+class _Rewritten:
+    """A model of its own, the passes applied."""
+
+    model: ir.Model
+    modified: bool
+    restore: Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]
+    report: Report
+
+    def to_proto(self, original: onnx.ModelProto) -> onnx.ModelProto:
+        if not self.modified:
+            result = onnx.ModelProto()
+            result.CopyFrom(original)
+            return result
+        result = self.restore(ir.to_proto(self.model), _typed_outputs(self.model))
+        _check(result, original, self.report)
+        return result
+
+
+def _rewrite(
+    source: Source, options: _Options, reasons: Mapping[str, str] = MappingProxyType({})
+) -> _Rewritten:
+    """Apply the passes to a copy of the model; ``source`` is only read."""
+    passes, selection, report = options.passes(), options.selection(reasons), Report()
     try:
-        model, restore = _to_ir(original)
+        model, restore = _to_ir(source.proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError, TypeError) as error:
         raise ConversionError(f"the model cannot be represented: {_root_cause(error)}") from error
-    modified = [rewrite(model).modified for rewrite in rewrites]
-    if not any(modified):
-        result = onnx.ModelProto()
-        result.CopyFrom(original)
-        return result
-    typed = _keep_types(model, original)
-    result = restore(ir.to_proto(model), typed)
-    _check(result, original, report)
-    return result
+    if source.folder is not None:
+        for graph in model.graphs():
+            ir.external_data.set_base_dir(graph, source.folder)
+    _annotate(model, source.proto)
+    facts = Facts(model)
+    modified = [make(selection, report, facts)(model).modified for make in passes]
+    after = Counter(_operator_name(node) for node, _ in visit(model, facts))
+    report.operators = (count_operators(source.proto), after)
+    _note_idle_patterns(selection.include, report)
+    return _Rewritten(model, any(modified), restore, report)
+
+
+def _operator_name(node: ir.Node) -> str:
+    return node.op_type if own_op(node) else f"{node.domain}::{node.op_type}"
 
 
 def _to_ir(
@@ -230,29 +295,33 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return False
 
 
-def _keep_types(model: ir.Model, original: onnx.ModelProto) -> set[str]:
-    """Write down the output types of rewritten nodes that only ONNX's own operator would tell.
+def _annotate(model: ir.Model, original: onnx.ModelProto) -> None:
+    """Add the types and shapes of the main graph that onnx infers and the model leaves out."""
+    try:
+        skeleton = model_io.skeleton(original)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # onnx's tools raise what they like, and do without what they cannot infer
+        return
+    infos = {info.name: info for info in inferred.graph.value_info}
+    for node in model.graph:
+        for value in node.outputs:
+            known = value.shape is not None and value.dtype is not None
+            if value.name in infos and not known and not value.is_graph_output():
+                ir.serde.deserialize_value_info_proto(infos[value.name], value)
 
-    Tools that do not know the custom operator still see its shapes.  Returns the names of the
-    values that have got a type.
+
+def _typed_outputs(model: ir.Model) -> set[str]:
+    """Names of our nodes' outputs whose types only ONNX's own operator would tell.
+
+    They are written down, for tools that do not know the custom operator.
     """
-    untyped = {
-        value.name: value
+    return {
+        value.name
         for node in model.graph
         if node.domain == DOMAIN
         for value in node.outputs
-        if (value.shape is None or value.dtype is None) and not value.is_graph_output()
+        if value.shape is not None and value.dtype is not None and not value.is_graph_output()
     }
-    if not untyped:
-        return set()
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model_io.skeleton(original))
-    except Exception:  # the types are a convenience, and the original may be beyond onnx's tools
-        return set()
-    infos = [info for info in inferred.graph.value_info if info.name in untyped]
-    for info in infos:
-        ir.serde.deserialize_value_info_proto(info, untyped[info.name])
-    return {info.name for info in infos}
 
 
 def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -> None:

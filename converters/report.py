@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx
     from rich.console import Console, ConsoleOptions, RenderResult
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds, and bytes of the tensors that nodes read and write; None if not known.
+
+    Multiply-adds are those of the direct method, each tap of the kernel counted for each input (of
+    a transposed convolution) or output (of a convolution) pixel.  An unknown batch counts as 1.
+    """
+
+    macs: int | None
+    bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,9 @@ class Change:
     where: str  #: ``"graph"``, ``"subgraph <name>"`` or ``"function <domain>::<name>"``
     rewrite: str  #: name of the pass
     became: str  #: operator after, e.g. ``ort_tconv::SegregatedConvTranspose``
+    before: Cost  #: of all nodes that the rewrite does away with or changes
+    after: Cost  #: of what stands for them
+    nodes: tuple[str, ...]  #: names of the nodes before, ``node`` among them
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class Skip:
     where: str
     rewrite: str
     reason: str  #: one sentence that names the attribute, input or option responsible
+    before: Cost  #: of the node
 
 
 @dataclass
@@ -49,6 +66,23 @@ class Report:
     operators: tuple[Counter[str], Counter[str]] = field(
         default_factory=lambda: (Counter(), Counter())
     )
+
+    @property
+    def sites(self) -> list[Change | Skip]:
+        return [*self.changes, *self.skips]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it; sizes that are not known are null."""
+        before, after = self.operators
+        return {
+            "changes": [asdict(change) for change in self.changes],
+            "skips": [asdict(skip) for skip in self.skips],
+            "notes": list(self.notes),
+            "operators": {"before": dict(before), "after": dict(after)},
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        return json.dumps(self.as_dict(), indent=indent)
 
     def __str__(self) -> str:
         lines = [f"{len(self.changes)} rewritten, {len(self.skips)} left alone"]
@@ -72,21 +106,44 @@ class Report:
         counts.add_row("all nodes", str(before.total()), str(after.total()))
         yield counts
 
-        if self.changes or self.skips:
-            sites = Table("node", "in", "result", title="candidates", title_justify="left")
-            for c in self.changes:
-                sites.add_row(escape(c.node), escape(c.where), f"[green]{c.became}[/]")
-            for s in self.skips:
-                sites.add_row(
-                    escape(s.node),
-                    escape(s.where),
-                    f"[yellow]{s.op_type} kept:[/] {escape(s.reason)}",
+        if self.sites:
+            table = Table(title="candidates", title_justify="left")
+            table.add_column("node", overflow="fold")
+            table.add_column("result", overflow="fold")
+            table.add_column("MACs", justify="right")
+            table.add_column("bytes", justify="right")
+            for site in self.sites:
+                if isinstance(site, Change):
+                    result = f"{site.op_type} -> [green]{site.became}[/] ({site.rewrite})"
+                    costs = (site.before, site.after)
+                else:
+                    result = f"[yellow]{site.op_type} kept[/] ({site.rewrite}):\n"
+                    result += escape(site.reason)
+                    costs = (site.before,)
+                where = "" if site.where == "graph" else f"\n[dim]{escape(site.where)}[/]"
+                table.add_row(
+                    escape(site.node) + where,
+                    result,
+                    "\n-> ".join(quantity(cost.macs) for cost in costs),
+                    "\n-> ".join(quantity(cost.bytes) for cost in costs),
                 )
-            yield sites
+            yield table
         else:
-            yield "no ConvTranspose node was found"
+            yield "no candidate was found"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
+
+
+def quantity(number: int | None) -> str:
+    """A number in three digits and a decimal prefix; ``?`` if it is not known."""
+    if number is None:
+        return "?"
+    value, prefix = float(number), ""
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 999.5 or prefix == "T":
+            break
+        value /= 1000
+    return f"{value:.3g}{prefix}"
 
 
 def count_operators(model: onnx.ModelProto) -> Counter[str]:

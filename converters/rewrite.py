@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from .cost import cost_of
+from .facts import Facts
+from .nodes import DOMAIN, OP_TYPE, OP_VERSION, node_label, own_op
 from .report import Change, Report, Skip
 
-DOMAIN = "ort_tconv"
-OP_TYPE = "SegregatedConvTranspose"
-OP_VERSION = 1
+__all__ = ["DOMAIN", "OP_TYPE", "OP_VERSION", "Refusal", "Rewrite", "Scope", "Selection", "Site"]
 
 
 class Refusal(Exception):
@@ -26,6 +27,7 @@ class Scope:
 
     model: ir.Model
     function: ir.Function | None
+    facts: Facts
 
     @property
     def opset_imports(self) -> dict[str, int]:
@@ -43,6 +45,10 @@ class Scope:
             return "graph"
         return f"subgraph {node.graph.name}"
 
+    def own(self, node: ir.Node | None, *op_types: str) -> bool:
+        """Whether ``node`` is one of ONNX's operators (of these types), and no local function."""
+        return own_op(node, *op_types) and node.op_identifier() not in self.model.functions
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -53,70 +59,94 @@ class Selection:
     algorithm: str | None = None  # for the nodes that are rewritten; None: the plan decides
     reasons: Mapping[str, str] = field(default_factory=dict)  # why not, of names to leave alone
 
-    def refuse(self, name: str) -> None:
-        """Raise Refusal unless ``name`` is selected."""
+    def refuse(self, name: str, *others: str) -> None:
+        """Raise Refusal unless ``name`` is selected; ``others`` must not be excluded either."""
         if name in self.reasons:
             raise Refusal(self.reasons[name])
         for pattern in self.exclude:
-            if fnmatchcase(name, pattern):
+            if any(fnmatchcase(each, pattern) for each in (name, *others)):
                 raise Refusal(f"excluded by '{pattern}'")
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             raise Refusal("not among the included names")
 
 
-def node_label(node: ir.Node) -> str:
-    """The node's name, or that of its first output if it has none."""
-    return node.name or next((value.name for value in node.outputs if value.name), "") or "?"
+@dataclass(frozen=True)
+class Site:
+    """A rewrite that has been checked and can be applied.
+
+    ``nodes`` are those it does away with, or changes; ``apply`` does it, and returns the nodes that
+    stand for them; ``became`` names the result.
+    """
+
+    nodes: Sequence[ir.Node]
+    apply: Callable[[], Sequence[ir.Node]]
+    became: str = f"{DOMAIN}::{OP_TYPE}"
 
 
-def visit(model: ir.Model) -> Iterator[tuple[ir.Node, Scope]]:
+def visit(model: ir.Model, facts: Facts) -> Iterator[tuple[ir.Node, Scope]]:
     """Every node of the main graph, of all subgraphs and of all local functions.
 
     The list of each graph is taken before its first node is yielded, so that nodes may be
-    replaced while visiting.
+    replaced while visiting; nodes that are removed meanwhile are left out.
     """
     for owner in (None, *model.functions.values()):
-        scope = Scope(model, owner)
+        scope = Scope(model, owner, facts)
         graph = model.graph if owner is None else owner
         for node in list(ir.traversal.RecursiveGraphIterator(graph)):
-            yield node, scope
+            if node.graph is not None:
+                yield node, scope
 
 
 class Rewrite(ir.passes.InPlacePass):
     """A pass that looks at one node at a time.
 
     A subclass has a ``name`` (how it is switched off), says in ``matches`` which nodes concern it,
-    and in ``rewrite`` either changes the graph and returns the new operator's name or raises
-    :class:`Refusal`, before it has changed anything.
+    and in ``plan`` either returns the :class:`Site` or raises :class:`Refusal`; it changes nothing
+    before the site is applied.  A site goes by the name of its node, or of ``anchor``.
     """
 
     name: str
 
-    def __init__(self, selection: Selection, report: Report) -> None:
+    def __init__(self, selection: Selection, report: Report, facts: Facts) -> None:
         self.selection = selection
         self.report = report
+        self.facts = facts
 
     @abc.abstractmethod
     def matches(self, node: ir.Node, scope: Scope) -> bool: ...
 
     @abc.abstractmethod
-    def rewrite(self, node: ir.Node, scope: Scope) -> str: ...
+    def plan(self, node: ir.Node, scope: Scope) -> Site: ...
+
+    def anchor(self, node: ir.Node) -> ir.Node:
+        """The node by whose name users select the site."""
+        return node
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node, scope in visit(model):
+        for node, scope in visit(model, self.facts):
             if not self.matches(node, scope):
                 continue
-            site = (node_label(node), node.op_type, scope.describe(node), self.name)
+            label = node_label(node)
+            line = (label, node.op_type, scope.describe(node), self.name)
+            before = cost_of([node], self.facts)
             try:
-                self.selection.refuse(site[0])
-                became = self.rewrite(node, scope)
+                self.selection.refuse(node_label(self.anchor(node)), label)
+                site = self.plan(node, scope)
+                import_operator(scope)
             except Refusal as refusal:
-                self.report.skips.append(Skip(*site, str(refusal)))
-            else:
-                self.report.changes.append(Change(*site, became))
-                modified = True
+                self.report.skips.append(Skip(*line, str(refusal), before))
+                continue
+            names = tuple(node_label(part) for part in site.nodes)
+            before = cost_of(site.nodes, self.facts)
+            after = cost_of(site.apply(), self.facts)
+            self.report.changes.append(Change(*line, site.became, before, after, names))
+            modified = True
         return ir.passes.PassResult(model, modified)
+
+    def algorithm_attribute(self) -> list[ir.Attr]:
+        algorithm = self.selection.algorithm
+        return [] if algorithm is None else [ir.AttrString("algorithm", algorithm)]
 
 
 def import_operator(scope: Scope) -> None:

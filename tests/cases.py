@@ -316,6 +316,36 @@ def model(
     return result
 
 
+def graph_model(
+    nodes: Sequence[onnx.NodeProto],
+    initializers: dict[str, np.ndarray],
+    inputs: dict[str, Sequence[int | str] | None],
+    outputs: Sequence[str] = ("y",),
+    dtype: str = "float32",
+    opset: int = 17,
+    ir_version: int = 8,
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """Nodes as a model; outputs have the shape that onnx infers, if it infers one."""
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [value(name, dtype, shape) for name, shape in inputs.items()],
+        [value(name, dtype, None) for name in outputs],
+        [tensor(array, name) for name, array in initializers.items()],
+    )
+    result = model(
+        graph, opset, ir_version, functions=functions, domains={"local": 1} if functions else None
+    )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(result).graph.output
+    except Exception:  # an opset that onnx does not know
+        inferred = []
+    for output, known in zip(result.graph.output, inferred):
+        output.CopyFrom(known)
+    return result
+
+
 def _weights(name: str, *shape: int) -> onnx.TensorProto:
     rng = np.random.default_rng(len(name) + sum(shape))
     return tensor(rng.standard_normal(shape).astype(np.float32), name)

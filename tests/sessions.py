@@ -37,3 +37,18 @@ def run_stock(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.n
 
 def run_converted(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     return our_session(ort_tconv.convert(model)).run(None, feeds)
+
+
+def agree(original: onnx.ModelProto, converted: onnx.ModelProto, **feeds) -> None:
+    """Fail unless both models compute the same, up to rounding, from random inputs.
+
+    ``feeds`` are arrays, or shapes for inputs that leave them open.
+    """
+    arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
+    shapes = {
+        name: value
+        for name, value in feeds.items()
+        if name not in arrays and name in {i.name for i in original.graph.input}
+    }
+    report = ort_tconv.validate(original, converted, arrays, shapes=shapes)
+    assert report.ok, str(report)

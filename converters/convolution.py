@@ -1,0 +1,314 @@
+"""What the passes that start from a ``Conv`` share: reading it, and writing the operator."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from .cost import engine_cost, moving_cost, nominal_sides
+from .facts import Facts
+from .nodes import become_operator, input_of, prune
+from .rewrite import Refusal, Scope
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_CONV_ATTRIBUTES = {
+    "auto_pad": ir.AttributeType.STRING,
+    "dilations": ir.AttributeType.INTS,
+    "group": ir.AttributeType.INT,
+    "kernel_shape": ir.AttributeType.INTS,
+    "pads": ir.AttributeType.INTS,
+    "strides": ir.AttributeType.INTS,
+}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A ``Conv`` with stride 1 and constant weights ``w`` [M, C/group, k1, ..., kd]."""
+
+    node: ir.Node
+    tensor: ir.TensorProtocol  # the weights
+    group: int
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]  # pads
+    ends: tuple[int, ...]
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.tensor.shape)
+
+    @property
+    def axes(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[1] * self.group
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Distance of the last tap from the first, (k - 1) * dilation."""
+        return tuple((k - 1) * d for k, d in zip(self.kernel, self.dilations))
+
+    @property
+    def x(self) -> ir.Value:
+        return self.node.inputs[0]  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> ir.Value | None:
+        return input_of(self.node, 2)
+
+    def weights(self) -> np.ndarray:
+        """[M, C/group, k1, ..., kd] in float64."""
+        return self.tensor.numpy().astype(np.float64)
+
+
+def read_convolution(node: ir.Node, scope: Scope) -> Convolution:
+    """The convolution that ``node`` is; raises Refusal for what the passes cannot treat."""
+    check_opset("Conv", (1, 11, 22), scope)
+    if not 2 <= len(node.inputs) <= 3 or None in node.inputs[:2] or len(node.outputs) != 1:
+        raise Refusal("it does not have Conv's inputs X, W and optionally B, and one output")
+    for name, found in node.attributes.items():
+        expected = _CONV_ATTRIBUTES.get(name)
+        if expected is None:
+            raise Refusal(f"attribute '{name}' is not one of Conv's")
+        if found.is_ref():
+            raise Refusal(f"attribute '{name}' refers to an attribute of the enclosing function")
+        if found.type != expected:
+            raise Refusal(f"attribute '{name}' has type {found.type.name}")
+    tensor = constant_tensor(node.inputs[1], "W", scope.facts)
+    shape = tuple(int(n) for n in tensor.shape)
+    axes = len(shape) - 2
+    if axes < 1 or 0 in shape:
+        raise Refusal(f"its weights have shape {list(shape)}")
+    if tensor.dtype not in FLOATS:
+        raise Refusal(f"its weights have type {tensor.dtype}, which is not a float type")
+
+    def ints(name: str, default: Sequence[int]) -> tuple[int, ...]:
+        values = node.attributes[name].as_ints() if name in node.attributes else default
+        if len(values) != len(default):
+            raise Refusal(
+                f"attribute '{name}' = {list(values)} does not fit weights of shape {list(shape)}"
+            )
+        return tuple(values)
+
+    strides, dilations = ints("strides", [1] * axes), ints("dilations", [1] * axes)
+    if any(stride != 1 for stride in strides):
+        raise Refusal(f"attribute 'strides' = {list(strides)}: only stride 1 is equivalent")
+    if min(dilations) < 1 or ints("kernel_shape", shape[2:]) != shape[2:]:
+        raise Refusal("attribute 'dilations' or 'kernel_shape' is not valid")
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    if group < 1 or shape[0] % group:
+        raise Refusal(f"attribute 'group' = {group} does not divide {shape[0]} output channels")
+    pads = ints("pads", [0] * (2 * axes))
+    mode = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    reach = [(k - 1) * d for k, d in zip(shape[2:], dilations)]
+    if mode in ("NOTSET", ""):
+        begins, ends = pads[:axes], pads[axes:]
+    elif mode == "VALID":
+        begins = ends = (0,) * axes
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        smaller, larger = tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach)
+        begins, ends = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
+    else:
+        raise Refusal(f"attribute 'auto_pad' = '{mode}' is not valid")
+    if min(*begins, *ends) < 0:
+        raise Refusal(f"attribute 'pads' = {list(pads)} has a negative entry")
+    return Convolution(node, tensor, group, dilations, tuple(begins), tuple(ends))
+
+
+def check_opset(op_type: str, versions: Sequence[int], scope: Scope) -> None:
+    """Refuse versions of an operator that this converter does not know."""
+    opset = scope.onnx_opset
+    if opset is None:
+        raise Refusal("no version of ONNX's own operators is imported")
+    try:
+        since = onnx.defs.get_schema(op_type, opset).since_version
+    except onnx.defs.SchemaError:
+        raise Refusal(f"opset {opset} has no {op_type}") from None
+    if since not in versions or opset > onnx.defs.onnx_opset_version():
+        raise Refusal(
+            f"opset {opset} is newer than the installed onnx knows "
+            f"({onnx.defs.onnx_opset_version()}), or its {op_type} (version {since}) "
+            f"newer than this converter knows ({versions[-1]})"
+        )
+
+
+# ---- constants ---------------------------------------------------------------------------------
+
+
+def constant_tensor(value: ir.Value | None, name: str, facts: Facts) -> ir.TensorProtocol:
+    """The constant behind an input; raises Refusal if it is not one or cannot be read."""
+    tensor = facts.tensor(value)
+    if tensor is None:
+        raise Refusal(f"its input {name} is not a constant")
+    if isinstance(tensor, ir.ExternalTensor) and not os.path.isfile(tensor.path):
+        raise Refusal(f"the file with the values of its input {name} is not known")
+    return tensor
+
+
+def rounded(values: np.ndarray, dtype: ir.DataType, what: str) -> np.ndarray:
+    """float64 values in ``dtype``; raises Refusal if its range does not hold them."""
+    with np.errstate(over="ignore"):
+        result = values.astype(dtype.numpy())
+    if not np.isfinite(result.astype(np.float64)).all() and np.isfinite(values).all():
+        raise Refusal(f"the folded {what} exceed the range of {dtype}")
+    return result
+
+
+def add_constant(
+    node: ir.Node,
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    values: Callable[[], np.ndarray],
+    scope: Scope,
+) -> ir.Value:
+    """A new constant for ``node``: ``values`` in float64, which are computed when they are needed.
+
+    Functions hold no initializers, and in models before IR version 4 an initializer is an input as
+    well: there it is the output of a ``Constant`` node.
+    """
+    name = scope.facts.fresh_name(name)
+    tensor = ir.LazyTensor(
+        lambda: ir.Tensor(rounded(values(), dtype, "constants"), dtype=dtype, name=name),
+        dtype=dtype,
+        shape=ir.Shape(list(shape)),
+        name=name,
+    )
+    in_function = scope.function is not None and node.graph is scope.function.graph
+    if in_function or (scope.model.ir_version or 0) < 4:
+        constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], name=name)
+        constant.outputs[0].name = name
+        node.graph.insert_before(node, constant)
+        result = constant.outputs[0]
+    else:
+        result = ir.Value(name=name, const_value=tensor)
+        node.graph.initializers[name] = result
+    result.shape, result.type = tensor.shape, ir.TensorType(dtype)
+    return result
+
+
+# ---- the operator ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A transposed convolution that equals a convolution and what surrounds it.
+
+    ``kernel`` maps the Conv's weights [M, C/group, k1, ..., kd], in float64, to the operator's.
+    """
+
+    x: ir.Value
+    weight_shape: tuple[int, ...]
+    kernel: Callable[[np.ndarray], np.ndarray]
+    strides: tuple[int, ...]
+    begins: tuple[int, ...]  # pads
+    ends: tuple[int, ...]
+    dilations: tuple[int, ...] = ()
+    output_padding: tuple[int, ...] = ()
+    group: int = 1
+
+    def attributes(self) -> dict[str, list[int] | int]:
+        given = {
+            "dilations": self.dilations if max(self.dilations, default=1) > 1 else (),
+            "group": self.group,
+            "kernel_shape": self.weight_shape[2:],
+            "output_padding": self.output_padding if any(self.output_padding) else (),
+            "pads": (*self.begins, *self.ends),
+            "strides": self.strides,
+        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if v != ()}
+
+
+def check_range(conv: Convolution, form: Equivalent) -> None:
+    """Raise Refusal if new weights exceed float16's range, the only narrow one."""
+    if conv.dtype == ir.DataType.FLOAT16:
+        rounded(form.kernel(conv.weights()), conv.dtype, "weights")
+
+
+def check_gain(
+    conv: Convolution,
+    form: Equivalent,
+    growth: Sequence[int],
+    facts: Facts,
+    saved: int = 0,
+    added: int = 0,
+) -> None:
+    """Raise Refusal if the operator's plan costs more than the estimate for the nodes it replaces.
+
+    The Conv counts as the operator's own direct engine would run it (it is a transposed convolution
+    of stride 1, too), on an image ``growth`` times as large as the operator's input.  To this come
+    the values, for each pixel of the operator's input, which the nodes around the Conv move to and
+    from memory: ``saved`` without the rewrite, ``added`` with it.
+    """
+    batch, sides = nominal_sides(form.x, conv.axes, facts)
+    if 0 in (batch, *sides):
+        return
+    dtype = str(conv.dtype.numpy())
+    channels = form.weight_shape[0]
+    image = [side * factor for side, factor in zip(sides, growth)]
+    pads = [r - p for p, r in zip((*conv.begins, *conv.ends), conv.reach * 2)]
+    pixels = batch * math.prod(sides)
+    stock = moving_cost(pixels * saved, dtype) + engine_cost(
+        dtype,
+        [batch, conv.channels, *image],
+        [conv.channels, conv.shape[0] // conv.group, *conv.kernel],
+        direct=True,
+        group=conv.group,
+        dilations=list(conv.dilations),
+        pads=[max(0, pad) for pad in pads],
+    )
+    ours = moving_cost(pixels * added, dtype) + engine_cost(
+        dtype, [batch, channels, *sides], form.weight_shape, **form.attributes()
+    )
+    if ours >= stock:
+        raise Refusal(
+            f"it would not be faster: the plan's cost is {ours / stock:.2f} times the estimate for "
+            "the nodes as they are"
+        )
+
+
+def write_operator(
+    target: ir.Node,
+    conv: Convolution,
+    form: Equivalent,
+    extra: Sequence[ir.Attr],
+    scope: Scope,
+    bias: ir.Value | None,
+) -> ir.Node:
+    """Turn ``target`` into the operator ``form``, under the Conv's name."""
+    old = [conv.x, *conv.node.inputs[1:], *target.inputs]
+    weight = add_constant(
+        target,
+        f"{conv.node.inputs[1].name}_transposed",
+        conv.dtype,
+        form.weight_shape,
+        lambda: form.kernel(conv.weights()),
+        scope,
+    )
+    attributes = [ir.convenience.convert_attribute(k, v) for k, v in form.attributes().items()]
+    inputs = [form.x, weight] + ([] if bias is None else [bias])
+    become_operator(target, conv.node, inputs, [*attributes, *extra])
+    prune(old)
+    return target
+
+
+def swap_channels(w: np.ndarray, group: int) -> np.ndarray:
+    """[M, C/group, ...] -> [C, M/group, ...], the order of a transposed convolution."""
+    m, c = w.shape[:2]
+    split = w.reshape(group, m // group, c, *w.shape[2:]).swapaxes(1, 2)
+    return split.reshape(group * c, m // group, *w.shape[2:])

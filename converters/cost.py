@@ -1,0 +1,93 @@
+"""What nodes compute and move, and whether a rewrite can win."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
+from .facts import Facts
+from .nodes import input_of, is_operator, own_op
+from .report import Cost
+
+
+def cost_of(nodes: Iterable[ir.Node], facts: Facts) -> Cost:
+    """Cost of nodes that run one after the other."""
+    macs, moved = 0, 0
+    for node in nodes:
+        macs = _plus(macs, _macs(node, facts))
+        moved = _plus(moved, _bytes(node, facts))
+    return Cost(macs, moved)
+
+
+def _plus(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+def _macs(node: ir.Node, facts: Facts) -> int | None:
+    transposed = is_operator(node) or own_op(node, "ConvTranspose")
+    if not transposed and not own_op(node, "Conv"):
+        return 0
+    weights = facts.static(input_of(node, 1))
+    pixels = _elements(input_of(node, 0) if transposed else node.outputs[0], facts, axes=2)
+    return None if weights is None or pixels is None else pixels * math.prod(weights)
+
+
+def _elements(value: ir.Value | None, facts: Facts, axes: int = 0) -> int | None:
+    """Elements of a value; with ``axes`` = 2, of one channel."""
+    dims = facts.dims(value)
+    if not dims:
+        return None if dims is None else 1
+    numbers = [size.number for size in dims]
+    if len(numbers) > 2 and numbers[0] is None:
+        numbers[0] = 1
+    if axes:
+        numbers[1] = 1
+    return None if None in numbers else math.prod(numbers)  # type: ignore[arg-type]
+
+
+def _bytes(node: ir.Node, facts: Facts) -> int | None:
+    total: int | None = 0
+    width = next((v.dtype.itemsize for v in (*node.outputs, *node.inputs) if v and v.dtype), None)
+    for value in dict.fromkeys((*node.inputs, *node.outputs)):
+        if value is not None:
+            count = _elements(value, facts)
+            size = width if value.dtype is None else value.dtype.itemsize
+            total = None if None in (total, count, size) else total + math.ceil(count * size)
+    return total
+
+
+# ---- the static rule ---------------------------------------------------------------------------
+
+#: Sides assumed where a model leaves them open, by the number of spatial axes.
+_NOMINAL = {1: 1024, 2: 64, 3: 16}
+# Of moving a byte to or from memory, in the plan's unit (a vector multiply-add); the plan charges
+# the same for weights that no cache holds.
+_COST_PER_BYTE = 0.15
+
+
+def nominal_sides(x: ir.Value, axes: int, facts: Facts) -> tuple[int, list[int]]:
+    """Batch and sides of ``x``, assumed where they are not known."""
+    dims = facts.dims(x)
+    known = [None] * (axes + 2) if dims is None or len(dims) != axes + 2 else dims
+    numbers = [None if size is None else size.number for size in known]
+    sides = [_NOMINAL.get(axes, 8) if n is None else n for n in numbers[2:]]
+    return (1 if numbers[0] is None else numbers[0]), sides
+
+
+def engine_cost(
+    dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
+) -> float:
+    """Cost by the operator's plan, in vector multiply-adds.  ``direct`` leaves Winograd out."""
+    from .. import _core
+
+    algorithms = [name for name in _core.algorithms() if name != "winograd"] if direct else [""]
+    return min(
+        _core.plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in algorithms
+    )
+
+
+def moving_cost(elements: float, dtype: str) -> float:
+    """Cost of reading or writing so many values."""
+    return _COST_PER_BYTE * elements * {"float64": 8, "float32": 4}.get(dtype, 2)

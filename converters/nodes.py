@@ -1,0 +1,103 @@
+"""Looking at nodes, and turning them into the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+DOMAIN = "ort_tconv"
+OP_TYPE = "SegregatedConvTranspose"
+OP_VERSION = 1
+
+
+def own_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether ``node`` is one of ONNX's own operators (of these types)."""
+    return (
+        node is not None
+        and node.domain in ("", "ai.onnx")
+        and (not op_types or node.op_type in op_types)
+    )
+
+
+def is_operator(node: ir.Node | None) -> bool:
+    """Whether ``node`` is ours."""
+    return node is not None and node.domain == DOMAIN and node.op_type == OP_TYPE
+
+
+def node_label(node: ir.Node) -> str:
+    """The node's name, or that of its first output if it has none."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or "?"
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """Value of an attribute; None if it refers to a function's attribute."""
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    if found.is_ref():
+        return None
+    return found.as_string() if found.type == ir.AttributeType.STRING else found.value
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads ``value``, in the same graph; None if the value has other uses."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    consumer, producer = uses[0][0], value.producer()
+    same_graph = producer is not None and consumer.graph is producer.graph
+    return consumer if same_graph else None
+
+
+def set_inputs(node: ir.Node, inputs: Sequence[ir.Value]) -> None:
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
+def become_operator(
+    node: ir.Node,
+    template: ir.Node,
+    inputs: Sequence[ir.Value],
+    attributes: Iterable[ir.Attr],
+) -> None:
+    """Turn ``node`` into the operator, keeping its place and its output.
+
+    It takes the name, the description and the metadata of ``template``.
+    """
+    attributes = list(attributes)
+    metadata = dict(template.metadata_props)
+    set_inputs(node, inputs)
+    node.attributes.clear()
+    for item in attributes:
+        node.attributes.add(item)
+    node.domain, node.op_type, node.overload, node.version = DOMAIN, OP_TYPE, "", None
+    if node is not template:
+        node.name, node.doc_string = template.name, template.doc_string
+        node.metadata_props.clear()
+        node.metadata_props.update(metadata)
+
+
+def prune(values: Iterable[ir.Value | None]) -> None:
+    """Remove what nothing reads any more: initializers, and nodes with all that led to them."""
+    waiting = [value for value in values if value is not None]
+    while waiting:
+        value = waiting.pop()
+        if value.is_graph_output() or value.is_graph_input() or value.uses():
+            continue
+        node = value.producer()
+        if node is None:
+            if value.is_initializer():
+                value.graph.initializers.pop(value.name)
+            continue
+        graph = node.graph
+        if graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        waiting += [v for v in node.inputs if v is not None]
+        graph.remove(node, safe=True)

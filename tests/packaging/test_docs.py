@@ -59,9 +59,9 @@ def generator(tmp_path_factory):
     graph = helper.make_graph(
         [helper.make_node("ConvTranspose", ["z", "w"], ["image"], strides=[2, 2], pads=[1] * 4)],
         "generator",
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 8, "h", "w"])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 100, "h", "w"])],
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "2h", "2w"])],
-        [numpy_helper.from_array(rng.standard_normal((8, 3, 4, 4), dtype=np.float32), "w")],
+        [numpy_helper.from_array(rng.standard_normal((100, 3, 4, 4), dtype=np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = tmp_path_factory.mktemp("model") / "generator.onnx"
@@ -247,9 +247,9 @@ def test_cpp_example(generator, tmp_path):
     library = ort_tconv.get_library_path()
     *shape, _, mean = run(tmp_path, str(program), str(converted), library).split()
     stock = ort.InferenceSession(str(generator), providers=["CPUExecutionProvider"])
-    (expected,) = stock.run(None, {"z": np.ones((1, 8, 1, 1), np.float32)})
+    (expected,) = stock.run(None, {"z": np.ones((1, 100, 1, 1), np.float32)})
     assert [int(side) for side in shape] == list(expected.shape)
-    assert abs(float(mean) - expected.mean()) < 1e-5
+    assert abs(float(mean) - expected.mean()) < 1e-4
     # Without the library it fails, with a message.
     result = subprocess.run([program, converted, "none.so"], capture_output=True, text=True)
     assert result.returncode == 1 and "none.so" in result.stderr

@@ -36,8 +36,7 @@ def measure(name: str, model: ModelProto, engines, repeat: int, seconds: float) 
     files = [engine.file(model) for engine in engines]
     created = timing.creation(engines, files, feeds, min(repeat, 5))
     runs = [e.bind(e.session(file), feeds)[0] for e, file in zip(engines, files)]
-    settle = max(engine.settle for engine in engines)
-    times = timing.in_turns(runs, repeat, seconds, settle)
+    times = timing.in_turns(runs, repeat, seconds)
     row = {
         "group": "models",
         "layer": name,

@@ -55,8 +55,12 @@ std::vector<AxisGeometry> segregate(const Problem& p, bool aligned) {
 
 Problem spread_single_positions(const Problem& problem) {
   Problem p = problem;
-  for (int i = 0; i < p.rank(); ++i)
-    if (p.in[i] == 1) p.stride[i] = std::max(p.stride[i], (p.kernel[i] - 1) * p.dilation[i] + 1);
+  for (int i = 0; i < p.rank(); ++i) {
+    if (p.in[i] != 1) continue;
+    const int64_t stride = p.stride[i];
+    p.stride[i] = std::max(stride, (p.kernel[i] - 1) * p.dilation[i] + 1);
+    if (p.residue_classes() > kMaxResidueClasses) p.stride[i] = stride;
+  }
   return p;
 }
 

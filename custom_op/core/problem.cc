@@ -89,6 +89,24 @@ void resolve_axis(Problem& p, int axis, AutoPad auto_pad, int64_t output_padding
           output_padding, ", pads ", p.pad_begin[axis], " and ", p.pad_end[axis], "; it must not be negative");
 }
 
+// Every index and size that later stages form is smaller than this product, empty tensors included; with
+// room for 8 bytes an element and for rounding up to tiles, it fits into 64 bits.
+void check_size(const Problem& p) {
+  const auto at_least_one = [](int64_t v) { return std::max<int64_t>(1, v); };
+  checked_mul(element_count(p.y_shape(), "output size"), 8, "output size in bytes");
+  double size = static_cast<double>(at_least_one(p.batch)) *
+                (static_cast<double>(at_least_one(p.channels)) + static_cast<double>(at_least_one(p.out_channels)));
+  for (int i = 0; i < p.rank(); ++i) {
+    const double stride = static_cast<double>(p.stride[i]), dilation = static_cast<double>(p.dilation[i]);
+    size *= static_cast<double>(at_least_one(p.in[i])) * stride + static_cast<double>(p.kernel[i]) * dilation +
+            static_cast<double>(p.out[i]);
+  }
+  require(size < 0x1p56, "sizes overflow: X ", p.batch, " x ", p.channels, " x ", p.in, ", Y ", p.y_shape(),
+          ", kernel ", p.kernel, ", strides ", p.stride, ", dilations ", p.dilation);
+  require(p.residue_classes() <= kMaxResidueClasses, "attribute strides = ", p.stride, ": outputs ", p.out,
+          " fall into more than ", kMaxResidueClasses, " residue classes, which is not supported");
+}
+
 }  // namespace
 
 int64_t checked_mul(int64_t a, int64_t b, const char* what) {
@@ -114,6 +132,13 @@ Dims Problem::y_shape() const {
   Dims y{batch, out_channels};
   y.insert(y.end(), out.begin(), out.end());
   return y;
+}
+
+int64_t Problem::residue_classes() const {
+  int64_t n = 1;
+  for (int i = 0; i < rank(); ++i)  // both factors are small enough when they are multiplied
+    n = std::min(n * std::min(std::min(stride[i], out[i]), kMaxResidueClasses + 1), kMaxResidueClasses + 1);
+  return n;
 }
 
 Activation parse_activation(std::string_view name, const std::vector<float>& params, int64_t out_channels) {
@@ -211,8 +236,7 @@ Problem make_problem(const Attributes& a, const InputShapes& shapes) {
     if (!a.output_shape.empty()) wanted = a.output_shape[a.output_shape.size() - d + i];
     resolve_axis(p, static_cast<int>(i), auto_pad, output_padding[i], wanted);
   }
-  // A byte count that fits guards every product the engines form from these sizes.
-  checked_mul(element_count(p.y_shape(), "output size"), 8, "output size in bytes");
+  check_size(p);
 
   if (shapes.b) {
     p.has_bias = true;

@@ -14,6 +14,9 @@ using Dims = std::vector<int64_t>;
 
 // More spatial axes than any model has; it bounds the index arrays that live on the stack.
 constexpr int kMaxSpatial = 8;
+// The engines keep a table entry for each residue class of outputs, of which a node can declare as many as
+// strides and output have room for; real models have at most a few thousand.
+constexpr int64_t kMaxResidueClasses = 1 << 18;
 
 enum class AutoPad { kNotSet, kValid, kSameUpper, kSameLower };
 
@@ -64,6 +67,8 @@ struct Problem {
   int64_t group_in() const { return channels / group; }
   int64_t group_out() const { return out_channels / group; }
   Dims y_shape() const;
+  // Residue classes (core/geometry.h) of all axes together, or kMaxResidueClasses + 1 if there are more.
+  int64_t residue_classes() const;
 };
 
 // Shapes of the inputs of one call; b and z only where the node has them.

@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "cpu/engine.h"
+#include "cpu/exact.h"
 
 namespace ort_tconv {
 
@@ -37,11 +38,22 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
   fail("unknown element type");
 }
 
+// Empty weights may have a kernel of any size: what it would sum is nothing.
+Problem without_void_taps(const Problem& problem) {
+  Problem p = problem;
+  if (p.channels == 0 || p.out_channels == 0) {
+    p.kernel.assign(p.kernel.size(), 1);
+    p.dilation.assign(p.dilation.size(), 1);
+  }
+  return p;
+}
+
 }  // namespace
 
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
-                   const std::string& algorithm) {
-  const Problem p = spread_single_positions(problem);
+                   const std::string& algorithm)
+    : dtype_(dtype), kernels_(kernels) {
+  const Problem p = spread_single_positions(without_void_taps(problem));
   engine_ = make_engine(p, dtype, make_plan(p, dtype, machine, algorithm), kernels, machine.threads);
 }
 Prepared::Prepared(Prepared&&) noexcept = default;
@@ -52,13 +64,19 @@ const std::vector<int64_t>& Prepared::layout() const { return engine_->layout; }
 
 std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   auto packed = std::make_shared<PackedWeights>(PackedWeights{engine_->layout, AlignedBuffer(engine_->packed_bytes)});
+  const Problem& p = problem();
+  const int64_t count = p.channels * p.group_out() * product(p.kernel);
+  if (count == 0) return packed;  // there may be any number of groups
   engine_->pack(w, *packed);
+  packed->finite = all_finite(dtype_, w, count);
   return packed;
 }
 
 void Prepared::run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const {
   require(weights.layout == engine_->layout, "packed weights of another layout");
-  engine_->run(weights, tensors, executor);
+  // Without channels there is nothing to multiply, and X may be a null pointer.
+  if (weights.finite && problem().channels > 0) engine_->run(weights, tensors, executor);
+  else run_by_definition(problem(), dtype_, kernels_, tensors, executor);
 }
 
 }  // namespace ort_tconv

@@ -42,6 +42,7 @@ struct PackedWeights {
   std::vector<int64_t> layout;
   AlignedBuffer buffer;
   bool regular = true;  // no value so large, or not a number, that a transform would spread it
+  bool finite = true;   // no NaN or Inf among the weights
 };
 
 // Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve
@@ -61,6 +62,8 @@ class Prepared {
   void run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const;
 
  private:
+  DType dtype_;
+  const KernelSet& kernels_;
   std::unique_ptr<Engine> engine_;
 };
 

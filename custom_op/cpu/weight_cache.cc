@@ -35,7 +35,7 @@ Digest digest(const void* data, size_t bytes) {
     b = mix(b ^ v[1] ^ key[4], v[0] ^ key[5]) + a;
   }
   uint64_t rest[2] = {};
-  std::memcpy(rest, p, bytes);
+  if (bytes > 0) std::memcpy(rest, p, bytes);  // empty weights may have no address
   return {mix(a ^ rest[0], rest[1] ^ key[3]), mix(b ^ rest[1], rest[0] ^ key[5])};
 }
 

@@ -288,6 +288,7 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
   const Dims x = dims_of(api, x_info), w = dims_of(api, w_info);
   const size_t rank = std::max(x.size(), w.size());
   if (rank < 3 || rank > 2 + kMaxSpatial) return;  // unknown rank arrives as 0
+  if (!x.empty() && !w.empty() && x.size() != w.size()) return;
   std::vector<const char*> x_names(x.size(), nullptr);
   if (!x.empty()) check(api, api.GetSymbolicDimensions(x_info, x_names.data(), x_names.size()));
 
@@ -306,7 +307,7 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
   const size_t d = rank - 2;
   Dims y(rank, -1);
   if (!x.empty()) y[0] = x[0];
-  if (!w.empty() && w[1] >= 0) y[1] = w[1] * a.group;
+  if (!w.empty() && w[1] >= 0) y[1] = checked_mul(w[1], a.group, "number of output channels");
   for (size_t i = 0; i < d; ++i) {
     const auto at = [&](const Dims& v) { return v.size() == d ? Dims{v[i]} : Dims{}; };
     const int64_t k = !w.empty() && w[2 + i] > 0 ? w[2 + i] : a.kernel_shape.size() == d ? a.kernel_shape[i] : -1;
@@ -464,7 +465,9 @@ OrtStatusPtr CpuKernel::ComputeV2(OrtKernelContext* context) noexcept {
 CpuOp::CpuOp(DType dtype) : dtype_(dtype), type_(element_type(dtype)) {
   // Set directly: the C++ wrapper's context throws outside of any handler.
   OrtCustomOp::InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) -> OrtStatusPtr {
-    return guarded(Ort::GetApi(), "", [&] { infer_shape(Ort::GetApi(), context); });
+    // ORT drops a status without releasing it; the shape stays unknown, and the kernel says why.
+    take_message(Ort::GetApi(), guarded(Ort::GetApi(), "", [&] { infer_shape(Ort::GetApi(), context); }));
+    return nullptr;
   };
 }
 

@@ -165,8 +165,8 @@ def main() -> None:
         print(json.dumps(result), flush=True)
 
 
-@pytest.fixture(scope="module")
-def results() -> tuple[dict[str, dict], str]:
+def collect() -> tuple[dict[str, dict], str]:
+    """What main() reports, by name, and how its process ended."""
     folder = Path(__file__).parent
     code = (
         f"import sys; sys.path[:0] = [{str(folder)!r}, {str(folder.parent)!r}]; "
@@ -178,6 +178,11 @@ def results() -> tuple[dict[str, dict], str]:
     lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     end = f"the process ended with {process.returncode}: {process.stderr[-2000:]}"
     return {line["name"]: line for line in lines}, end
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[dict[str, dict], str]:
+    return collect()
 
 
 @pytest.mark.parametrize("name", MALFORMED)

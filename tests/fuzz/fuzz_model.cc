@@ -1,0 +1,223 @@
+// Fuzz target: models whose SegregatedConvTranspose nodes are malformed, and inputs that do not fit them,
+// through ONNX Runtime.  Each model starts as a good one and is then damaged.  Anything but a status is a
+// finding: a crash, a report of a sanitizer, a leak, minutes or gigabytes.
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <string>
+
+#include "fuzz/session.h"
+
+extern "C" int __lsan_do_recoverable_leak_check() __attribute__((weak));
+
+using namespace ort_tconv::fuzz;
+
+// The address sanitizer's operator new ends the process where it should throw (a tensor larger than its
+// max_allocation_size_mb); malloc's replacement returns null.
+static void* allocated(std::size_t n, std::size_t align) {
+  void* p = nullptr;
+  if (posix_memalign(&p, align < sizeof(void*) ? sizeof(void*) : align, n)) throw std::bad_alloc();
+  return p;
+}
+void* operator new(std::size_t n) { return allocated(n, 16); }
+void* operator new[](std::size_t n) { return allocated(n, 16); }
+void* operator new(std::size_t n, std::align_val_t a) { return allocated(n, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return allocated(n, static_cast<std::size_t>(a)); }
+template <class... Align>
+static void* allocated_or_null(std::size_t n, Align... align) noexcept {
+  try {
+    return operator new(n, align...);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return allocated_or_null(n); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return allocated_or_null(n); }
+void* operator new(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
+  return allocated_or_null(n, a);
+}
+void* operator new[](std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
+  return allocated_or_null(n, a);
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace {
+
+struct Counts {
+  int64_t models = 0, created = 0, runs = 0, good_runs = 0;
+  ~Counts() {
+    std::fprintf(stderr, "fuzz_model: %lld models, %lld of them accepted; %lld runs, %lld of them successful\n",
+                 (long long)models, (long long)created, (long long)runs, (long long)good_runs);
+  }
+} counts;
+
+const int64_t kHostile[] = {
+    0,         1,         2,         3,         4,         5,         8,         16,           63,
+    64,        65,        255,       256,       1000,      1024,      4096,      65535,        65536,
+    1 << 20,   1 << 24,   (1 << 30), INT32_MAX, 1LL << 31, 1LL << 32, 1LL << 40, 1LL << 47,    1LL << 60,
+    1LL << 62, INT64_MAX, INT64_MIN, -1,        -2,        -3,        INT32_MIN, -(1LL << 32), INT64_MIN + 1};
+
+int64_t hostile(Reader& r) {
+  const int which = r.byte();
+  return which < 250 ? kHostile[which % (sizeof(kHostile) / sizeof(*kHostile))] : r.word();
+}
+
+Model good(Reader& r) {
+  Model m;
+  const int axes = 1 + r.pick(3);
+  const int64_t group = 1 + r.pick(3), group_in = 1 + r.pick(5), group_out = 1 + r.pick(5);
+  static const int kElements[] = {1, 11, 10, 16};
+  const int element = r.one_of(kElements);
+  Dims x{1 + r.pick(2), group * group_in}, w{group * group_in, group_out};
+  Attribute strides, pads;
+  for (int i = 0; i < axes; ++i) {
+    x.push_back(1 + r.pick(axes == 1 ? 40 : 6));
+    w.push_back(1 + r.pick(5));
+    strides.integers.push_back(1 + r.pick(3));
+  }
+  m.attributes["strides"] = strides;
+  m.attributes["group"].type = 2;
+  m.attributes["group"].integers = {group};
+  const int shape = r.byte(), constants = r.byte();
+  for (const auto& [name, dims] : {std::pair<const char*, Dims>{"x", x}, {"w", w}, {"b", {group * group_out}}}) {
+    Input input;
+    input.name = name;
+    input.element = element;
+    input.dims = input.declared = dims;
+    input.shape_known = !(shape & 1);
+    if (shape & 2)
+      for (auto& v : input.declared) v = -1;
+    input.constant = name[0] != 'x' && constants & 1;
+    m.inputs.push_back(input);
+  }
+  return m;
+}
+
+void damage(Model& m, Reader& r) {
+  static const char* const kNames[] = {"strides",      "pads",     "dilations", "output_padding", "output_shape",
+                                       "kernel_shape", "auto_pad", "group",     "activation",     "activation_params",
+                                       "algorithm"};
+  static const char* const kTexts[] = {"",
+                                       "NOTSET",
+                                       "VALID",
+                                       "SAME_UPPER",
+                                       "SAME_LOWER",
+                                       "direct",
+                                       "narrow",
+                                       "winograd",
+                                       "auto",
+                                       "Relu",
+                                       "LeakyRelu",
+                                       "PRelu",
+                                       "Clip",
+                                       "Gelu",
+                                       "Softplus",
+                                       "no such thing",
+                                       "a text of more than sixty-four bytes, which is longer than any"};
+  switch (r.pick(12)) {
+    case 0:
+    case 1:
+    case 2: {  // another value, mostly of the right type
+      const std::string name = r.one_of(kNames);
+      Attribute& a = m.attributes[name];
+      const bool is_text = name == "auto_pad" || name == "activation" || name == "algorithm";
+      a.type = is_text ? 3 : name == "group" ? 2 : name == "activation_params" ? 6 : 7;
+      if (r.pick(12) == 0) a.type = 1 + r.pick(8);
+      a.text = r.one_of(kTexts);
+      a.integers.resize(
+          static_cast<size_t>(r.pick(8) ? (m.inputs[0].dims.size() - 2) * (name == "pads" ? 2 : 1) : r.pick(12)));
+      for (auto& v : a.integers) v = hostile(r);
+      a.floats.resize(static_cast<size_t>(r.pick(6)));
+      static const float kFloats[] = {0.f, 1.f, -1.f, 6.f, 1e38f, NAN, INFINITY, -INFINITY};
+      for (auto& v : a.floats) v = r.one_of(kFloats);
+      return;
+    }
+    case 3: {  // one entry of a list
+      for (auto& [name, a] : m.attributes)
+        if (!a.integers.empty() && r.flip()) a.integers[r.byte() % a.integers.size()] = hostile(r);
+      return;
+    }
+    case 4: m.attributes.erase(r.one_of(kNames)); return;
+    case 5:
+    case 6: {  // a size that is declared, of the value, or both
+      Input& input = m.inputs[r.byte() % m.inputs.size()];
+      const int what = r.byte();
+      const int64_t v = hostile(r);
+      const size_t axis = r.byte() % std::max<size_t>(1, input.dims.size());
+      if (what & 1 && axis < input.declared.size()) input.declared[axis] = v;
+      if (what & 2 && axis < input.dims.size()) input.dims[axis] = v;
+      return;
+    }
+    case 7: {  // a rank
+      Input& input = m.inputs[r.byte() % m.inputs.size()];
+      const int what = r.byte();
+      const size_t rank = r.pick(12);
+      if (what & 1) input.declared.resize(rank, 1 + what / 4 % 3);
+      if (what & 2) input.dims.resize(rank, 1 + what / 4 % 3);
+      return;
+    }
+    case 8: {  // an input more: Z, and one that is too many
+      Input z = m.inputs[0];
+      z.name = "z" + std::to_string(m.inputs.size());
+      z.constant = r.flip();
+      for (auto& v : z.dims)
+        if (r.flip()) v = 1 + r.pick(9);
+      z.declared = z.dims;
+      if (m.inputs.size() < 6) m.inputs.push_back(z);
+      return;
+    }
+    case 9: {
+      if (m.inputs.size() > 1 && r.flip()) m.inputs.pop_back();
+      else m.outputs = r.pick(3);
+      return;
+    }
+    case 10: {
+      Input& input = m.inputs[r.byte() % m.inputs.size()];
+      const int what = r.byte();
+      if (what & 1) input.constant = !input.constant;
+      if (what & 2) input.missing_bytes = r.byte();
+      static const int kElements[] = {1, 11, 10, 16, 7};
+      if (what & 4) input.element = r.one_of(kElements);
+      if (what & 8) input.shape_known = !input.shape_known;
+      return;
+    }
+    case 11:
+      m.nodes = 1 + r.pick(3);
+      m.extra_attribute = r.flip();
+      return;
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Reader r(data, size);
+  Model m = good(r);
+  const int damages = r.pick(5);
+  for (int i = 0; i < damages; ++i) damage(m, r);
+  ++counts.models;
+  const std::string bytes = serialized(m);
+  if (std::getenv("FUZZ_MODEL_DUMP")) {
+    std::FILE* f = std::fopen(std::getenv("FUZZ_MODEL_DUMP"), "wb");
+    if (f) std::fwrite(bytes.data(), 1, bytes.size(), f), std::fclose(f);
+  }
+  try {
+    Ort::Session session(environment(), bytes.data(), bytes.size(), options());
+    ++counts.created;
+    for (int i = 0; i < 2; ++i) {  // an error leaves the session as it was
+      ++counts.runs;
+      counts.good_runs += !run(session, m).empty();
+    }
+  } catch (const Ort::Exception&) {
+  }
+  // Too slow to be made for each model.
+  if (counts.models % 1000 == 0 && __lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check()) std::abort();
+  return 0;
+}

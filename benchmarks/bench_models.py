@@ -36,7 +36,8 @@ def measure(name: str, model: ModelProto, engines, repeat: int, seconds: float) 
     files = [engine.file(model) for engine in engines]
     created = timing.creation(engines, files, feeds, min(repeat, 5))
     runs = [e.bind(e.session(file), feeds)[0] for e, file in zip(engines, files)]
-    times = timing.in_turns(runs, repeat, seconds)
+    settle = max(engine.settle for engine in engines)
+    times = timing.in_turns(runs, repeat, seconds, settle)
     row = {
         "group": "models",
         "layer": name,

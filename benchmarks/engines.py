@@ -41,8 +41,8 @@ class StockOrt:
 
     name = "stock"
     package = "onnxruntime"
-    # Seconds for which the engine's threads still spin after a call.
-    settle = 0.0
+    # Seconds for which the engine's threads may still spin after a call; here measured: 40 ms.
+    settle = 0.06
 
     def __init__(self, threads: int):
         import onnxruntime as ort
@@ -54,8 +54,6 @@ class StockOrt:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # Without it they spin on after a call, at the cost of the engine whose turn comes next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
     def file(self, model: ModelProto) -> bytes:

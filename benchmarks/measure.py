@@ -20,6 +20,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 WARM_UP = 3
+BURST = 8  # timed calls of a turn
+WAKE_UP = 2e-3  # seconds of calls before them
 
 
 def in_turns(
@@ -32,16 +34,16 @@ def in_turns(
     """Milliseconds of each call: at least `repeat` calls each and `seconds` in all, after `warm_up`
     rounds. In every round each function has one turn, in an order drawn anew: none always follows
     the same one. `settle` is a pause after each turn, long enough for the threads of any engine to
-    come to rest."""
+    come to rest. A turn begins with calls that are not timed, since a processor that was idle for
+    that long is not at once at speed again; `BURST` calls that are timed follow at once, as in a
+    model layer follows layer."""
     times: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     draw = random.Random(0)
     for _ in range(warm_up):
         _round(runs, order, draw, settle, None)
     deadline = time.perf_counter() + seconds
-    for _ in range(repeat):
-        _round(runs, order, draw, settle, times)
-    while time.perf_counter() < deadline:
+    while len(times[0]) < repeat or time.perf_counter() < deadline:
         _round(runs, order, draw, settle, times)
     return times
 
@@ -49,11 +51,14 @@ def in_turns(
 def _round(runs, order, draw, settle, times) -> None:
     draw.shuffle(order)
     for e in order:
-        start = time.perf_counter()
+        woken = time.perf_counter() + WAKE_UP
         runs[e]()
-        elapsed = time.perf_counter() - start
-        if times is not None:
-            times[e].append(1e3 * elapsed)
+        while time.perf_counter() < woken:
+            runs[e]()
+        for _ in range(BURST if times is not None else 0):
+            start = time.perf_counter()
+            runs[e]()
+            times[e].append(1e3 * (time.perf_counter() - start))
         if settle:
             time.sleep(settle)
 

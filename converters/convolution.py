@@ -199,6 +199,7 @@ def add_constant(
         result = ir.Value(name=name, const_value=tensor)
         node.graph.initializers[name] = result
     result.shape, result.type = tensor.shape, ir.TensorType(dtype)
+    scope.facts.exact[result] = values
     return result
 
 

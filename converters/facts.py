@@ -121,6 +121,8 @@ class Facts:
         self._dims: dict[ir.Value, tuple[Size, ...] | None] = {}
         self._ids: dict[ir.Value, int] = {}
         self._names: set[str] | None = None
+        #: Constants that were computed here, as float64, so that folding again rounds only once.
+        self.exact: dict[ir.Value, Callable[[], np.ndarray]] = {}
         self._imports: dict[ir.Graph, dict[str, int]] = {model.graph: model.graph.opset_imports}
         for owner in (model.graph, *model.functions.values()):
             for node in ir.traversal.RecursiveGraphIterator(owner):
@@ -170,6 +172,13 @@ class Facts:
                 return array  # the cache keeps no weights
             self._arrays[value] = array
         return self._arrays[value]
+
+    def float64(self, value: ir.Value) -> Callable[[], np.ndarray] | None:
+        """What gives the values of a constant as float64 when they are needed."""
+        if value in self.exact:
+            return self.exact[value]
+        tensor = self.tensor(value)
+        return None if tensor is None else lambda: tensor.numpy().astype(np.float64)
 
     def _fold(self, value: ir.Value) -> np.ndarray | None:
         node = value.producer()

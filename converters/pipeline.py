@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from . import model_io
 from .conv_transpose import ConvTransposeRewrite
+from .epilogue import EpilogueRewrite
 from .facts import Facts
 from .model_io import ConversionError, ModelLike, Source
 from .nodes import DOMAIN, own_op
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     UpsampleConvRewrite,
     ConvTransposeRewrite,
+    EpilogueRewrite,
 )
 
 #: Values of the operator's attribute ``algorithm`` that convert can store.

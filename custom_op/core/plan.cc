@@ -173,15 +173,14 @@ Plan plan_narrow(const Shape& s) {
   plan.algorithm = Algorithm::kNarrow;
   plan.aligned = s.aligned;
   const int64_t bytes = compute_bytes(s.dtype);
-  plan.block = std::min<int64_t>(s.mg, 4);
-  plan.blocks = ceil_div(s.mg, std::max<int64_t>(1, plan.block));
+  // As many channels as give a row kernel, which takes those of all sub-kernels, its fill of rows.
+  plan.block = std::clamp<int64_t>(s.machine.max_rows / std::max<int64_t>(1, s.classes()), 1, s.mg);
+  plan.blocks = ceil_div(s.mg, plan.block);
   plan.class_chunk = s.last_classes();
   plan.channel_chunk = s.cg;
 
-  // Rows stay whole while they fit; window and results share L2.
-  const auto need = [&](const Dims& t) {
-    return (s.window_positions(t) * s.cg + product(t) * s.classes() * plan.block) * bytes;
-  };
+  // Rows stay whole while their window fits in a part of L2; results pass through L1.
+  const auto need = [&](const Dims& t) { return s.window_positions(t) * s.cg * bytes; };
   const int64_t tasks_wanted = target_tasks(s.machine);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();

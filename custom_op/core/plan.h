@@ -29,6 +29,7 @@ struct Machine {
   std::string isa;
   int vector_bytes = 16;
   int max_vectors = 2;  // vectors of output channels a gemm tile takes
+  int max_rows = 4;     // rows of positions a row tile takes
   int threads = 1;
   int64_t l2_bytes = 512 * 1024;
   int64_t l3_bytes = 16 * 1024 * 1024;

@@ -123,6 +123,7 @@ Machine machine(const KernelSet& set, int threads) {
   m.isa = set.name;
   m.vector_bytes = set.f32.lanes * static_cast<int>(sizeof(float));
   m.max_vectors = set.f32.max_vectors;
+  m.max_rows = set.f32.max_rows;
   m.threads = threads > 0 ? threads : available_threads();
   m.l2_bytes = l2_bytes();
   m.l3_bytes = l3_bytes();

@@ -37,13 +37,11 @@ class BlockEngine : public EngineBase<S> {
   };
 
   int64_t row_stride() const { return round_up(this->plan.class_chunk * this->plan.tile.back(), this->k_.lanes); }
-  int64_t padded_channels() const { return round_up(this->problem.group_out(), this->k_.lanes); }
+  int64_t padded_channels() const { return round_up(this->mg_, this->k_.lanes); }
 
   // Output channels of block b with padding to whole vectors, and without.
   int64_t block_width(int64_t b) const { return std::min(this->plan.block, padded_channels() - b * this->plan.block); }
-  int64_t block_channels(int64_t b) const {
-    return std::min(this->plan.block, this->problem.group_out() - b * this->plan.block);
-  }
+  int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   // Packed weights are [group][block][...]; `entries` numbers go with each output channel.
   template <class U>
   U* block_weights(U* packed, int64_t g, int64_t b, int64_t entries) const {
@@ -52,7 +50,7 @@ class BlockEngine : public EngineBase<S> {
 
   void load_window(const Task& task, const Tensors& t, T* window) const {
     const S* x = this->input(t, task);
-    const int64_t cg = this->problem.group_in();
+    const int64_t cg = this->cg_;
     this->visit_window(
         task.q0,
         [&](int64_t position, int64_t source, int64_t n) {
@@ -81,7 +79,7 @@ class BlockEngine : public EngineBase<S> {
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
       this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, s.rows, stride);
       for (int64_t m = 0; m < block_channels(block); ++m) {
-        const int64_t channel = task.g * this->problem.group_out() + block * this->plan.block + m;
+        const int64_t channel = task.g * this->mg_ + block * this->plan.block + m;
         if (whole) {
           this->finish_row(s.rows + m * stride, o0, valid, out_row, channel, t);
         } else {

@@ -74,7 +74,7 @@ class DirectEngine final : public BlockEngine<S> {
     const int64_t sub_kernels = static_cast<int64_t>(this->sub_kernels_.size());
     for (int64_t first = 0; first < sub_kernels; first += last_classes)
       for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-        const T* w = this->block_weights(this->values(packed), task.g, b, this->problem.group_in() * this->total_taps_);
+        const T* w = this->block_weights(this->values(packed), task.g, b, this->cg_ * this->total_taps_);
         for (int64_t k0 = 0; k0 < last_classes; k0 += this->plan.class_chunk) {
           const int64_t k1 = std::min(last_classes, k0 + this->plan.class_chunk);
           for (int64_t k = k0; k < k1; ++k)
@@ -89,7 +89,7 @@ class DirectEngine final : public BlockEngine<S> {
     const int last = this->d_ - 1;
     const int64_t count = this->axes_[last].classes[sub.classes[last]].count;
     const int64_t owned = std::clamp<int64_t>(count - task.q0[last], 0, task.extent[last]);
-    const int64_t width = this->block_width(block), cg = this->problem.group_in(), chunk = this->plan.channel_chunk;
+    const int64_t width = this->block_width(block), cg = this->cg_, chunk = this->plan.channel_chunk;
     GemmArgs<T> a{};
     this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
       for (int64_t i = 0; i < owned; ++i, ++a.count) {

@@ -62,15 +62,20 @@ struct SubKernel {
 
 // Odometer over `extents`; starts at zero, next() returns false after the last.
 struct Odometer {
-  explicit Odometer(Dims e) : extents(std::move(e)), at(extents.size(), 0) {}
+  template <class Iterator>
+  Odometer(Iterator begin, Iterator end) : size(static_cast<int>(end - begin)) {
+    std::copy(begin, end, extents);
+  }
+  explicit Odometer(const Dims& e) : Odometer(e.begin(), e.end()) {}
   bool next() {
-    for (int i = static_cast<int>(extents.size()) - 1; i >= 0; --i) {
+    for (int i = size - 1; i >= 0; --i) {
       if (++at[i] < extents[i]) return true;
       at[i] = 0;
     }
     return false;
   }
-  Dims extents, at;
+  int size;
+  int64_t extents[1 + kMaxSpatial], at[1 + kMaxSpatial] = {};  // the batch is an axis, too
 };
 
 // Hands out 64-byte aligned pieces of one allocation; the first pass, without memory, measures.
@@ -107,6 +112,8 @@ class EngineBase : public Engine {
     window_stride_.assign(d_, 1);
     for (int i = d_ - 2; i >= 0; --i) window_stride_[i] = window_stride_[i + 1] * window_[i + 1].extent;
     window_positions_ = window_stride_[0] * window_[0].extent;
+    cg_ = problem.group_in();
+    mg_ = problem.group_out();
     in_size_ = product(problem.in);
     out_size_ = product(problem.out);
     in_stride_.assign(d_, 1);
@@ -191,9 +198,9 @@ class EngineBase : public Engine {
     const int64_t in = axes_[last].in;
     const int64_t pieces = row.dense ? 1 : static_cast<int64_t>(row.offsets.size());
     const int64_t length = row.extent / pieces;
-    Dims extents;
-    for (int i = 0; i < last; ++i) extents.push_back(window_[i].extent);
-    Odometer lead(extents);
+    int64_t extents[kMaxSpatial];
+    for (int i = 0; i < last; ++i) extents[i] = window_[i].extent;
+    Odometer lead(extents, extents + last);
     do {
       int64_t position = 0, source = 0;
       bool inside = true;
@@ -223,7 +230,7 @@ class EngineBase : public Engine {
   template <class Row>
   void visit_rows(const SubKernel& sub, const Task& t, Row row) const {
     const int last = d_ - 1;
-    Odometer lead(Dims(t.extent.begin(), t.extent.begin() + last));
+    Odometer lead(t.extent.begin(), t.extent.begin() + last);
     do {
       int64_t position = 0, index = 0, out = 0;
       bool inside = true;
@@ -255,7 +262,7 @@ class EngineBase : public Engine {
   static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
 
   const S* input(const Tensors& t, const Task& task) const {
-    return static_cast<const S*>(t.x) + task.g * problem.group_in() * in_size_;
+    return static_cast<const S*>(t.x) + task.g * cg_ * in_size_;
   }
 
   const Kernels<T>& k_;
@@ -265,7 +272,8 @@ class EngineBase : public Engine {
   std::vector<AxisGeometry> axes_;
   std::vector<WindowAxis> window_;
   Dims window_stride_, in_stride_, out_stride_;
-  int64_t row_ahead_ = 0;  // elements of Y from a row to the next of its class
+  int64_t row_ahead_ = 0;    // elements of Y from a row to the next of its class
+  int64_t cg_ = 0, mg_ = 0;  // channels of a group: in, out
   int64_t window_positions_ = 0, in_size_ = 0, out_size_ = 0, total_taps_ = 0;
   std::vector<SubKernel> sub_kernels_;  // classes of the last axis vary fastest
 

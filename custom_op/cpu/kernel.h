@@ -20,9 +20,10 @@ struct BFloat16 { uint16_t bits; };
 template <class S> struct ComputeType { using type = float; };
 template <> struct ComputeType<double> { using type = double; };
 
-constexpr int kMaxPixels = 6;   // pixels a gemm microkernel takes at a time
-constexpr int kMaxVectors = 4;  // vectors of output channels a gemm microkernel may take
-constexpr int kMaxRows = 4;     // rows a row microkernel may take
+constexpr int kMaxPixels = 6;    // pixels a gemm microkernel takes at a time
+constexpr int kMaxVectors = 4;   // vectors of output channels a gemm microkernel may take
+constexpr int kMaxRows = 12;     // rows a row microkernel may take
+constexpr int kMaxPartRows = 4;  // rows it may take if some taps do not meet all of them
 
 // acc[acc_offset[i] + l] (+)= sum over taps t, channels c of
 //     x[x_offset[i] + taps[t] + c] * w[(t*channels + c)*NV*L + l],
@@ -41,14 +42,24 @@ struct GemmArgs {
   int64_t prefetch;  // if not 0: while summing, fetch as many weights as are read here, from this many elements on
 };
 
-// out[n][i] = sum over taps t, channels c of x[taps[t] + c*channel_stride + i] * w[(t*channels + c)*NB + n],
-// i = 0..count-1, n = 0..NB-1.  Reads and writes up to the next multiple of L positions.
+// Taps that meet rows first .. first+rows-1 of a row microkernel.
+struct RowSegment {
+  int64_t taps;
+  int first, rows;
+};
+
+// out[n][i] = sum over taps t that meet row n, channels c of x[taps[t] + c*channel_stride + i] * w(t, c, n),
+// i = 0..count-1, n = 0..NB-1.  Taps and weights follow each other segment by segment, weights as
+// [tap][channel][row of the segment].  With NB > kMaxPartRows, every tap meets every row.  Reads and writes
+// up to the next multiple of L positions.
 template <class T>
 struct RowsArgs {
   const T* x;
   int64_t channel_stride;
+  const RowSegment* segments;
+  int64_t nsegments;
   const ptrdiff_t* taps;
-  int64_t ntaps, channels;
+  int64_t channels;
   const T* w;
   T* out[kMaxRows];
   int64_t count;
@@ -58,6 +69,7 @@ template <class T>
 struct Kernels {
   int lanes;                                          // L
   int max_vectors;                                    // greatest NV with a kernel
+  int max_rows;                                       // greatest NB with a kernel
   void (*gemm[kMaxVectors + 1])(const GemmArgs<T>&);  // by NV
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
   // Whether |v[i]| <= limit for all i < n, NaN counting as not; n is a multiple of L.

@@ -1,6 +1,7 @@
 // Microkernels, written once in GCC/Clang vector extensions.  Each kernel_<isa>.cc defines
 //   ORT_TCONV_VECTOR_BYTES  bytes of a vector register
 //   ORT_TCONV_MAX_VECTORS   vectors of output channels a gemm tile takes (6 pixels x NV accumulators)
+//   ORT_TCONV_MAX_ROWS      rows of positions a row tile takes (at least kMaxPartRows)
 //   ORT_TCONV_SET           name of the KernelSet to define
 //   ORT_TCONV_NAME          its printed name
 // and includes this file.  Everything is in an anonymous namespace and no std:: function is called:
@@ -158,19 +159,40 @@ void gemm(const GemmArgs<T>& a) {
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
 
+// Adds the taps of a segment that meets R rows from row F on.
+template <class T, int NP, int F, int R>
+inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, int64_t i, int64_t ntaps,
+                                                        const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
+  constexpr int L = Simd<T>::L;
+  for (int64_t t = 0; t < ntaps; ++t) {
+    const T* x = a.x + i + *taps++;
+    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += R) {
+      Vec<T> v[NP];
+      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
+      for (int n = 0; n < R; ++n)
+        for (int p = 0; p < NP; ++p) acc[F + n][p] += w[n] * v[p];
+    }
+  }
+}
+
+// Finds the segment's rows among those of NB rows.
+template <class T, int NB, int NP, int F = 0, int R = 1>
+inline __attribute__((always_inline)) void rows_part(const RowsArgs<T>& a, int64_t i, const RowSegment& s,
+                                                     const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
+  if (s.first == F && s.rows == R) rows_segment<T, NP, F, R>(a, i, s.taps, taps, w, acc);
+  else if constexpr (F + R < NB) rows_part<T, NB, NP, F, R + 1>(a, i, s, taps, w, acc);
+  else if constexpr (F + 1 < NB) rows_part<T, NB, NP, F + 1, 1>(a, i, s, taps, w, acc);
+}
+
 template <class T, int NB, int NP>
 inline __attribute__((always_inline)) void rows_chunk(const RowsArgs<T>& a, int64_t i) {
   constexpr int L = Simd<T>::L;
   Vec<T> acc[NB][NP] = {};
+  const ptrdiff_t* taps = a.taps;
   const T* w = a.w;
-  for (int64_t t = 0; t < a.ntaps; ++t) {
-    const T* x = a.x + i + a.taps[t];
-    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += NB) {
-      Vec<T> v[NP];
-      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
-      for (int n = 0; n < NB; ++n)
-        for (int p = 0; p < NP; ++p) acc[n][p] += w[n] * v[p];
-    }
+  for (int64_t s = 0; s < a.nsegments; ++s) {
+    if constexpr (NB <= kMaxPartRows) rows_part<T, NB, NP>(a, i, a.segments[s], taps, w, acc);
+    else rows_segment<T, NP, 0, NB>(a, i, a.segments[s].taps, taps, w, acc);
   }
   for (int n = 0; n < NB; ++n)
     for (int p = 0; p < NP; ++p) storeu(a.out[n] + i + p * L, acc[n][p]);
@@ -180,11 +202,12 @@ template <class T, int NB>
 void rows(const RowsArgs<T>& a) {
   constexpr int L = Simd<T>::L;
   // NB*NP accumulators, NP positions and a weight: within 16 registers, or 32.
-  constexpr int kBudget = ORT_TCONV_VECTOR_BYTES == 64 ? 24 : 12;
-  constexpr int NP = NB == 1 ? 6 : kBudget / NB > 6 ? 6 : kBudget / NB;
+  constexpr int kBudget = ORT_TCONV_MAX_ROWS > 4 ? 24 : 12;
+  constexpr int NP = kBudget / NB > 6 ? 6 : kBudget / NB;
   int64_t i = 0;
   for (; i + NP * L <= a.count; i += NP * L) rows_chunk<T, NB, NP>(a, i);
-  for (; i + 2 * L <= a.count; i += 2 * L) rows_chunk<T, NB, 2>(a, i);
+  if constexpr (NP > 2)
+    for (; i + 2 * L <= a.count; i += 2 * L) rows_chunk<T, NB, 2>(a, i);
   for (; i < a.count; i += L) rows_chunk<T, NB, 1>(a, i);
 }
 
@@ -401,6 +424,8 @@ void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t cha
       const int ni = n - i < L ? static_cast<int>(n - i) : L;
       Vec<T> r[L];
       for (int k = 0; k < L; ++k) r[k] = k < nc ? load_vector(src + (c + k) * src_stride + i, ni) : Vec<T>{};
+      // The processor cannot guess where the next channels lie.
+      for (int64_t k = c + L; k < c + 2 * L && k < channels; ++k) __builtin_prefetch(src + k * src_stride + i + ni - 1);
       transpose_block<T>(r);
       if (ni == L) {
         for (int k = 0; k < L; ++k) storeu(dst + (i + k) * dst_stride + c, r[k]);
@@ -525,13 +550,22 @@ constexpr void (*gemm_entry())(const GemmArgs<T>&) {
   else return nullptr;
 }
 
+template <class T, int NB>
+constexpr void (*rows_entry())(const RowsArgs<T>&) {
+  if constexpr (NB > 0 && NB <= ORT_TCONV_MAX_ROWS) return rows<T, NB>;
+  else return nullptr;
+}
+
 template <class T>
 constexpr Kernels<T> make_kernels() {
   return {
       Simd<T>::L,
       ORT_TCONV_MAX_VECTORS,
+      ORT_TCONV_MAX_ROWS,
       {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
-      {nullptr, rows<T, 1>, rows<T, 2>, rows<T, 3>, rows<T, 4>},
+      {rows_entry<T, 0>(), rows_entry<T, 1>(), rows_entry<T, 2>(), rows_entry<T, 3>(), rows_entry<T, 4>(),
+       rows_entry<T, 5>(), rows_entry<T, 6>(), rows_entry<T, 7>(), rows_entry<T, 8>(), rows_entry<T, 9>(),
+       rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
       within<T>,
       transpose<T>,
       {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>, lines<T, Output22>},

@@ -1,4 +1,7 @@
 // Narrow engine: lanes are positions along a row.
+#include <map>
+#include <optional>
+#include <set>
 #include <type_traits>
 
 #include "cpu/engine.h"
@@ -6,10 +9,11 @@
 namespace ort_tconv {
 namespace {
 
-// Sub-kernels that read the same window offsets are stacked: rows (sub-kernel, output channel) of one
-// small matrix.  Packed weights: [group][block][stack][chunk of up to 4 rows][tap][channel][row].
+// A row kernel sums several rows at a time, those of (sub-kernel, output channel), from one reading of the
+// window.  Packed weights: [group][block][chunk of rows][tap][channel][row that the tap meets].
 
 constexpr int64_t kFewChannels = 8;
+constexpr int64_t kStripBytes = 16 * 1024;  // of results, which are stored while they are in L1
 
 template <class S>
 class NarrowEngine final : public EngineBase<S> {
@@ -19,38 +23,33 @@ class NarrowEngine final : public EngineBase<S> {
   using typename Base::Task;
 
   NarrowEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
-    for (int i = 0; i < static_cast<int>(this->sub_kernels_.size()); ++i) {
-      const auto same = std::find_if(stacks_.begin(), stacks_.end(), [&](const std::vector<int>& stack) {
-        return this->sub_kernels_[stack[0]].offsets == this->sub_kernels_[i].offsets;
-      });
-      if (same != stacks_.end()) same->push_back(i);
-      else stacks_.push_back({i});
-    }
-    for (const auto& stack : stacks_) {
-      this->layout.push_back(-2);
-      this->layout.insert(this->layout.end(), stack.begin(), stack.end());
-    }
+    const int64_t lanes = this->k_.lanes, width = this->plan.tile.back();
+    const int64_t rows = this->plan.tile[this->d_ - 2], row = this->window_stride_[this->d_ - 2];
+    const int64_t results = static_cast<int64_t>(this->sub_kernels_.size()) * this->plan.block;
+    strip_ = std::clamp<int64_t>(kStripBytes / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(1, results * width),
+                                 1, rows);
     // Rows run through the window's halo where that costs less than the last vector of each row.
-    const int64_t lanes = this->k_.lanes, tw = this->plan.tile.back();
-    int64_t rows = 1, end = 0;
-    for (int i = 0; i < this->d_; ++i) {
-      if (i < this->d_ - 1) rows *= this->plan.tile[i];
-      end += (this->plan.tile[i] - 1) * this->window_stride_[i];
-    }
-    flat_ = (end + lanes) / lanes <= rows * ((tw + lanes - 1) / lanes);
-    row_stride_ = round_up(tw, lanes);
-    results_ = flat_ ? round_up(end + 1, lanes) : rows * row_stride_;
+    const int64_t end = (strip_ - 1) * row + width;
+    flat_ = (end + lanes - 1) / lanes <= strip_ * ((width + lanes - 1) / lanes);
+    row_stride_ = flat_ ? row : round_up(width, lanes);
+    results_ = round_up((strip_ - 1) * row_stride_ + width, lanes);
     plain_ = this->plan.tile[0] == 1;
     for (int i = 1; i < this->d_; ++i) {
       const auto& axis = this->axes_[i];
       plain_ = plain_ && axis.offsets == std::vector<int64_t>{0} && axis.domain == axis.in &&
                (i == 1 || this->plan.tile[i] == axis.in);
     }
+    make_chunks(block_channels(0), &chunks_);
+    if (this->plan.blocks > 0) make_chunks(block_channels(this->plan.blocks - 1), &last_chunks_);
+    for (const auto* chunks : {&chunks_, &last_chunks_})
+      for (const Chunk& chunk : *chunks) {
+        this->layout.push_back(-2);
+        for (const Row& r : chunk.rows) this->layout.insert(this->layout.end(), {r.sub, r.m});
+      }
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
-    this->packed_bytes =
-        this->problem.group * this->problem.group_out() * this->problem.group_in() * this->total_taps_ * sizeof(T);
+    this->packed_bytes = this->problem.group * this->mg_ * this->cg_ * this->total_taps_ * sizeof(T);
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
@@ -60,24 +59,31 @@ class NarrowEngine final : public EngineBase<S> {
     T* dst = static_cast<T*>(packed.buffer.data.get());
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t b = 0; b < this->plan.blocks; ++b)
-        for (const auto& stack : stacks_)
-          visit_rows_of(stack, b, [&](const Row* rows, int n) {
-            const int64_t ntaps = static_cast<int64_t>(this->sub_kernels_[stack[0]].taps.size());
-            for (int64_t t = 0; t < ntaps; ++t)
+        for (const Chunk& chunk : chunks(b)) {
+          const ptrdiff_t* offset = chunk.offsets.data();
+          for (const RowSegment& segment : chunk.segments)
+            for (int64_t t = 0; t < segment.taps; ++t, ++offset)
               for (int64_t c = 0; c < cg; ++c)
-                for (int r = 0; r < n; ++r) {
-                  const int64_t tap = this->sub_kernels_[rows[r].sub].taps[t];
-                  const int64_t m = b * this->plan.block + rows[r].m;
+                for (int r = segment.first; r < segment.first + segment.rows; ++r) {
+                  const SubKernel& sub = this->sub_kernels_[chunk.rows[r].sub];
+                  const int64_t tap = sub.taps[*tap_at(sub, *offset)];
+                  const int64_t m = b * this->plan.block + chunk.rows[r].m;
                   this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m) * taps + tap, 1, dst++);
                 }
-          });
+        }
   }
 
  private:
   struct Row {
     int sub;
-    int64_t m;
-  };  // m: within the block
+    int64_t m;  // within the block
+  };
+  struct Chunk {  // one call of a row kernel
+    std::vector<Row> rows;
+    std::vector<RowSegment> segments;
+    std::vector<ptrdiff_t> offsets;  // of the taps, segment by segment
+    int64_t weights = 0;             // of one input channel
+  };
   struct Window {
     const T* x = nullptr;
     int64_t channel_stride = 0;
@@ -90,40 +96,112 @@ class NarrowEngine final : public EngineBase<S> {
     ptrdiff_t* taps;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
-      window = c.take<T>(e.problem.group_in() * e.window_positions_ + e.k_.lanes);
+      window = c.take<T>(e.cg_ * e.window_positions_ + e.k_.lanes);
       acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
       row = c.take<T>(p.class_chunk * p.tile.back());
       sources = c.take<const T*>(p.class_chunk);
       const auto& last = e.window_.back();  // a row is at most zeros, input, zeros for each piece
       runs = c.take<WindowRun>(3 * (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
-      taps = c.take<ptrdiff_t>(e.problem.group_in() < kFewChannels ? e.problem.group_in() * e.total_taps_ : 0);
+      int64_t most = 0;
+      for (const auto* chunks : {&e.chunks_, &e.last_chunks_})
+        for (const Chunk& chunk : *chunks) most = std::max(most, static_cast<int64_t>(chunk.offsets.size()));
+      taps = c.take<ptrdiff_t>(e.cg_ < kFewChannels ? e.cg_ * most : 0);
     }
   };
 
-  int64_t block_channels(int64_t b) const {
-    return std::min(this->plan.block, this->problem.group_out() - b * this->plan.block);
+  int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
+  const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
+
+  // Index of the tap that reads at `offset`.
+  static std::optional<size_t> tap_at(const SubKernel& sub, ptrdiff_t offset) {
+    const auto at = std::find(sub.offsets.begin(), sub.offsets.end(), offset);
+    if (at == sub.offsets.end()) return std::nullopt;
+    return at - sub.offsets.begin();
   }
 
-  // Calls f(rows, n) for each chunk of at most kMaxRows rows of a stack.
-  template <class F>
-  void visit_rows_of(const std::vector<int>& stack, int64_t block, F f) const {
-    Row rows[kMaxRows];
-    int n = 0;
-    for (int sub : stack)
-      for (int64_t m = 0; m < block_channels(block); ++m) {
-        rows[n++] = {sub, m};
-        if (n == kMaxRows) f(rows, n), n = 0;
+  // Sub-kernels in an order in which those that share a class of one axis are neighbours, the richer class of
+  // it in the middle: 3x2, 3x3, 2x3, 2x2.
+  std::vector<int> neighbours() const {
+    std::vector<int> order;
+    const int classes = static_cast<int>(this->axes_.back().classes.size());
+    const int all = static_cast<int>(this->sub_kernels_.size());
+    bool falling = false;
+    for (int first = 0; first < all; first += classes) {
+      std::vector<int> part;
+      for (int k = 0; k < classes; ++k) part.push_back(first + k);
+      std::stable_sort(part.begin(), part.end(), [&](int l, int r) {
+        return this->sub_kernels_[l].taps.size() < this->sub_kernels_[r].taps.size();
+      });
+      if (falling) std::reverse(part.begin(), part.end());
+      falling = !falling;
+      order.insert(order.end(), part.begin(), part.end());
+    }
+    return order;
+  }
+
+  // The segments of given rows: each offset that one of them reads, with each run of rows that read it.
+  Chunk make_chunk(std::vector<Row> rows) const {
+    Chunk chunk;
+    chunk.rows = std::move(rows);
+    std::map<std::pair<int, int>, std::vector<ptrdiff_t>> segments;  // by first row and number of rows
+    std::set<ptrdiff_t> offsets;
+    for (const Row& r : chunk.rows) {
+      const SubKernel& sub = this->sub_kernels_[r.sub];
+      offsets.insert(sub.offsets.begin(), sub.offsets.end());
+      chunk.weights += static_cast<int64_t>(sub.taps.size());
+    }
+    const int n = static_cast<int>(chunk.rows.size());
+    const auto meets = [&](int r, ptrdiff_t offset) {
+      return tap_at(this->sub_kernels_[chunk.rows[r].sub], offset).has_value();
+    };
+    for (ptrdiff_t offset : offsets)
+      for (int first = 0; first < n;) {
+        int end = first;
+        while (end < n && meets(end, offset)) ++end;
+        if (end > first) segments[{first, end - first}].push_back(offset);
+        first = std::max(end, first + 1);
       }
-    if (n) f(rows, n);
+    for (const auto& [place, taps] : segments) {
+      chunk.segments.push_back({static_cast<int64_t>(taps.size()), place.first, place.second});
+      chunk.offsets.insert(chunk.offsets.end(), taps.begin(), taps.end());
+    }
+    return chunk;
   }
 
-  T* result(const Scratch& s, int sub, int64_t m) const { return s.acc + (sub * this->plan.block + m) * results_; }
+  // Cuts `rows`, which all read the same offsets, into chunks of nearly equal size.
+  void cut(const std::vector<Row>& rows, std::vector<Chunk>* out) const {
+    const size_t n = rows.size(), most = this->k_.max_rows, parts = (n + most - 1) / most;
+    for (size_t i = 0; i < parts; ++i)
+      out->push_back(make_chunk({rows.begin() + i * n / parts, rows.begin() + (i + 1) * n / parts}));
+  }
+
+  void make_chunks(int64_t channels, std::vector<Chunk>* out) const {
+    std::map<std::vector<ptrdiff_t>, std::vector<Row>> equal;
+    for (int sub = 0; sub < static_cast<int>(this->sub_kernels_.size()); ++sub)
+      for (int64_t m = 0; m < channels; ++m) equal[this->sub_kernels_[sub].offsets].push_back({sub, m});
+    if (equal.size() > 1 && this->sub_kernels_.size() <= kMaxPartRows) {
+      std::vector<Chunk> mixed;
+      for (int64_t m = 0; m < channels; ++m) {
+        std::vector<Row> rows;
+        for (int sub : neighbours()) rows.push_back({sub, m});
+        mixed.push_back(make_chunk(std::move(rows)));
+      }
+      // Worth it if the rows share most of what they read.
+      if (channels > 0 && 2 * mixed[0].weights >= 3 * static_cast<int64_t>(mixed[0].offsets.size())) {
+        *out = std::move(mixed);
+        return;
+      }
+    }
+    for (const auto& [offsets, rows] : equal) cut(rows, out);
+  }
+
+  T* result(const Scratch& s, const Row& row) const { return s.acc + (row.sub * this->plan.block + row.m) * results_; }
 
   void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     const Scratch s(*this, carver);
-    const int64_t cg = this->problem.group_in();
+    const int64_t cg = this->cg_;
     Window window = view(task, t);
     if (!window.x) {
       const S* x = this->input(t, task);
@@ -136,10 +214,26 @@ class NarrowEngine final : public EngineBase<S> {
       std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));
       window = {s.window, this->window_positions_};
     }
-    for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      sum(task, b, this->values(packed), window, s);
-      store(task, t, b, s);
-    }
+    // Strips of a few rows, each computed and stored before the next.
+    const int along = this->d_ - 2;
+    Task strip = task;
+    for (int i = 0; i < along; ++i) strip.extent[i] = 1;
+    Odometer lead(task.extent.begin(), task.extent.begin() + along);
+    do {
+      Window part = window;
+      for (int i = 0; i < along; ++i) {
+        strip.q0[i] = task.q0[i] + lead.at[i];
+        part.x += lead.at[i] * this->window_stride_[i];
+      }
+      for (int64_t r = 0; r < task.extent[along]; r += strip_, part.x += strip_ * this->window_stride_[along]) {
+        strip.q0[along] = task.q0[along] + r;
+        strip.extent[along] = std::min(strip_, task.extent[along] - r);
+        for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+          sum(strip, b, this->values(packed), part, s);
+          store(strip, t, b, s);
+        }
+      }
+    } while (lead.next());
   }
 
   // The input itself, where it can serve as the window: no halo, no conversion, rows whole.
@@ -149,78 +243,66 @@ class NarrowEngine final : public EngineBase<S> {
       const T* x = this->input(t, task) + task.q0[0] * this->in_stride_[0] + task.q0[1] * this->in_stride_[1];
       // The row kernel reads up to the next whole vector: not past the end of the input.
       const T* end = static_cast<const T*>(t.x) + this->problem.batch * this->problem.channels * this->in_size_;
-      const int64_t reach = (this->problem.group_in() - 1) * this->in_size_ + this->window_positions_ + this->k_.lanes;
+      const int64_t reach = (this->cg_ - 1) * this->in_size_ + this->window_positions_ + this->k_.lanes;
       if (end - x >= reach) return {x, this->in_size_};
     }
     return {};
   }
 
-  void sum(const Task& task, int64_t b, const T* packed, const Window& window, const Scratch& s) const {
-    const int last = this->d_ - 1;
-    const int64_t cg = this->problem.group_in();
-    const T* w = packed + (task.g * this->problem.group_out() + b * this->plan.block) * cg * this->total_taps_;
+  void sum(const Task& strip, int64_t b, const T* packed, const Window& window, const Scratch& s) const {
+    const int64_t cg = this->cg_, rows = strip.extent[this->d_ - 2], width = strip.extent.back();
+    const T* w = packed + (strip.g * this->mg_ + b * this->plan.block) * cg * this->total_taps_;
     RowsArgs<T> a;
     a.channel_stride = window.channel_stride;
-    a.channels = cg;
-    for (const auto& stack : stacks_) {
-      const SubKernel& first = this->sub_kernels_[stack[0]];
-      a.taps = first.offsets.data();
-      a.ntaps = static_cast<int64_t>(first.taps.size());
+    for (const Chunk& chunk : chunks(b)) {
+      RowSegment segments[kMaxPartRows * kMaxPartRows];
+      const int n = static_cast<int>(chunk.rows.size());
+      a.segments = chunk.segments.data();
+      a.nsegments = static_cast<int64_t>(chunk.segments.size());
+      a.taps = chunk.offsets.data();
+      a.channels = cg;
+      a.w = w;
+      w += chunk.weights * cg;
       if (cg < kFewChannels) {  // one long list of taps instead of many short loops over channels
-        for (int64_t t = 0; t < a.ntaps; ++t)
-          for (int64_t c = 0; c < cg; ++c) s.taps[t * cg + c] = first.offsets[t] + c * window.channel_stride;
+        ptrdiff_t* tap = s.taps;
+        for (ptrdiff_t offset : chunk.offsets)
+          for (int64_t c = 0; c < cg; ++c) *tap++ = offset + c * window.channel_stride;
+        for (int64_t i = 0; i < a.nsegments; ++i) {
+          segments[i] = a.segments[i];
+          segments[i].taps *= cg;
+        }
+        a.segments = segments;
         a.taps = s.taps;
-        a.ntaps *= cg;
         a.channels = 1;
       }
-      visit_rows_of(stack, b, [&](const Row* rows, int n) {
-        a.w = w;
-        w += n * a.channels * a.ntaps;
-        const auto run = [&](int64_t position, int64_t at, int64_t count) {
-          a.x = window.x + position;
-          a.count = count;
-          for (int r = 0; r < n; ++r) a.out[r] = result(s, rows[r].sub, rows[r].m) + at;
-          this->k_.rows[n](a);
-        };
-        if (flat_) {
-          int64_t end = 0;
-          for (int i = 0; i < this->d_; ++i) end += (task.extent[i] - 1) * this->window_stride_[i];
-          run(0, 0, end + 1);
-        } else {
-          Odometer lead(Dims(task.extent.begin(), task.extent.begin() + last));
-          do {
-            int64_t position = 0, row = 0;
-            for (int i = 0; i < last; ++i) {
-              position += lead.at[i] * this->window_stride_[i];
-              row = row * this->plan.tile[i] + lead.at[i];
-            }
-            run(position, row * row_stride_, task.extent[last]);
-          } while (lead.next());
-        }
-      });
+      for (int64_t r = 0; r < (flat_ ? 1 : rows); ++r) {
+        a.x = window.x + r * this->window_stride_[this->d_ - 2];
+        a.count = flat_ ? (rows - 1) * row_stride_ + width : width;
+        for (int i = 0; i < n; ++i) a.out[i] = result(s, chunk.rows[i]) + r * row_stride_;
+        this->k_.rows[n](a);
+      }
     }
   }
 
-  void store(const Task& task, const Tensors& t, int64_t b, const Scratch& s) const {
+  void store(const Task& strip, const Tensors& t, int64_t b, const Scratch& s) const {
     const int last = this->d_ - 1;
     const auto& axis = this->axes_[last];
     const int classes = static_cast<int>(axis.classes.size());
-    const int64_t n = task.extent[last];
+    const int64_t n = strip.extent[last], o0 = axis.output(0, strip.q0[last]);
     for (int first = 0; first < static_cast<int>(this->sub_kernels_.size()); first += classes)
-      this->visit_rows(this->sub_kernels_[first], task, [&](int64_t position, int64_t row, int64_t out_row) {
-        const int64_t at = flat_ ? position : row * row_stride_;
+      this->visit_rows(this->sub_kernels_[first], strip, [&](int64_t, int64_t row, int64_t out_row) {
         for (int64_t m = 0; m < block_channels(b); ++m) {
-          for (int k = 0; k < classes; ++k) s.sources[k] = result(s, first + k, m) + at;
+          for (int k = 0; k < classes; ++k) s.sources[k] = result(s, {first + k, m}) + row * row_stride_;
           this->k_.interleave(s.sources, classes, n, s.row);
-          this->finish_row(s.row, axis.output(0, task.q0[last]), n * classes, out_row,
-                           task.g * this->problem.group_out() + b * this->plan.block + m, t);
+          this->finish_row(s.row, o0, n * classes, out_row, strip.g * this->mg_ + b * this->plan.block + m, t);
         }
       });
   }
 
-  std::vector<std::vector<int>> stacks_;  // sub-kernels by equal offsets
+  std::vector<Chunk> chunks_, last_chunks_;  // of all blocks but the last, and of that
+  int64_t strip_ = 1;                        // rows of a strip
   bool flat_ = false, plain_ = false;
-  int64_t row_stride_ = 0, results_ = 0;
+  int64_t row_stride_ = 0, results_ = 0;  // of results: from row to row, and of one (sub-kernel, channel)
 };
 
 }  // namespace

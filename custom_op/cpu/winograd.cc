@@ -217,7 +217,7 @@ class WinogradEngine final : public BlockEngine<S> {
     Scratch s(*this, carver);
     Dims tiles;
     for (int i = 0; i < this->d_; ++i) tiles.push_back((task.extent[i] + steps_[i] - 1) / steps_[i]);
-    const int64_t count = product(tiles), cg = this->problem.group_in();
+    const int64_t count = product(tiles), cg = this->cg_;
 
     this->load_window(task, t, s.window);
     const bool regular = packed.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
@@ -260,7 +260,7 @@ class WinogradEngine final : public BlockEngine<S> {
   // values near overflow, which a transform would spread to neighbours they do not reach.
   void sum_taps(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, T* sums,
                 const Scratch& s) const {
-    const int64_t cg = this->problem.group_in(), mg = this->problem.group_out(), taps = product(this->problem.kernel);
+    const int64_t cg = this->cg_, mg = this->mg_, taps = product(this->problem.kernel);
     const S* w = static_cast<const S*>(t.w) + (task.g * cg * mg + block * this->plan.block) * taps;
     this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
       for (int64_t i = 0; i < task.extent.back(); ++i)
@@ -283,7 +283,7 @@ class WinogradEngine final : public BlockEngine<S> {
   // [output channel].
   void locate(const Task& task, const Dims& tiles, int64_t line, int64_t width, const Scratch& s) const {
     const int last = this->d_ - 1;
-    Odometer lead(Dims(task.extent.begin(), task.extent.begin() + last));
+    Odometer lead(task.extent.begin(), task.extent.begin() + last);
     do {
       int64_t row = 0, within = 0, tile = 0;
       for (int i = 0; i < last; ++i) {

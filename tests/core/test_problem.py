@@ -192,7 +192,7 @@ def stock_refuses(case: Case) -> bool:
 
 STOCK = {
     name: case
-    for name, case in CORNERS.items() | {name: row[0] for name, row in SHAPES.items()}.items()
+    for name, case in (CORNERS | {name: row[0] for name, row in SHAPES.items()}).items()
     if not stock_refuses(case)
 }
 

@@ -1,7 +1,9 @@
 """The benchmarks' arithmetic, and that they run."""
 
 import importlib
+import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -174,15 +176,19 @@ def test_engine_agrees_with_stock_or_refuses(modules, bench, name):
 # ---- measuring ---------------------------------------------------------------------------------
 
 
-def test_turns_are_counted_after_the_warm_up(modules):
+def test_turns_are_counted_after_the_warm_up(modules, monkeypatch):
     measure = modules["measure"]
+    monkeypatch.setattr(measure, "WAKE_UP", 0.0)
     calls = []
-    times = measure.in_turns([lambda: calls.append(0), lambda: calls.append(1)], 5, 0.0)
-    assert [len(t) for t in times] == [5, 5]
-    assert calls.count(0) == calls.count(1) == 5 + measure.WARM_UP
-    # One turn each in every round, not always in the same order.
-    rounds = [tuple(calls[i : i + 2]) for i in range(0, len(calls), 2)]
-    assert set(rounds) == {(0, 1), (1, 0)}
+    times = measure.in_turns([lambda: calls.append(0), lambda: calls.append(1)], 20, 0.0)
+    rounds = math.ceil(20 / measure.BURST)
+    assert [len(t) for t in times] == [rounds * measure.BURST] * 2
+    # A turn: one call to wake up, and the timed ones where the round counts.
+    turns = [engine for engine, _ in itertools.groupby(calls)]
+    assert calls.count(0) == calls.count(1) == measure.WARM_UP + rounds * (1 + measure.BURST)
+    assert set(calls[:2]) == {0, 1}
+    # Not always in the same order: then no engine would ever have two turns one after the other.
+    assert len(turns) < 2 * (measure.WARM_UP + rounds)
 
 
 def test_machine_limits_are_positive(modules):

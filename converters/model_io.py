@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,21 +268,24 @@ def _write_data(path: Path, sources: list[_Content]) -> None:
 
 
 def _replace(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file that appears under its name only when it is complete."""
+    with written_whole(path) as part, part.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to; its file appears as ``path`` only when the block ends without error."""
     if path.exists() and not path.is_file():  # a pipe or a device
-        target = path
-    else:
-        path = path.resolve()  # replace what a link points to, not the link
-        target = path.with_name(f".{path.name}.{os.getpid()}.part")
+        yield path
+        return
+    path = path.resolve()  # replace what a link points to, not the link
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with target.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-        if target != path:
-            os.replace(target, path)
+        yield part
+        os.replace(part, path)
     except BaseException:
-        if target != path:
-            target.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

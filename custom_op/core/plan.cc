@@ -86,6 +86,18 @@ void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits 
 // Weights that leave no room in the last-level cache come from memory each time they are fetched.
 bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.l3_bytes / 2; }
 
+// Pairs of an output (of one channel) and a tap of its residue class, taps that meet padding included.
+double tap_pairs(const Shape& s) {
+  double pairs = 1;
+  for (const auto& a : s.axes) {
+    double taps = 0;
+    for (const auto& c : a.classes) taps += static_cast<double>(c.taps.size()) * c.count;
+    pairs *= taps;
+  }
+  return pairs;
+}
+double channel_pairs(const Shape& s) { return static_cast<double>(s.problem.group * s.mg * s.cg); }
+
 int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
 
 // Work left after tiling and batching is split along output channels.
@@ -142,16 +154,10 @@ Plan plan_direct(const Shape& s) {
                       results(t) <= std::max<int64_t>(s.machine.l2_bytes / 4, 64 * 1024));
   });
 
-  double taps = 1;
   int64_t class_taps = 1;
   for (const auto& a : s.axes) {
-    double axis_taps = 0;
     size_t most = 1;
-    for (const auto& c : a.classes) {
-      axis_taps += static_cast<double>(c.taps.size()) * c.count;
-      most = std::max(most, c.taps.size());
-    }
-    taps *= axis_taps;
+    for (const auto& c : a.classes) most = std::max(most, c.taps.size());
     class_taps *= static_cast<int64_t>(most);
   }
   // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
@@ -161,10 +167,11 @@ Plan plan_direct(const Shape& s) {
 
   split_blocks(plan, s);
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), outputs = s.outputs();
-  const double per_image = gemm_vectors(s, plan) * (taps * s.cg + kGemmStart * outputs) + vectors * 6 * outputs;
+  const double per_image = gemm_vectors(s, plan) * (tap_pairs(s) * s.cg + kGemmStart * outputs) + vectors * 6 * outputs;
   const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                                ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
   plan.cost = s.problem.group * (per_image + window_copies) + weight_traffic(plan, s.machine);
+  plan.macs = channel_pairs(s) * tap_pairs(s);
   return plan;
 }
 
@@ -202,6 +209,7 @@ Plan plan_narrow(const Shape& s) {
   // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
   const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
   plan.cost = s.problem.group * (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
+  plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   return plan;
 }
@@ -282,6 +290,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
           (gemm_vectors(s, plan) * tiles * (products * s.cg + kGemmStart * gemms) +
            vectors * (tiles * 4 * gemms + 6 * outputs) + 8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)) +
       weight_traffic(plan, s.machine);
+  plan.macs = channel_pairs(s) * products * tiles;
   return plan;
 }
 

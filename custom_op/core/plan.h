@@ -49,6 +49,7 @@ struct Plan {
   int64_t tasks = 0;
   bool heavy = false;  // weights come from memory each time they are fetched
   double cost = 0;     // predicted cost: vector multiply-adds and their equivalents
+  double macs = 0;     // multiply-adds in its sums, those with padding included, without unused lanes
   std::string reason;
 
   int64_t scratch_bytes = 0;  // a thread's

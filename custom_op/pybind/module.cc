@@ -108,6 +108,7 @@ py::dict describe(const Plan& p, const Problem& problem) {
   d["tasks"] = p.tasks;
   d["cost"] = p.cost;
   d["macs"] = static_cast<double>(problem.batch) * direct_macs(problem);
+  d["executed_macs"] = p.macs;
   d["scratch_bytes"] = p.scratch_bytes;
   d["packed_bytes"] = p.packed_bytes;
   d["reason"] = p.reason;

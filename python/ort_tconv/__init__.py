@@ -7,7 +7,8 @@
     )
     report = ort_tconv.validate("generator.onnx", model)
 
-or all at once, ``ort_tconv.InferenceSession("generator.onnx")``.
+or the first two at once, ``ort_tconv.InferenceSession("generator.onnx")``.  ``inspect`` shows what
+there is to gain, ``benchmark`` what was gained, and ``testing`` has an assertion for test suites.
 
 Importing the package loads nothing else: each name brings in what it needs when it is first used.
 """
@@ -18,33 +19,47 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import converters, testing
     from ._library import get_library_path
+    from .benchmarking import Benchmark, benchmark
     from .converters import ConversionError, convert
     from .inference_session import InferenceSession
+    from .inspection import Inspection, inspect
     from .session import available_providers, register
     from .validation import ValidationReport, validate
 
     __version__: str
 
 _HOMES = {
+    "Benchmark": ".benchmarking",
     "ConversionError": ".converters",
     "InferenceSession": ".inference_session",
+    "Inspection": ".inspection",
     "ValidationReport": ".validation",
     "available_providers": ".session",
+    "benchmark": ".benchmarking",
     "convert": ".converters",
     "get_library_path": "._library",
+    "inspect": ".inspection",
     "register": ".session",
     "validate": ".validation",
 }
+_MODULES = ("converters", "testing")
 
 __all__ = [
+    "Benchmark",
     "ConversionError",
     "InferenceSession",
+    "Inspection",
     "ValidationReport",
     "available_providers",
+    "benchmark",
     "convert",
+    "converters",
     "get_library_path",
+    "inspect",
     "register",
+    "testing",
     "validate",
 ]
 
@@ -56,6 +71,8 @@ def __getattr__(name: str):
         value = version("ort-tconv")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     globals()[name] = value

@@ -85,7 +85,12 @@ def plan(
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
     """Plan for the shapes, on any instruction set that is built in; caches of 0 bytes are those of
-    this machine."""
+    this machine.
+
+    ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
+    with padding included.  ``cost`` is the predicted one, in vector multiply-adds and their
+    equivalents.
+    """
 
 def reference(
     x: ArrayLike,

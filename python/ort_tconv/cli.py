@@ -1,26 +1,43 @@
 """The command ``ort-tconv``.
 
-Exit status: 0 if all is well, 1 if outputs differ (``validate``, ``convert --check``) or something
-is missing (``info``), 2 for wrong usage and input that cannot be used.
+Exit status: 0 if all is well, 1 if outputs differ (``validate``, ``convert --check``, ``bench``) or
+something that is needed is missing (``info``), 2 for wrong usage and input that cannot be used, 130
+after an interrupt (ctrl-C), 141 if who reads the output went away.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import json
+import os
 import sys
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK, FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+_STATUS = """exit status: 0 if all is well, 1 if outputs differ or something is missing, 2 for wrong
+usage and input that cannot be used, 130 after an interrupt"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; wrong usage raises SystemExit(2)."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_join_json(sys.argv[1:] if arguments is None else arguments))
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("ort-tconv: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would try to flush standard output again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:
         # onnxruntime's exceptions have no base of their own.
         expected = isinstance(error, OSError | ValueError | ImportError)
@@ -34,13 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import machine
+
     parser = argparse.ArgumentParser(
-        prog="ort-tconv", description="Fast transposed convolution for ONNX Runtime."
+        prog="ort-tconv",
+        description="Fast transposed convolution for ONNX Runtime.",
+        epilog=_STATUS,
     )
-    parser.add_argument("--version", action="version", version=_version("ort-tconv") or "unknown")
+    parser.add_argument(
+        "--version", action="version", version=machine.version("ort-tconv") or "unknown"
+    )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    convert = verbs.add_parser("convert", help="rewrite a model to use the operator")
+    convert = verbs.add_parser(
+        "convert", help="rewrite a model to use the operator", epilog=_STATUS
+    )
     convert.set_defaults(run=_convert)
     convert.add_argument("model", metavar="IN", help="ONNX model")
     convert.add_argument("output", metavar="OUT", help="where to write the converted model")
@@ -75,40 +100,83 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(convert.add_argument_group("running the models (--check, --shape for --tune)"))
 
-    validate = verbs.add_parser("validate", help="compare a converted model with stock onnxruntime")
+    validate = verbs.add_parser(
+        "validate", help="compare a converted model with stock onnxruntime", epilog=_STATUS
+    )
     validate.set_defaults(run=_validate)
-    validate.add_argument("original", metavar="ORIGINAL", help="ONNX model as it was")
-    validate.add_argument(
+    _add_models(validate)
+    _add_run_options(validate)
+    _add_json(validate)
+
+    inspect = verbs.add_parser(
+        "inspect", help="show what there is to gain: shapes, arithmetic, memory, plans"
+    )
+    inspect.set_defaults(run=_inspect)
+    inspect.add_argument("model", metavar="MODEL", help="ONNX model, converted or not")
+    _add_shape(inspect)
+    inspect.add_argument(
+        "--isa", metavar="NAME", help="instruction set to plan for (the best of this processor)"
+    )
+    inspect.add_argument(
+        "--threads", type=int, metavar="N", help="threads to plan for (the cores of this machine)"
+    )
+    _add_json(inspect)
+    inspect.add_argument(
+        "--html", metavar="FILE", help="also write a page that needs no other file"
+    )
+
+    bench = verbs.add_parser(
+        "bench", help="time a converted model against stock onnxruntime", epilog=_STATUS
+    )
+    bench.set_defaults(run=_bench)
+    _add_models(bench)
+    _add_inputs(bench)
+    bench.add_argument(
+        "--threads", type=int, metavar="N", help="of each session (the cores of this machine)"
+    )
+    for name, kind, default, purpose in (
+        ("warm-up", int, 3, "rounds that are not timed"),
+        ("repeat", int, 15, "rounds at least that are timed"),
+        ("seconds", float, 2.0, "seconds at least that the timed rounds take in all"),
+    ):
+        bench.add_argument(
+            f"--{name}", type=kind, metavar="N", default=default, help=f"{purpose} (%(default)s)"
+        )
+    _add_provider(bench, "both models")
+    bench.add_argument("--no-nodes", action="store_true", help="do not time node by node")
+    bench.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    _add_json(bench)
+    bench.add_argument(
+        "--plot", metavar="FILE", help="also draw bars for each node, as .png, .svg or .pdf"
+    )
+
+    info = verbs.add_parser(
+        "info", help="show versions, processor, library and providers", epilog=_STATUS
+    )
+    info.set_defaults(run=_info)
+    _add_json(info)
+    return parser
+
+
+_Group = argparse._ActionsContainer
+
+
+def _add_models(group: _Group) -> None:
+    group.add_argument("original", metavar="ORIGINAL", help="ONNX model as it was")
+    group.add_argument(
         "converted",
         metavar="CONVERTED",
         nargs="?",
         help="as converted; by default ORIGINAL is converted",
     )
-    _add_run_options(validate)
-
-    info = verbs.add_parser("info", help="show versions, processor, library and providers")
-    info.set_defaults(run=_info)
-    return parser
 
 
-def _add_run_options(group: argparse._ActionsContainer) -> None:
+def _add_run_options(group: _Group) -> None:
+    _add_inputs(group)
     group.add_argument(
-        "--shape",
-        metavar="NAME:DIMS",
-        action="append",
-        default=[],
-        type=_shape,
-        help="shape of an input, as in image:1,3,224,224; may be repeated",
+        "--runs", type=int, default=1, help="number of runs with each set of inputs (%(default)s)"
     )
-    group.add_argument("--inputs", metavar="NPZ", help="arrays by input name; others are generated")
-    group.add_argument("--seed", type=int, default=0, help="of the generated inputs (%(default)s)")
-    group.add_argument("--runs", type=int, default=1, help="number of runs (%(default)s)")
-    group.add_argument(
-        "--provider",
-        metavar="NAME",
-        action="append",
-        help="execution provider of the converted model; may be repeated, in order of priority",
-    )
+    _add_provider(group, "the converted model")
     group.add_argument(
         "--rtol",
         type=float,
@@ -117,6 +185,67 @@ def _add_run_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--atol", type=float, default=0.0, help="absolute error allowed in addition (%(default)s)"
     )
+
+
+def _add_inputs(group: _Group) -> None:
+    _add_shape(group)
+    group.add_argument(
+        "--inputs",
+        metavar="PATH",
+        help=".npz file with arrays by input name, or a folder of ONNX test data (test_data_set_*, "
+        "or input_*.pb); inputs that it lacks are generated",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the generated inputs (%(default)s)")
+    group.add_argument(
+        "--distribution",
+        metavar="NAME",
+        default="normal",
+        help="of generated floats: normal, uniform or integers, or with parameters, as in "
+        "uniform:-1,1 (%(default)s)",
+    )
+
+
+def _add_shape(group: _Group) -> None:
+    group.add_argument(
+        "--shape",
+        metavar="NAME:DIMS",
+        action="append",
+        default=[],
+        type=_shape,
+        help="shape of an input, as in image:1,3,224,224; may be repeated",
+    )
+
+
+def _add_provider(group: _Group, whose: str) -> None:
+    group.add_argument(
+        "--provider",
+        metavar="NAME",
+        action="append",
+        help=f"execution provider of {whose}; may be repeated, in order of priority",
+    )
+
+
+def _add_json(group: _Group) -> None:
+    group.add_argument(
+        "--json",
+        metavar="FILE.json",
+        nargs="?",
+        const="-",
+        help="print JSON instead of tables, or write it to a file besides",
+    )
+
+
+def _join_json(arguments: Sequence[str]) -> list[str]:
+    """``--json out.json`` as one word, so that in ``--json model.onnx`` the model is none of it."""
+    result: list[str] = []
+    for word in arguments:
+        if result and result[-1] == "--json":
+            if word.endswith(".json"):
+                result[-1] = f"--json={word}"
+                continue
+            result[-1] = "--json=-"
+        result.append(word)
+    return result
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -135,8 +264,6 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from .converters import convert_with_report
 
     result = convert_with_report(
@@ -151,7 +278,7 @@ def _convert(options: argparse.Namespace) -> int:
         threads=options.threads,
         load_external_data=False,
     )
-    console = Console()
+    console = _console()
     console.print(result.report)
     if result.tuning is not None:
         console.print(result.tuning)
@@ -169,112 +296,117 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _compare(original: str, converted: str | None, options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from .validation import validate
 
     report = validate(
         original,
         converted,
-        _load_arrays(options.inputs),
+        options.inputs,
         shapes=dict(options.shape),
         seed=options.seed,
+        distribution=options.distribution,
         runs=options.runs,
         providers=options.provider,
         rtol=options.rtol,
         atol=options.atol,
     )
-    console = Console()
-    console.print(report)
-    console.print("[green]outputs agree[/]" if report.ok else "[red]outputs differ[/]")
+    verdict = "[green]outputs agree[/]" if report.ok else "[red]outputs differ[/]"
+    _show(report, getattr(options, "json", None), verdict)
     return OK if report.ok else FAILED
 
 
-def _load_arrays(path: str | None):
-    import numpy as np
+def _inspect(options: argparse.Namespace) -> int:
+    from .inspection import inspect
 
-    if path is None:
-        return None
-    try:
-        content = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"--inputs {path}: not an .npz file ({error})") from None
-    if not isinstance(content, np.lib.npyio.NpzFile):
-        raise ValueError(f"--inputs {path}: a single array; an .npz file with named ones is needed")
-    with content as arrays:
-        return dict(arrays)
+    inspection = inspect(
+        options.model, shapes=dict(options.shape), isa=options.isa, threads=options.threads
+    )
+    if options.html:
+        _write(options.html, inspection.to_html())
+    _show(inspection, options.json)
+    return OK
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .benchmark_plot import check
+    from .benchmarking import benchmark
+
+    if options.plot:  # what would fail, fails before the work
+        check(options.plot)
+        _check_folder(options.plot)
+    result = benchmark(
+        options.original,
+        options.converted,
+        options.inputs,
+        shapes=dict(options.shape),
+        seed=options.seed,
+        distribution=options.distribution,
+        threads=options.threads,
+        warm_up=options.warm_up,
+        repeat=options.repeat,
+        seconds=options.seconds,
+        providers=options.provider,
+        per_node=not options.no_nodes,
+        memory=not options.no_memory,
+        progress=True,
+    )
+    if options.plot:
+        _write(options.plot, result.plot)
+    _show(result, options.json)
+    return OK if result.validation.ok else FAILED
 
 
 def _info(options: argparse.Namespace) -> int:
+    from .environment import environment
+
+    found = environment()
+    _show(found, options.json, wrap=False)  # a path that is cut is of no use
+    return OK if found.ok else FAILED
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+def _show(
+    report: Any, json_target: str | None, verdict: str | None = None, *, wrap: bool = True
+) -> None:
+    """Print a report as tables, or as JSON; a file of JSON comes besides the tables."""
+    text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n" if json_target else ""
+    if json_target == "-":
+        sys.stdout.write(text)
+        return
+    if json_target:
+        _write(json_target, text)
+    console = _console()
+    console.print(report, highlight=False, soft_wrap=not wrap)
+    if verdict:
+        console.print(verdict)
+
+
+def _console() -> Console:
+    """A console that leaves it to :func:`main` what is to happen when its reader goes away."""
     from rich.console import Console
-    from rich.markup import escape
 
-    rows, missing = _facts()
-    console = Console()
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        console.print(f"[bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
-    for line in missing:
-        console.print(f"[yellow]missing:[/] {escape(line)}", highlight=False, soft_wrap=True)
-    return FAILED if missing else OK
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Ours()
 
 
-def _facts() -> tuple[list[tuple[str, str]], list[str]]:
-    """What there is, and what is missing."""
-    from ._library import get_library_path, import_onnxruntime
+def _write(path: str, content: str | Callable[[Path], None]) -> None:
+    """Write a file: ``content`` is its text, or writes it to the path it is given."""
+    from .converters.model_io import written_whole
 
-    rows = [("ort-tconv", _version("ort-tconv") or "unknown"), ("python", sys.version.split()[0])]
-    for name in ("onnx", "onnx-ir", "numpy"):
-        rows.append((name, _version(name) or "none"))
-    missing = []
-
-    try:
-        onnxruntime = import_onnxruntime()
-    except ImportError as error:
-        rows.append(("onnxruntime", "none"))
-        missing.append(str(error))
-    else:
-        rows.append(("onnxruntime", onnxruntime.__version__))
-        rows.append(("its providers", ", ".join(onnxruntime.get_available_providers())))
-    rows.append(("extensions", _version("onnxruntime-extensions") or "none"))
-
-    rows.append(("machine", f"{platform.system()} {platform.machine()}"))
-    processor, features = _processor()
-    rows.append(("processor", processor))
-    rows.append(("features", " ".join(features) or "unknown"))
-    try:
-        from . import _core
-
-        rows.append(("library", get_library_path()))
-        rows.append(("instruction set", f"{_core.isa()} of {', '.join(_core.supported_isas())}"))
-        rows.append(("CUDA kernels", "built in" if _core.built_with_cuda else "not built in"))
-        if not missing:
-            from .session import available_providers
-
-            rows.append(("usable providers", ", ".join(available_providers())))
-    except (ImportError, ValueError) as error:  # ValueError: a wrong ORT_TCONV_ISA
-        rows.append(("library", "none"))
-        missing.append(str(error))
-    return rows, missing
+    _check_folder(path)
+    with written_whole(Path(path)) as part:
+        if isinstance(content, str):
+            part.write_text(content, encoding="utf-8")
+        else:
+            content(part)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> tuple[str, list[str]]:
-    """Name of the processor, and those of its features that decide which kernels run."""
-    facts: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
-    features = (facts.get("flags") or facts.get("Features") or "").split()
-    telling = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "fphp", "bf16", "sve")
-    shown = sorted({feature for feature in features if feature.startswith(telling)})
-    return facts.get("model name") or platform.processor() or "unknown", shown
+def _check_folder(path: str) -> None:
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder to write {Path(path).name} to")

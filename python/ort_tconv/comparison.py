@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ml_dtypes
@@ -15,10 +16,15 @@ class Comparison:
     """One output of the converted model against the original's.
 
     ``max_abs`` is the largest absolute difference, ``max_rel`` the largest one relative to
-    ``max(|expected|, rms(expected))``; each comes with the index where it is found.  The output is
-    ``ok`` if ``max_abs <= tolerance``, shapes and types agree, and NaN and infinity stand in the
-    same places; if not, ``reason`` says why.  Outputs that are not of a floating-point type must be
-    equal.
+    ``max(|expected|, rms(expected))``; each comes with the index where it is found.  ``rms`` is the
+    root of the mean squared difference, ``cosine`` that of the angle between the two as vectors,
+    and ``psnr`` is 20 log10(peak / rms) in dB, the peak being the largest expected magnitude; it is
+    infinite if nothing differs.  Only elements that are finite in both count, and a figure that
+    they do not define is None.
+
+    The output is ``ok`` if ``max_abs <= tolerance``, shapes and types agree, and NaN and infinity
+    stand in the same places; if not, ``reason`` says why.  Outputs that are not of a floating-point
+    type must be equal.
     """
 
     name: str
@@ -29,6 +35,9 @@ class Comparison:
     max_abs_at: tuple[int, ...] | None = None
     max_rel: float = 0.0
     max_rel_at: tuple[int, ...] | None = None
+    rms: float | None = None
+    cosine: float | None = None
+    psnr: float | None = None
     reason: str | None = None
 
     @property
@@ -46,6 +55,13 @@ class Comparison:
             f"{self.name}: {self.dtype} {list(self.shape)}: max abs {self.max_abs:.3g}{where}, "
             f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}: {self.reason or 'ok'}"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinity: the ``psnr`` of equal outputs is None there."""
+        return asdict(self) | {
+            "ok": self.ok,
+            "psnr": None if self.psnr is None or math.isinf(self.psnr) else self.psnr,
+        }
 
 
 #: Tolerance of an output, given its expected value.
@@ -109,6 +125,7 @@ def _compare_arrays(
         "max_abs_at": largest,
         "max_rel": float(relative[worst]),
         "max_rel_at": worst,
+        **_overall(np.where(both, expected, 0.0), np.where(both, actual, 0.0), error, both.sum()),
     }
     if misplaced.any():
         at = _argmax(misplaced)
@@ -129,6 +146,23 @@ def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> C
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     at = _argmax(error)
     return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at, reason=reason)
+
+
+def _overall(
+    expected: np.ndarray, actual: np.ndarray, error: np.ndarray, count: int
+) -> dict[str, float | None]:
+    """RMS, cosine and PSNR over ``count`` elements; the others are 0 in all three arrays."""
+    if not count:
+        return {}
+    rms = _rms(error) * math.sqrt(error.size / count)
+    peak, other = (float(np.abs(values).max()) for values in (expected, actual))
+    cosine = psnr = None
+    if peak and other:
+        a, b = expected.ravel() / peak, actual.ravel() / other
+        cosine = min(1.0, float(a @ b / math.sqrt((a @ a) * (b @ b))))
+    if peak:
+        psnr = 20 * math.log10(peak / rms) if rms else math.inf
+    return {"rms": rms, "cosine": cosine, "psnr": psnr}
 
 
 def _rms(values: np.ndarray) -> float:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from .comparison import is_float
 from .tolerance import declared_values
@@ -17,45 +22,147 @@ _SPATIAL = {1: 256, 2: 64, 3: 16}
 _SPATIAL_OTHERWISE = 8
 
 
+#: Random numbers that :func:`make_inputs` can draw, with their two parameters' names and defaults.
+DISTRIBUTIONS = {
+    "normal": {"mean": 0.0, "deviation": 1.0},
+    "uniform": {"low": 0.0, "high": 1.0},
+    "integers": {"low": -8.0, "high": 8.0},
+}
+
+
 def make_inputs(
     model: onnx.ModelProto,
     given: Mapping[str, Any] | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
+    distribution: str = "normal",
 ) -> dict[str, np.ndarray]:
     """An array for every input that has no default: ``given``, or random.
 
     See :func:`ort_tconv.validate` for the arguments.  Dimensions of one name get one size.
 
     Raises ValueError that names the input if a name is unknown, an array or shape does not fit, or
-    a dimension cannot be guessed.
+    a dimension cannot be guessed; or that names the distribution if there is none of that name.
     """
-    given, shapes = dict(given or {}), dict(shapes or {})
+    draw = _distribution(distribution)
+    given = dict(given or {})
+    declared = {value.name: value for value in model.graph.input}
+    _check_names("inputs", given, declared)
+    feeds = {name: _fit(declared[name], value) for name, value in given.items()}
+    random = np.random.default_rng(seed)
+    for name, shape in input_shapes(model, shapes, arrays=feeds).items():
+        if name not in feeds:
+            feeds[name] = _random(random, name, _dtype(declared[name]), shape, draw)
+    return feeds
+
+
+def input_shapes(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every input without a default: that in ``arrays`` or ``shapes``, or a guess.
+
+    Raises ValueError like :func:`make_inputs`.
+    """
+    arrays, shapes = dict(arrays or {}), dict(shapes or {})
     defaults = {tensor.name for tensor in model.graph.initializer}
     declared = {value.name: value for value in model.graph.input}
-    for argument, names in (("inputs", given), ("shapes", shapes)):
-        for name in names:
-            if name not in declared:
-                raise ValueError(
-                    f"{argument}: the model has no input '{name}'; it has "
-                    + ", ".join(f"'{known}'" for known in declared)
-                )
-
+    _check_names("shapes", shapes, declared)
     sizes: dict[str, int] = {}  # of dimensions that have a name
-    feeds: dict[str, np.ndarray] = {}
-    for name, value in given.items():
-        feeds[name] = _fit(declared[name], value)
-        _settle(declared[name], feeds[name].shape, sizes, "inputs")
-    for name, shape in shapes.items():
-        _settle(declared[name], shape, sizes, "shapes")
-    random = np.random.default_rng(seed)
+    result: dict[str, tuple[int, ...]] = {}
+    for argument, known in (
+        ("inputs", {name: array.shape for name, array in arrays.items()}),
+        ("shapes", shapes),
+    ):
+        for name, shape in known.items():
+            _settle(declared[name], shape, sizes, argument)
+            result.setdefault(name, tuple(shape))
     for name, value in declared.items():
-        if name not in feeds and name not in defaults:
-            dtype = _dtype(value)
-            shape = shapes[name] if name in shapes else _guess(model, value, sizes)
-            feeds[name] = _random(random, name, dtype, tuple(shape))
-    return feeds
+        if name not in result and name not in defaults:
+            _dtype(value)  # refuses what is no tensor
+            result[name] = _guess(model, value, sizes)
+    return {name: result[name] for name in declared if name in result}
+
+
+def _check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:
+    for name in names:
+        if name not in declared:
+            raise ValueError(
+                f"{argument}: the model has no input '{name}'; it has "
+                + ", ".join(f"'{known}'" for known in declared)
+            )
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def load_inputs(path: str | os.PathLike, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
+    """Sets of arrays by input name.
+
+    ``path`` is an ``.npz`` file with an array an input, a folder with files ``input_0.pb``,
+    ``input_1.pb``, ... (ONNX's test data: serialised TensorProtos, in the order of the model's
+    inputs without a default), or a folder with folders ``test_data_set_0``, ... of that kind.
+
+    Raises ValueError that names the file if it is something else, FileNotFoundError if there is
+    none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [_load_npz(path)]
+    folders = sorted(path.glob("test_data_set_*"), key=_number_at_end) or [path]
+    return [_load_test_data(folder, model) for folder in folders]
+
+
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise ValueError(
+                f"inputs: {path}: a single array; an .npz file with named ones is needed"
+            )
+        with content as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        if str(error).startswith("inputs: "):
+            raise
+        raise ValueError(f"inputs: {path}: not an .npz file ({error})") from None
+
+
+def _load_test_data(folder: Path, model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in defaults]
+    files = sorted(folder.glob("input_*.pb"), key=_number_at_end)
+    if not files:
+        raise ValueError(
+            f"inputs: {folder} holds neither input_0.pb nor a folder test_data_set_0; give an .npz "
+            "file, or a folder of ONNX test data"
+        )
+    if len(files) > len(names):
+        raise ValueError(
+            f"inputs: {folder} holds {len(files)} inputs and the model takes {len(names)}: "
+            + ", ".join(f"'{name}'" for name in names)
+        )
+    return {name: _load_tensor(file) for name, file in zip(names, files, strict=False)}
+
+
+def _load_tensor(path: Path) -> np.ndarray:
+    try:
+        tensor = onnx.TensorProto.FromString(path.read_bytes())
+        # onnx-ir and not onnx.numpy_helper: the same bfloat16 as in the rest of this package.
+        return np.array(ir.tensor(tensor).numpy())
+    except (DecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"inputs: {path}: not a serialised tensor ({error})") from None
+
+
+def _number_at_end(path: Path) -> tuple[int, str]:
+    digits = re.search(r"\d+$", path.stem)
+    return (int(digits[0]) if digits else -1, path.name)
+
+
+# ---- parts -------------------------------------------------------------------------------------
 
 
 def describe(array: np.ndarray) -> str:
@@ -161,11 +268,39 @@ def _channels(model: onnx.ModelProto, name: str) -> int | None:
     return None
 
 
+_Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def _distribution(text: str) -> _Draw:
+    """What draws numbers, from a name and perhaps two parameters, as in ``uniform:-1,1``."""
+    name, _, numbers = text.partition(":")
+    if name not in DISTRIBUTIONS:
+        raise ValueError(
+            f"distribution: there is no '{name}'; there are {', '.join(DISTRIBUTIONS)}"
+        )
+    defaults = DISTRIBUTIONS[name]
+    try:
+        first, second = map(float, numbers.split(",")) if numbers else defaults.values()
+    except ValueError:
+        example = ",".join(f"{value:g}" for value in defaults.values())
+        raise ValueError(
+            f"distribution: '{text}': two numbers are needed after the colon, "
+            f"{' and '.join(defaults)}, as in {name}:{example}"
+        ) from None
+    if second < (0 if name == "normal" else first):
+        raise ValueError(f"distribution: '{text}': {' and '.join(defaults)} do not fit together")
+    if name == "normal":
+        return lambda random, shape: first + second * random.standard_normal(shape)
+    if name == "uniform":
+        return lambda random, shape: random.uniform(first, second, shape)
+    return lambda random, shape: random.integers(int(first), int(second), shape, endpoint=True)
+
+
 def _random(
-    random: np.random.Generator, name: str, dtype: np.dtype, shape: tuple[int, ...]
+    random: np.random.Generator, name: str, dtype: np.dtype, shape: tuple[int, ...], draw: _Draw
 ) -> np.ndarray:
     if is_float(dtype):
-        return random.standard_normal(shape).astype(dtype)
+        return np.asarray(draw(random, shape)).astype(dtype)
     if dtype == np.uint8:
         return random.integers(0, 256, shape, dtype)
     if dtype.kind in "iub":

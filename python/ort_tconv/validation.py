@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from . import machine
 from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
 from .converters import convert_with_report
@@ -22,9 +24,13 @@ from .converters.model_io import (
 )
 from .converters.report import count_operators
 from .converters.rewrite import DOMAIN, OP_TYPE
-from .inputs import describe, make_inputs
+from .inputs import describe, load_inputs, make_inputs
 from .session import available_providers, open_session, register
+from .shapes import TypedNode, typed_nodes
 from .tolerance import reductions_by_node, relative_tolerance
+
+#: Arrays by input name, several sets of them, or a path to such.
+Inputs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike | None
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,14 +41,20 @@ _PROBES = 32
 
 @dataclass(frozen=True)
 class NodeDifference:
-    """The first node, in the order of execution, with an output that differs."""
+    """The first node, in the order of execution, with an output that differs.
+
+    All nodes before it agree, so it is the one at fault.  Bodies of If, Loop and Scan count as part
+    of their node, local functions are looked into.
+    """
 
     node: str
     op_type: str
     comparison: Comparison
+    plan: str | None = None  #: how the operator ran it; None for other operators
 
     def __str__(self) -> str:
-        return f"{self.op_type} '{self.node}': {self.comparison}"
+        plan = f"\n  its plan: {self.plan}" if self.plan else ""
+        return f"{self.op_type} '{self.node}': {self.comparison}{plan}"
 
 
 @dataclass
@@ -76,6 +88,28 @@ class ValidationReport:
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dictionaries, for JSON."""
+        first = self.first_difference
+        return {
+            "ok": self.ok,
+            "baseline": self.baseline,
+            "providers": self.providers,
+            "rewritten": self.rewritten,
+            "runs": self.runs,
+            "inputs": self.inputs,
+            "outputs": [output.to_dict() for output in self.outputs],
+            "first_difference": first
+            and {
+                "node": first.node,
+                "op_type": first.op_type,
+                "plan": first.plan,
+                "comparison": first.comparison.to_dict(),
+            },
+            "notes": self.notes,
+            "machine": machine.facts(),
+        }
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.markup import escape
         from rich.table import Table
@@ -86,16 +120,19 @@ class ValidationReport:
             yield f"input:    {escape(name)}: {escape(text)}"
         table = Table()
         table.add_column("output", overflow="fold")
-        for column in ("max abs", "max rel", "tolerance"):
-            table.add_column(column, justify="right")
+        for column in ("max abs\nmax rel", "RMS\ntolerance", "cosine\nPSNR"):
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("result")
         for output in self.outputs:
             table.add_row(
                 f"{escape(output.name)}\n{output.dtype} [{'×'.join(map(str, output.shape))}]",
-                _number(output.max_abs, output.max_abs_at),
-                _number(output.max_rel, output.max_rel_at),
-                f"{output.tolerance:.2e}",
+                _number(output.max_abs, output.max_abs_at)
+                + "\n"
+                + _number(output.max_rel, output.max_rel_at),
+                f"{_figure(output.rms)}\n{output.tolerance:.2e}",
+                f"{_figure(output.cosine, '.7f')}\n{_figure(output.psnr, '.1f', ' dB')}",
                 "[green]ok[/]" if output.ok else f"[red]{escape(output.reason or '')}[/]",
+                end_section=True,
             )
         yield table
         if self.first_difference:
@@ -105,16 +142,21 @@ class ValidationReport:
 
 
 def _number(value: float, at: tuple[int, ...] | None) -> str:
-    return f"{value:.2e}" + (f"\nat {','.join(map(str, at))}" if at else "")
+    return f"{value:.2e}" + (f" at {','.join(map(str, at))}" if at else "")
+
+
+def _figure(value: float | None, form: str = ".2e", unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def validate(
     original: ModelLike,
     converted: ModelLike | None = None,
-    inputs: Mapping[str, Any] | None = None,
+    inputs: Inputs = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
+    distribution: str = "normal",
     runs: int = 1,
     providers: Sequence[Any] | None = None,
     rtol: float | None = None,
@@ -131,13 +173,18 @@ def validate(
     Args:
         original: Path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         converted: The same; ``None`` converts ``original``.
-        inputs: Arrays by input name.  Inputs not given are generated: normally distributed floats,
-            integers 0 and 1, or 0 to 255 for uint8.
+        inputs: Arrays by input name; several sets of them, in a sequence; or a path that
+            :func:`ort_tconv.inputs.load_inputs` reads: an ``.npz`` file, or a folder of ONNX test
+            data.  Inputs not given are generated: floats of the ``distribution``, integers 0 and 1,
+            or 0 to 255 for uint8.  NaN and infinity are compared like any other value.
         shapes: Shapes of generated inputs whose dimensions are not fixed.  Without them the first
             dimension is 1, channels are those of the convolution that reads them, and spatial
             dimensions are 256 in 1-D, 64 in 2-D, 16 in 3-D.
         seed: Seed of the first run's inputs; run i uses ``seed + i``.
-        runs: Number of runs; given inputs are the same in all of them.
+        distribution: Of generated floats: ``"normal"``, ``"uniform"`` (from 0 to 1) or
+            ``"integers"`` (from -8 to 8), with other parameters behind a colon:
+            ``"normal:mean,deviation"``, ``"uniform:low,high"``, ``"integers:low,high"``.
+        runs: Number of runs with each set of inputs; given inputs are the same in all of them.
         providers: Execution providers for the converted model, by default
             :func:`ort_tconv.available_providers`.
         rtol: Error allowed, relative to the largest magnitude of each output.  By default it is
@@ -151,22 +198,26 @@ def validate(
     """
     if runs < 1:
         raise ValueError(f"runs is {runs}; at least one is needed")
-    source = read_model(original)
-    if _rewritten(source.proto):
-        raise ValueError("original: the model is converted already; pass the one it was made from")
-    if converted is None:
-        result = convert_with_report(original, load_external_data=False)
-        target = Source(result.model, source.folder)
-    else:
-        target = read_model(converted)
-        target = Source(target.proto, target.folder or source.folder)
-    _check_same_interface(source.proto, target.proto)
-
+    source, target = read_pair(original, converted)
+    sets = [given for given in input_sets(inputs, source.proto) for _ in range(runs)]
     all_feeds = [
-        make_inputs(source.proto, inputs, shapes=shapes, seed=seed + i) for i in range(runs)
+        make_inputs(source.proto, given, shapes=shapes, seed=seed + i, distribution=distribution)
+        for i, given in enumerate(sets)
     ]
     providers = list(providers or available_providers())
-    _check_providers(providers)
+    check_providers(providers)
+    return compare_models(source, target, all_feeds, providers, rtol, atol)
+
+
+def compare_models(
+    source: Source,
+    target: Source,
+    all_feeds: Sequence[Mapping[str, np.ndarray]],
+    providers: Sequence[Any],
+    rtol: float | None = None,
+    atol: float = 0.0,
+) -> ValidationReport:
+    """:func:`validate`, of models that are read already, with one run for each set of inputs."""
     # Ours first: it refuses malformed nodes on which the stock operator ends the process.
     tested = _Session(target, providers, custom=True)
     actual = [tested.run(feeds) for feeds in all_feeds]
@@ -177,7 +228,7 @@ def validate(
         baseline=baseline.label,
         providers=tested.providers,
         rewritten=_rewritten(target.proto),
-        runs=runs,
+        runs=len(all_feeds),
         inputs={name: describe(value) for name, value in all_feeds[0].items()},
         outputs=[],
         notes=list(baseline.notes),
@@ -195,10 +246,40 @@ def validate(
                     failing = feeds
     report.outputs = list(worst.values())
     if failing is not None:
-        report.first_difference = _first_difference(target.proto, baseline, tested, failing, limits)
+        report.first_difference = _first_difference(baseline, tested, failing, limits)
         if report.first_difference is None:
             report.notes.append("no difference is found when intermediate results are kept")
     return report
+
+
+def read_pair(original: ModelLike, converted: ModelLike | None) -> tuple[Source, Source]:
+    """Both models; ``converted`` is made from ``original`` if it is None.
+
+    Raises ValueError if ``original`` is converted already, or the two have different inputs or
+    outputs.
+    """
+    source = read_model(original)
+    if _rewritten(source.proto):
+        raise ValueError("original: the model is converted already; pass the one it was made from")
+    if converted is None:
+        result = convert_with_report(original, load_external_data=False)
+        target = Source(result.model, source.folder)
+    else:
+        target = read_model(converted)
+        target = Source(target.proto, target.folder or source.folder)
+    _check_same_interface(source.proto, target.proto)
+    return source, target
+
+
+def input_sets(inputs: Inputs, model: onnx.ModelProto) -> Sequence[Mapping[str, Any] | None]:
+    """Each set of arrays by input name that ``inputs`` stands for; None: to be generated."""
+    if isinstance(inputs, str | os.PathLike):
+        return load_inputs(inputs, model)
+    if inputs is None or isinstance(inputs, Mapping):
+        return [inputs]
+    if not inputs:
+        raise ValueError("inputs: an empty sequence; give at least one set of arrays")
+    return inputs
 
 
 def _rewritten(model: onnx.ModelProto) -> int:
@@ -214,7 +295,7 @@ def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto)
             raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
 
 
-def _check_providers(providers: Sequence[Any]) -> None:
+def check_providers(providers: Sequence[Any]) -> None:
     """onnxruntime itself would warn and run on the CPU."""
     available = import_onnxruntime().get_available_providers()
     for provider in providers:
@@ -238,6 +319,10 @@ class _Limits:
     ) -> None:
         self._reductions = reductions_by_node(model, {n: v.shape for n, v in feeds.items()})
         self._tf32, self._rtol, self._atol = tf32, rtol, atol
+
+    def of_model(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> _Limits:
+        """The same limits for another form of the model."""
+        return _Limits(model, feeds, self._tf32, self._rtol, self._atol)
 
     def of_outputs(self) -> Limit:
         return self.after_node(len(self._reductions))
@@ -324,6 +409,14 @@ class _Session:
             values[name] = values[name].astype(ml_dtypes.bfloat16)
         return values
 
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self._source.proto
+
+    def inlined(self) -> _Session:
+        source = inline_functions(self._source)
+        return _Session(source, self._requested, custom=self._custom)
+
     def probe(self, outputs: Sequence[str]) -> _Session:
         return _Session(self._source, self._requested, custom=self._custom, outputs=outputs)
 
@@ -346,6 +439,13 @@ class _Reference:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return dict(zip(self._names, self._evaluator.run(None, dict(feeds)), strict=True))
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self._source.proto
+
+    def inlined(self) -> _Reference:
+        return _Reference(inline_functions(self._source), self._why)
 
     def probe(self, outputs: Sequence[str]) -> _Reference:
         return _Reference(self._source, self._why, outputs)
@@ -389,14 +489,16 @@ def _run_baseline(
 
 
 def _first_difference(
-    converted: onnx.ModelProto,
     baseline: _Session | _Reference,
     tested: _Session,
     feeds: Mapping[str, np.ndarray],
     limits: _Limits,
 ) -> NodeDifference | None:
     """Run both models, a few intermediate results at a time, until one differs."""
-    known = _produced(baseline._source.proto)
+    baseline, tested = baseline.inlined(), tested.inlined()
+    converted = tested.model
+    limits = limits.of_model(converted, feeds)
+    known = _produced(baseline.model)
     probes = [
         (index, node, name)
         for index, node in enumerate(converted.graph.node)
@@ -410,8 +512,52 @@ def _first_difference(
         for index, node, name in chunk:
             for comparison in compare(name, wanted[name], got[name], limits.after_node(index)):
                 if not comparison.ok:
-                    return NodeDifference(node.name or name, node.op_type, comparison)
+                    plan = _plan_of(converted, node, feeds, tested.providers)
+                    return NodeDifference(node.name or name, node.op_type, comparison, plan)
     return None
+
+
+def _plan_of(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    feeds: Mapping[str, np.ndarray],
+    providers: Sequence[str],
+) -> str | None:
+    """How the operator ran ``node``, or its nodes within the bodies of ``node``; None if none."""
+    from .inspection import plan_of
+
+    typed = typed_nodes(model, {name: value.shape for name, value in feeds.items()})
+    start = next(i for i, known in enumerate(typed) if known.output_names == tuple(node.output))
+    # Its bodies' nodes follow a node, and belong to other graphs.
+    rest = typed[start + 1 :]
+    inner = next((i for i, known in enumerate(rest) if known.where == "graph"), len(rest))
+    ours = [known for known in (typed[start], *rest[:inner]) if known.is_ours]
+    if not ours:
+        return None
+    if providers[0] != "CPUExecutionProvider":
+        return f"that of {providers[0]}"
+
+    def text(known: TypedNode) -> str:
+        try:
+            return plan_of(known)["text"]
+        except ValueError as error:
+            return f"not known: {error}"
+
+    if len(ours) == 1 and ours[0] is typed[start]:
+        return text(ours[0])
+    return "; ".join(f"'{known.name}' in it: {text(known)}" for known in ours)
+
+
+def inline_functions(source: Source) -> Source:
+    """The model with its local functions' nodes in place of the calls, so that these can be probed.
+
+    A function's node goes by the same name in the original and the converted model.
+    """
+    if not source.proto.functions:
+        return source
+    from onnx import inliner
+
+    return Source(inliner.inline_local_functions(source.proto), source.folder, source.path)
 
 
 def _produced(model: onnx.ModelProto) -> set[str]:

@@ -1,0 +1,583 @@
+"""Times a converted model against the original one, as a whole and node by node."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import pickle
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from . import machine, text
+from ._library import import_onnxruntime
+from .converters.model_io import ModelLike, Source, external_tensors
+from .inputs import describe, make_inputs
+from .inspection import dtype_name, plan_of
+from .session import EXTERNAL_FOLDER, available_providers, register
+from .shapes import TypedNode, typed_nodes
+from .validation import (
+    Inputs,
+    ValidationReport,
+    check_providers,
+    compare_models,
+    inline_functions,
+    input_sets,
+    read_pair,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+STOCK, OURS = "stock", "converted"
+#: Most runs in ORT's profiler, which keeps every event in memory.
+_PROFILED_RUNS = 30
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of the timed runs of one model, and what else it took.
+
+    ``peak_bytes`` is resident memory above that of the process before it created the session, until
+    the end of the second run, in a process of its own; ``session_bytes`` until the session was
+    created.  None if not measured.
+    """
+
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+    min_ms: float
+    max_ms: float
+    runs: int
+    creation_ms: float  #: of the session, once
+    first_run_ms: float
+    session_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class NodeTiming:
+    """Median milliseconds a run spends in one node, from onnxruntime's profiler.
+
+    A side is None where the model has no node of that name, because the conversion or onnxruntime's
+    own optimisations took it into another one.  A node in a loop's body counts all its iterations.
+    """
+
+    node: str
+    stock_op: str | None
+    stock_ms: float | None
+    converted_op: str | None
+    converted_ms: float | None
+    plan: str | None = None  #: of the operator's nodes: the algorithm
+
+    @property
+    def is_ours(self) -> bool:
+        return self.converted_op == "SegregatedConvTranspose"
+
+    @property
+    def ratio(self) -> float | None:
+        """Stock time over converted time."""
+        return self.stock_ms / self.converted_ms if self.stock_ms and self.converted_ms else None
+
+
+@dataclass
+class Benchmark:
+    """Result of :func:`benchmark`."""
+
+    model: str
+    inputs: dict[str, str]  #: type and shape of each input
+    precision: str  #: of the transposed convolutions
+    providers: list[str]
+    threads: int
+    warm_up: int
+    stock: Timing
+    converted: Timing
+    nodes: list[NodeTiming]  #: the operator's nodes and all others, in the order of the model
+    validation: ValidationReport
+    notes: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=machine.facts)
+
+    @property
+    def speedup(self) -> float:
+        """Median time of stock onnxruntime over that of the converted model."""
+        return self.stock.median_ms / self.converted.median_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dictionaries, for JSON."""
+        return {
+            "model": self.model,
+            "inputs": self.inputs,
+            "precision": self.precision,
+            "providers": self.providers,
+            "threads": self.threads,
+            "warm_up": self.warm_up,
+            "speedup": self.speedup,
+            "stock": asdict(self.stock),
+            "converted": asdict(self.converted),
+            "nodes": [asdict(node) | {"ratio": node.ratio} for node in self.nodes],
+            "outputs_agree": self.validation.ok,
+            "notes": self.notes,
+            "machine": self.machine,
+        }
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draw bars for each of the operator's nodes, and for the whole run, to an image file.
+
+        Raises ImportError if matplotlib is not installed, ValueError for an unknown file type.
+        """
+        from .benchmark_plot import plot
+
+        plot(self, path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}: stock {self.stock.median_ms:.3g} ms, converted "
+            f"{self.converted.median_ms:.3g} ms, {self.speedup:.2f}x ({self.precision}, "
+            f"{', '.join(self.providers)}, {self.threads} threads)"
+        ]
+        lines += [
+            f"  {node.node}: {_ms(node.stock_ms)} -> {_ms(node.converted_ms)} ms"
+            for node in self.nodes
+            if node.is_ours
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.markup import escape
+        from rich.table import Table
+
+        facts = self.machine
+        yield escape(
+            f"{facts['processor']}, {facts['isa']}, {self.threads} of {facts['cores']} cores; "
+            f"onnxruntime {facts['onnxruntime']}, ort-tconv {facts['ort_tconv']}; "
+            f"{self.precision} on {', '.join(self.providers)}"
+        )
+        for name, kind in self.inputs.items():
+            yield f"input {escape(name)}: {escape(kind)}"
+        whole = Table(title=escape(self.model), title_justify="left")
+        for column in ("", STOCK, OURS, "ratio"):
+            whole.add_column(column, justify="right" if column else "left")
+        stock, ours = self.stock, self.converted
+        for name, one, other in (
+            ("median", stock.median_ms, ours.median_ms),
+            ("least", stock.min_ms, ours.min_ms),
+            ("session", stock.creation_ms, ours.creation_ms),
+            ("first run", stock.first_run_ms, ours.first_run_ms),
+        ):
+            whole.add_row(name, f"{one:.3g} ms", f"{other:.3g} ms", f"{one / other:.2f}x")
+            if name == "median":
+                spread = (f"{low:.3g} to {high:.3g}" for low, high in _quartiles(stock, ours))
+                whole.add_row("quartiles", *spread, "")
+        if stock.peak_bytes is not None and ours.peak_bytes is not None:
+            sizes = map(text.size, (stock.peak_bytes, ours.peak_bytes))
+            whole.add_row(
+                "peak memory", *sizes, f"{stock.peak_bytes / max(1, ours.peak_bytes):.2f}x"
+            )
+        yield whole
+        if self.nodes:
+            yield _node_table(self.nodes)
+        for note in self.notes:
+            yield f"[yellow]note:[/] {escape(note)}"
+
+
+def _quartiles(*timings: Timing) -> Iterator[tuple[float, float]]:
+    return (timing.quartiles_ms for timing in timings)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _node_table(nodes: Sequence[NodeTiming]):
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="nodes, median ms a run", title_justify="left")
+    table.add_column("node", overflow="fold")
+    for column in (STOCK, OURS, "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("plan")
+    for node in (node for node in nodes if node.is_ours):
+        ratio = f"{node.ratio:.2f}x" if node.ratio else ""
+        cells = (_ms(node.stock_ms), _ms(node.converted_ms), ratio, node.plan or "")
+        table.add_row(escape(node.node), *cells)
+    groups: dict[str, list[NodeTiming]] = defaultdict(list)
+    for node in nodes:
+        if not node.is_ours:
+            groups[node.stock_op or node.converted_op or "?"].append(node)
+    table.add_section()
+    for op, members in sorted(groups.items(), key=lambda item: -_total(item[1], "stock_ms")):
+        before, after = (_total(members, side) for side in ("stock_ms", "converted_ms"))
+        ratio = f"{before / after:.2f}x" if before and after else ""
+        table.add_row(f"{len(members)} {escape(op)}", _ms(before), _ms(after), ratio, "")
+    return table
+
+
+def _total(nodes: Sequence[NodeTiming], side: str) -> float:
+    return sum(getattr(node, side) or 0.0 for node in nodes)
+
+
+# ---- making one --------------------------------------------------------------------------------
+
+
+def benchmark(
+    original: ModelLike,
+    converted: ModelLike | None = None,
+    inputs: Inputs = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    distribution: str = "normal",
+    threads: int | None = None,
+    warm_up: int = 3,
+    repeat: int = 15,
+    seconds: float = 2.0,
+    providers: Sequence[Any] | None = None,
+    per_node: bool = True,
+    memory: bool = True,
+    progress: bool = False,
+) -> Benchmark:
+    """Time a model in stock onnxruntime and as converted.
+
+    Both models run in one process, in turns and in an order drawn anew each round, so that whatever
+    else the machine does hits both alike; before, their outputs are compared.  Times of nodes come
+    from sessions of their own with onnxruntime's profiler, which slows them down a little; memory
+    from a process for each model (see :class:`Timing`; Linux only).
+
+    Args:
+        original, converted, inputs, shapes, seed, distribution: As for :func:`ort_tconv.validate`.
+        threads: Of each session; by default the cores this process may use.
+        warm_up: Rounds that are not timed.
+        repeat: Rounds at least that are timed.
+        seconds: Seconds at least that the timed rounds take in all.
+        providers: Execution providers for both models, by default
+            :func:`ort_tconv.available_providers`.
+        per_node: Whether to run the profiler.
+        memory: Whether to measure memory.
+        progress: Whether to show a progress bar on standard error if it is a terminal.
+
+    Raises:
+        ValueError: A number is out of range, the inputs do not fit, a provider is not available, or
+            onnxruntime without the operator cannot run the original, so that nothing is there to
+            compare with.
+        ConversionError: One of the models cannot be read.
+    """
+    for name, value, least in (
+        ("threads", threads, 1),
+        ("warm_up", warm_up, 0),
+        ("repeat", repeat, 1),
+        ("seconds", seconds, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    threads = threads or machine.usable_cores()
+    providers = list(providers or available_providers())
+    check_providers(providers)
+    source, target = map(inline_functions, read_pair(original, converted))
+    given = input_sets(inputs, source.proto)[0]
+    feeds = make_inputs(source.proto, given, shapes=shapes, seed=seed, distribution=distribution)
+
+    jobs = {
+        STOCK: _job(source, feeds, providers, threads, custom=False),
+        OURS: _job(target, feeds, providers, threads, custom=True),
+    }
+    with _progress(progress) as advance:
+        advance("comparing outputs", 0.0)
+        validation = compare_models(source, target, [feeds], providers)
+        advance("creating sessions", 0.05)
+        sessions, starts = {}, {}
+        for name, job in jobs.items():
+            sessions[name], starts[name] = _start(name, job)
+        times = _in_turns(
+            {name: session.run for name, session in sessions.items()},
+            warm_up,
+            repeat,
+            seconds,
+            lambda done: advance("timing", 0.1 + 0.5 * done),
+        )
+        ran_on = list(sessions[OURS].session.get_providers())
+        del sessions
+        nodes, notes = [], []
+        if per_node:
+            advance("profiling nodes", 0.6)
+            nodes = _profile(jobs, warm_up, min(repeat, _PROFILED_RUNS), target, feeds, ran_on)
+        peaks: dict[str, dict[str, int]] = {name: {} for name in jobs}
+        if memory and sys.platform == "linux":
+            for i, (name, job) in enumerate(jobs.items()):
+                advance("measuring memory", 0.8 + 0.1 * i)
+                peaks[name] = _peak_memory(job)
+    if not validation.ok:
+        notes.append(f"the outputs differ: {'; '.join(map(str, validation.outputs))}")
+    if not validation.rewritten:
+        notes.append("nothing was rewritten: both models are the same")
+    timings = {name: _timing(times[name], starts[name], peaks[name]) for name in jobs}
+    return Benchmark(
+        model=str(source.path) if source.path else source.proto.graph.name or "model",
+        inputs={name: describe(value) for name, value in feeds.items()},
+        precision=_precision(target.proto, feeds),
+        providers=ran_on,
+        threads=threads,
+        warm_up=warm_up,
+        stock=timings[STOCK],
+        converted=timings[OURS],
+        nodes=nodes,
+        validation=validation,
+        notes=notes,
+    )
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
+    if not shown:
+        yield lambda step, done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:18}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda step, done: bar.update(task, description=step, completed=done)
+
+
+# ---- running -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """What it takes to run a model, in this process or another."""
+
+    model: bytes
+    feeds: dict[str, np.ndarray]
+    providers: list[Any]
+    threads: int
+    custom: bool  #: whether the operator is registered
+    folder: str | None  #: of external data
+
+    def import_all(self) -> None:
+        import_onnxruntime()
+        if self.custom:
+            from . import _core  # noqa: F401
+
+    def open(self, profile_prefix: str | None = None) -> _Runner:
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        if self.folder is not None:
+            options.add_session_config_entry(EXTERNAL_FOLDER, self.folder)
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        if self.custom:
+            register(options)
+        session = ort.InferenceSession(self.model, options, self.providers, enable_fallback=0)
+        return _Runner(session, self.feeds)
+
+
+class _Runner:
+    """A session and its inputs, as values that onnxruntime need not convert."""
+
+    def __init__(self, session: Any, feeds: Mapping[str, np.ndarray]) -> None:
+        ort = import_onnxruntime()
+        self.session = session
+        self._names = [value.name for value in session.get_outputs()]
+        self._feeds = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
+            )
+            if value.dtype == ml_dtypes.bfloat16
+            else ort.OrtValue.ortvalue_from_numpy(value)
+            for name, value in feeds.items()
+        }
+
+    def run(self) -> None:
+        self.session.run_with_ort_values(self._names, self._feeds)
+
+
+def _job(
+    source: Source,
+    feeds: dict[str, np.ndarray],
+    providers: list[Any],
+    threads: int,
+    custom: bool,
+) -> Job:
+    model = onnx.ModelProto()
+    model.CopyFrom(source.proto)
+    for container in (model.graph, *model.functions):
+        _name_nodes(container.node)
+    folder = str(source.folder) if source.folder and external_tensors(model) else None
+    return Job(model.SerializeToString(), feeds, providers, threads, custom, folder)
+
+
+def _name_nodes(nodes) -> None:
+    """Give nodes without a name that of their first output: the profiler knows no other."""
+    for node in nodes:
+        if not node.name:
+            node.name = next((name for name in node.output if name), "")
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _name_nodes(graph.node)
+
+
+def _start(name: str, job: Job) -> tuple[_Runner, tuple[float, float]]:
+    """The session, and the milliseconds of its creation and of its first run."""
+    start = time.perf_counter()
+    try:
+        session = job.open()
+        created = time.perf_counter()
+        session.run()
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        if name == OURS:
+            raise
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(f"stock onnxruntime cannot run the original: {why}") from error
+    return session, (1e3 * (created - start), 1e3 * (time.perf_counter() - created))
+
+
+def _in_turns(
+    runs: Mapping[str, Callable[[], None]],
+    warm_up: int,
+    repeat: int,
+    seconds: float,
+    advance: Callable[[float], None],
+) -> dict[str, list[float]]:
+    """Milliseconds of each call: one turn each a round, in an order drawn anew."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order, draw = list(runs), random.Random(0)
+    start = time.perf_counter()
+    rounds = 0
+    while rounds < warm_up + repeat or time.perf_counter() - start < seconds:
+        draw.shuffle(order)
+        for name in order:
+            begin = time.perf_counter()
+            runs[name]()
+            if rounds >= warm_up:
+                times[name].append(1e3 * (time.perf_counter() - begin))
+        rounds += 1
+        if rounds == warm_up:
+            start = time.perf_counter()
+        by_time = (time.perf_counter() - start) / seconds if seconds else 1.0
+        advance(min(1.0, by_time, rounds / (warm_up + repeat)))
+    return times
+
+
+def _timing(times: Sequence[float], start: tuple[float, float], peaks: Mapping[str, int]) -> Timing:
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times * 3)
+    return Timing(
+        median_ms=statistics.median(times),
+        quartiles_ms=(low, high),
+        min_ms=min(times),
+        max_ms=max(times),
+        runs=len(times),
+        creation_ms=start[0],
+        first_run_ms=start[1],
+        **peaks,
+    )
+
+
+def _peak_memory(job: Job) -> dict[str, int]:
+    """As :class:`Timing` has them, from a process of its own."""
+    path = os.pathsep.join(
+        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}._peak_memory"],
+        input=pickle.dumps(vars(job)),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    if done.returncode:
+        raise RuntimeError(f"measuring memory failed: {done.stderr.decode(errors='replace')}")
+    return json.loads(done.stdout)
+
+
+# ---- nodes -------------------------------------------------------------------------------------
+
+
+def _profile(
+    jobs: Mapping[str, Job],
+    warm_up: int,
+    repeat: int,
+    target: Source,
+    feeds: Mapping[str, np.ndarray],
+    providers: Sequence[str],
+) -> list[NodeTiming]:
+    """Node times of both models; the operator's nodes come with their plans."""
+    measured = {}
+    with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
+        runners = {
+            name: job.open(str(Path(folder) / f"{i}-{name}"))
+            for i, (name, job) in enumerate(jobs.items())
+        }
+        runs = {name: runner.run for name, runner in runners.items()}
+        _in_turns(runs, warm_up, repeat, 0.0, lambda done: None)
+        for name, runner in runners.items():
+            file = Path(runner.session.end_profiling())
+            measured[name] = node_times(json.loads(file.read_text()), skip=warm_up)
+    plans = _plans(target.proto, feeds) if providers[0] == "CPUExecutionProvider" else {}
+    stock, ours = measured[STOCK], measured[OURS]
+    nothing = (None, None)
+    return [
+        NodeTiming(name, *stock.get(name, nothing), *ours.get(name, nothing), plans.get(name))
+        for name in {**ours, **stock}
+    ]
+
+
+def node_times(events: Sequence[Mapping[str, Any]], skip: int = 0) -> dict[str, tuple[str, float]]:
+    """Operator and median milliseconds a run of each node, from onnxruntime's profile.
+
+    ``events`` are those of its file (Chrome's trace format), ``skip`` the number of runs at the
+    beginning that do not count.
+    """
+    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
+    totals: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    ops: dict[str, str] = {}
+    suffix = "_kernel_time"
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith(suffix):
+            continue
+        run = bisect.bisect_right(starts, event["ts"]) - 1
+        if run >= skip:
+            name = event["name"].removesuffix(suffix)
+            totals[name][run] += event["dur"] / 1e3
+            ops[name] = event["args"]["op_name"]
+    return {name: (ops[name], statistics.median(runs.values())) for name, runs in totals.items()}
+
+
+def _plans(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The algorithm that runs each of the operator's nodes whose shapes are known."""
+    plans = {}
+    for node in _ours(model, feeds):
+        try:
+            plans[node.name] = plan_of(node)["algorithm"]
+        except ValueError:
+            continue
+    return plans
+
+
+def _ours(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[TypedNode]:
+    nodes = typed_nodes(model, {name: value.shape for name, value in feeds.items()})
+    return [node for node in nodes if node.is_ours]
+
+
+def _precision(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> str:
+    """Types of the operator's nodes, or of the model's inputs where it has none."""
+    names = {dtype_name(node) for node in _ours(model, feeds)} - {None}
+    return ", ".join(sorted(names)) or ", ".join(sorted({str(v.dtype) for v in feeds.values()}))

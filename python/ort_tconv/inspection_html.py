@@ -1,0 +1,117 @@
+"""An inspection as one HTML page that needs nothing else: no script, no other file, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+from . import text
+
+if TYPE_CHECKING:
+    from .inspection import Inspection, Site
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
+dt { opacity: .7; } dd { margin: 0; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; }
+th { border-bottom: 2px solid; } td { border-bottom: 1px solid #8886; overflow-wrap: anywhere; }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.bar { background: #8883; height: .55rem; min-width: 6rem; margin: .15rem 0 .1rem; }
+.bar i { display: block; height: 100%; background: #3b7dd8; }
+.bar .a { background: #c96f3b; } .bar .b { background: #c9a63b; }
+small { opacity: .75; } code { font-size: .85em; }
+"""
+
+
+def page(inspection: Inspection) -> str:
+    """The page; every string from the model is escaped."""
+    from .inspection import summary
+
+    facts = [
+        ("plans for", f"{inspection.isa}, {inspection.threads} thread(s)"),
+        *((f"input {name}", text.dims(shape)) for name, shape in inspection.inputs.items()),
+        *((key, str(value)) for key, value in inspection.machine.items()),
+    ]
+    known = any(site.macs for site in inspection.sites)
+    body = [
+        f"<h1>{escape(inspection.model)}</h1>",
+        "<dl>",
+        *(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts),
+        "</dl>",
+        f"<p>{escape(summary(inspection))}</p>" if known else "",
+        _table(inspection.sites),
+        *(f"<p><b>Note:</b> {escape(note)}</p>" for note in inspection.notes),
+        "<p><small>Conventional: the input enlarged (zeros inserted, or pixels repeated) and then "
+        "convolved. Direct: every input element with every tap, once. Plan: what the chosen plan "
+        "executes. Enlarged inputs and column buffers are what other methods write to memory and "
+        "this one never builds.</small></p>",
+    ]
+    title = escape(f"{inspection.model}: transposed convolutions")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _table(sites: Iterable[Site]) -> str:
+    rows = [_row(site) for site in sites]
+    if not rows:
+        return "<p>No transposed convolution was found.</p>"
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("node", "shape", "multiply-adds", "never built", "plan", "share of time")
+    )
+    head, body = f"<thead><tr>{head}</tr></thead>", "\n".join(rows)
+    return f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _row(site: Site) -> str:
+    where = "" if site.where == "graph" else f"<br><small>in {escape(site.where)}</small>"
+    rewrite = f" by {escape(site.rewrite)}" if site.rewrite else ""
+    node = (
+        f"<b>{escape(site.node)}</b>{where}<br><small>{escape(site.op_type)}, "
+        f"{escape(site.state)}{rewrite}</small>"
+    )
+    reason = f"<small>{escape(site.reason)}</small>" if site.reason else ""
+    if site.macs is None or site.bytes is None or site.plan is None:
+        return (
+            f"<tr><td>{node}</td><td>{text.dims(site.x_shape)}</td><td colspan=4>{reason}</td></tr>"
+        )
+    shape = (
+        f"{text.dims(site.x_shape)}<br>→ {text.dims(site.y_shape)}<br><small>"
+        f"{escape(text.kernel(site.attributes, site.w_shape))} {escape(site.dtype)}</small>"
+    )
+    most = max(site.macs.conventional, site.macs.direct, site.macs.plan) or 1.0
+    macs = "".join(
+        f"{text.count(value)} {name}{_bar(value / most, colour)}"
+        for name, value, colour in (
+            ("conventional", site.macs.conventional, "a"),
+            ("direct", site.macs.direct, "b"),
+            ("plan", site.macs.plan, ""),
+        )
+    )
+    never = f"{text.size(site.bytes.enlarged_input)}<br><small>enlarged input</small>"
+    if site.bytes.column_buffer:
+        never += f"<br>{text.size(site.bytes.column_buffer)}<br><small>column buffer</small>"
+    plan = (
+        f"{escape(site.plan['algorithm'])}<br><details><summary><small>more</small></summary>"
+        f"<code>{escape(site.plan['text'])}</code></details>{reason}"
+    )
+    share = f"{text.percent(site.share)}{_bar(site.share or 0.0)}"
+    return (
+        f"<tr><td>{node}</td><td>{shape}</td><td>{macs}</td><td class=n>{never}</td>"
+        f"<td>{plan}</td><td class=n>{share}</td></tr>"
+    )
+
+
+def _bar(fraction: float, colour: str = "") -> str:
+    return f'<div class="bar"><i class="{colour}" style="width:{100 * fraction:.1f}%"></i></div>'

@@ -1,0 +1,69 @@
+"""What every report says of the machine and the software that made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+#: Features of a processor that decide which kernels run.
+_TELLING = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "fphp", "bf16", "sve")
+
+
+def version(package: str) -> str | None:
+    """Of an installed distribution; None if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def onnxruntime_version() -> str | None:
+    """That of whichever build is installed."""
+    names = ("onnxruntime", "onnxruntime-gpu")
+    return next((found for name in names if (found := version(name))), None)
+
+
+def processor() -> tuple[str, list[str]]:
+    """Name of the processor, and those of its features that decide which kernels run."""
+    facts: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    features = (facts.get("flags") or facts.get("Features") or "").split()
+    shown = sorted({feature for feature in features if feature.startswith(_TELLING)})
+    return facts.get("model name") or platform.processor() or "unknown", shown
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _facts() -> tuple[tuple[str, Any], ...]:
+    from . import _core
+
+    return (
+        ("processor", processor()[0]),
+        ("cores", usable_cores()),
+        ("system", platform.platform()),
+        ("python", sys.version.split()[0]),
+        ("ort_tconv", version("ort-tconv") or _core.version),
+        ("onnxruntime", onnxruntime_version()),
+        ("isa", _core.isa()),
+    )
+
+
+def facts() -> dict[str, Any]:
+    """Machine, versions and instruction set, for the head of a report."""
+    return dict(_facts())

@@ -78,7 +78,7 @@ def plot(benchmark: Benchmark, path: str | os.PathLike) -> None:
 
 
 def _drawn(benchmark: Benchmark) -> list[NodeTiming]:
-    ours = [node for node in benchmark.nodes if node.is_ours]
+    ours = [node for node in benchmark.nodes if node.is_site]
     longest = sorted(ours, key=lambda node: -(node.stock_ms or node.converted_ms or 0.0))
     kept = {node.node for node in longest[:_MOST_NODES]}
     return [node for node in ours if node.node in kept]

@@ -25,7 +25,8 @@ import onnx
 
 from . import machine, text
 from ._library import import_onnxruntime
-from .converters.model_io import ModelLike, Source, external_tensors
+from .converters import analyze
+from .converters.model_io import ModelLike, Source, external_tensors, fits_protobuf
 from .inputs import describe, make_inputs
 from .inspection import dtype_name, plan_of
 from .session import EXTERNAL_FOLDER, available_providers, register
@@ -70,10 +71,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class NodeTiming:
-    """Median milliseconds a run spends in one node, from onnxruntime's profiler.
+    """Median milliseconds a run spends in a node, from onnxruntime's profiler.
 
-    A side is None where the model has no node of that name, because the conversion or onnxruntime's
-    own optimisations took it into another one.  A node in a loop's body counts all its iterations.
+    A node of the operator stands beside all that it replaces: ``covers`` names the nodes of the
+    original, with those that onnxruntime fuses into one kernel with them.  A side is None where the
+    model has no such node: it was taken into another one.  A node in a loop's body counts all
+    iterations, and so does the Loop that it is in.
     """
 
     node: str
@@ -81,11 +84,9 @@ class NodeTiming:
     stock_ms: float | None
     converted_op: str | None
     converted_ms: float | None
-    plan: str | None = None  #: of the operator's nodes: the algorithm
-
-    @property
-    def is_ours(self) -> bool:
-        return self.converted_op == "SegregatedConvTranspose"
+    plan: str | None = None  #: the algorithm that runs a node of the operator
+    covers: tuple[str, ...] = ()
+    is_site: bool = False  #: whether it holds a node of the operator
 
     @property
     def ratio(self) -> float | None:
@@ -105,7 +106,7 @@ class Benchmark:
     warm_up: int
     stock: Timing
     converted: Timing
-    nodes: list[NodeTiming]  #: the operator's nodes and all others, in the order of the model
+    nodes: list[NodeTiming]  #: the operator's, then all others
     validation: ValidationReport
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=machine.facts)
@@ -151,7 +152,7 @@ class Benchmark:
         lines += [
             f"  {node.node}: {_ms(node.stock_ms)} -> {_ms(node.converted_ms)} ms"
             for node in self.nodes
-            if node.is_ours
+            if node.is_site
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -210,13 +211,13 @@ def _node_table(nodes: Sequence[NodeTiming]):
     for column in (STOCK, OURS, "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("plan")
-    for node in (node for node in nodes if node.is_ours):
+    for node in (node for node in nodes if node.is_site):
         ratio = f"{node.ratio:.2f}x" if node.ratio else ""
         cells = (_ms(node.stock_ms), _ms(node.converted_ms), ratio, node.plan or "")
         table.add_row(escape(node.node), *cells)
     groups: dict[str, list[NodeTiming]] = defaultdict(list)
     for node in nodes:
-        if not node.is_ours:
+        if not node.is_site:
             groups[node.stock_op or node.converted_op or "?"].append(node)
     table.add_section()
     for op, members in sorted(groups.items(), key=lambda item: -_total(item[1], "stock_ms")):
@@ -313,7 +314,7 @@ def benchmark(
         nodes, notes = [], []
         if per_node:
             advance("profiling nodes", 0.6)
-            nodes = _profile(jobs, warm_up, min(repeat, _PROFILED_RUNS), target, feeds, ran_on)
+            nodes = _profile(jobs, warm_up, min(repeat, _PROFILED_RUNS), source, target, feeds)
         peaks: dict[str, dict[str, int]] = {name: {} for name in jobs}
         if memory and sys.platform == "linux":
             for i, (name, job) in enumerate(jobs.items()):
@@ -422,6 +423,10 @@ def _job(
     model.CopyFrom(source.proto)
     for container in (model.graph, *model.functions):
         _name_nodes(container.node)
+    if not fits_protobuf(model):
+        raise ValueError(
+            "the model holds more than 2 GB of weights: save them beside it and pass its path"
+        )
     folder = str(source.folder) if source.folder and external_tensors(model) else None
     return Job(model.SerializeToString(), feeds, providers, threads, custom, folder)
 
@@ -429,11 +434,14 @@ def _job(
 def _name_nodes(nodes) -> None:
     """Give nodes without a name that of their first output: the profiler knows no other."""
     for node in nodes:
-        if not node.name:
-            node.name = next((name for name in node.output if name), "")
+        node.name = _node_name(node)
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 _name_nodes(graph.node)
+
+
+def _node_name(node: onnx.NodeProto) -> str:
+    return node.name or next((name for name in node.output if name), "")
 
 
 def _start(name: str, job: Job) -> tuple[_Runner, tuple[float, float]]:
@@ -515,12 +523,12 @@ def _profile(
     jobs: Mapping[str, Job],
     warm_up: int,
     repeat: int,
+    source: Source,
     target: Source,
     feeds: Mapping[str, np.ndarray],
-    providers: Sequence[str],
 ) -> list[NodeTiming]:
-    """Node times of both models; the operator's nodes come with their plans."""
-    measured = {}
+    """Times of both models' kernels, those of the operator beside what they replace."""
+    times = {}
     with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
         runners = {
             name: job.open(str(Path(folder) / f"{i}-{name}"))
@@ -530,14 +538,82 @@ def _profile(
         _in_turns(runs, warm_up, repeat, 0.0, lambda done: None)
         for name, runner in runners.items():
             file = Path(runner.session.end_profiling())
-            measured[name] = node_times(json.loads(file.read_text()), skip=warm_up)
-    plans = _plans(target.proto, feeds) if providers[0] == "CPUExecutionProvider" else {}
-    stock, ours = measured[STOCK], measured[OURS]
-    nothing = (None, None)
-    return [
-        NodeTiming(name, *stock.get(name, nothing), *ours.get(name, nothing), plans.get(name))
-        for name in {**ours, **stock}
-    ]
+            times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
+        on_cpu = runners[OURS].session.get_providers()[0] == "CPUExecutionProvider"
+
+    replaced = {change.node: change.nodes for change in analyze(source.proto).changes}
+    ours = {node.name: replaced.get(node.name, (node.name,)) for node in _ours(target.proto, feeds)}
+    plans = _plans(target.proto, feeds) if on_cpu else {}
+    stock = _Kernels(source.proto.graph, times[STOCK])
+    converted = _Kernels(target.proto.graph, times[OURS])
+    nodes = []
+    for name, group in ours.items():
+        covered = stock.take(group)
+        also = converted.take((name, *covered))
+        nodes.append(
+            NodeTiming(
+                name, *stock.sum(covered), *converted.sum(also), plans.get(name), covered, True
+            )
+        )
+    rest = (stock.left(), converted.left())
+    for name in {**rest[1], **rest[0]}:
+        sides = (side.get(name, (None, None)) for side in rest)
+        nodes.append(NodeTiming(name, *next(sides), *next(sides), covers=(name,)))
+    return nodes
+
+
+class _Kernels:
+    """Which of the kernels that onnxruntime ran computed which nodes of a model.
+
+    Kernels go by their node's name, or, where onnxruntime has brought it into its blocked layout,
+    by that of its output.  One that computes a chain of nodes goes by the last one's output.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, times: Mapping[str, tuple[str, float]]) -> None:
+        self._times = times
+        self._taken: dict[str, str | None] = {}  # kernel of each node that was asked for
+        self._nodes = {_node_name(node): node for node in graph.node}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+
+    def take(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The nodes named, and those that are in one kernel with them."""
+        covered: dict[str, None] = {}
+        for name in names:
+            chain, kernel = self._trace(name)
+            for passed in chain:
+                covered[passed] = None
+                self._taken[passed] = kernel
+        return tuple(covered)
+
+    def _trace(self, name: str) -> tuple[list[str], str | None]:
+        if name in self._times:  # also in a body, which has nodes of its own
+            return [name], name
+        chain: list[str] = []
+        node = self._nodes.get(name)
+        while node is not None and len(chain) < 8:
+            chain.append(_node_name(node))
+            for kernel in (chain[-1], *(f"{output}_nchwc" for output in node.output)):
+                if kernel in self._times:
+                    return chain, kernel
+            readers = self._readers[node.output[0]]
+            node = readers[0] if len(readers) == 1 else None
+        return [name], None
+
+    def sum(self, names: Sequence[str]) -> tuple[str | None, float | None]:
+        """Operators and milliseconds of the kernels that compute these nodes."""
+        kernels = dict.fromkeys(self._taken.get(name) for name in names)
+        found = [self._times[kernel] for kernel in kernels if kernel is not None]
+        if not found:
+            return None, None
+        return " + ".join(op for op, _ in found), sum(ms for _, ms in found)
+
+    def left(self) -> dict[str, tuple[str, float]]:
+        """The kernels of no node that was asked for."""
+        taken = set(self._taken.values())
+        return {name: time for name, time in self._times.items() if name not in taken}
 
 
 def node_times(events: Sequence[Mapping[str, Any]], skip: int = 0) -> dict[str, tuple[str, float]]:

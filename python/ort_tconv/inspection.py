@@ -43,18 +43,21 @@ _GEOMETRY = (
 class Macs:
     """Multiply-adds of one run, by method."""
 
-    conventional: (
-        float  #: over the enlarged input: zeros inserted, or pixels repeated, then convolved
-    )
+    conventional: float  #: convolving the input with zeros inserted; or as the model has it
     direct: float  #: every input element with every tap, the least that does without transforms
     plan: float  #: those the chosen plan executes, padding included
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Buffers of other methods that are never built, and what ours takes instead."""
+    """Buffers of other methods that are never built, and what ours takes instead.
 
-    enlarged_input: int  #: the input with zeros inserted (or pixels repeated) and padded
+    ``intermediate`` is what the conventional method writes between its steps: of a ConvTranspose,
+    or a node that is converted already, the input with zeros inserted and padded; of another form
+    the values between the nodes that are replaced, such as the image between Resize and Conv.
+    """
+
+    intermediate: int
     column_buffer: int  #: of stock onnxruntime's matrix product, for one image and group; else 0
     scratch: int  #: ours, for each thread
     packed_weights: int  #: ours, made once for a session
@@ -70,7 +73,7 @@ class Site:
 
     node: str  #: its name, behind the names of the function calls that lead to it
     where: str  #: "graph", "subgraph <name>" or "function <domain>::<name>"
-    op_type: str  #: of the node as the model has it
+    op_type: str  #: of the nodes as the model has them
     state: str  #: "converted", "rewritable", or "kept"
     rewrite: str | None = None  #: the converter's pass that rewrites it
     reason: str | None = None  #: why it is kept, or why it has no plan
@@ -101,14 +104,14 @@ class Inspection:
     def totals(self) -> dict[str, float]:
         """Sums over the sites whose shapes are known; buffers: also the largest."""
         known = [site for site in self.sites if site.macs and site.bytes]
-        enlarged = [site.bytes.enlarged_input for site in known]
+        intermediate = [site.bytes.intermediate for site in known]
         return {
             "sites": len(self.sites),
             "conventional_macs": sum(site.macs.conventional for site in known),
             "direct_macs": sum(site.macs.direct for site in known),
             "plan_macs": sum(site.macs.plan for site in known),
-            "enlarged_input_bytes": sum(enlarged),
-            "largest_enlarged_input_bytes": max(enlarged, default=0),
+            "intermediate_bytes": sum(intermediate),
+            "largest_intermediate_bytes": max(intermediate, default=0),
             "largest_column_buffer_bytes": max((s.bytes.column_buffer for s in known), default=0),
             "share": sum(site.share or 0.0 for site in known),
         }
@@ -157,7 +160,7 @@ class Inspection:
             table.add_column("node", overflow="fold", ratio=4)
             table.add_column("shape", overflow="fold", ratio=4)
             table.add_column("MACs conv.\ndirect\nplan", justify="right", no_wrap=True)
-            table.add_column("never built\ninput\ncolumns", justify="right", no_wrap=True)
+            table.add_column("never built\nbetween\ncolumns", justify="right", no_wrap=True)
             table.add_column("plan\nshare of time", overflow="fold", ratio=3)
             for site in self.sites:
                 table.add_row(*(escape(cell) for cell in _cells(site)), end_section=True)
@@ -179,7 +182,7 @@ def _cells(site: Site) -> tuple[str, ...]:
         f"{text.dims(site.x_shape)}\n→ {text.dims(site.y_shape)}\n"
         f"{text.kernel(site.attributes, site.w_shape)}\n{site.dtype}",
         "\n".join(map(text.count, (site.macs.conventional, site.macs.direct, site.macs.plan))),
-        f"\n{text.size(site.bytes.enlarged_input)}\n{text.size(site.bytes.column_buffer)}",
+        f"\n{text.size(site.bytes.intermediate)}\n{text.size(site.bytes.column_buffer)}",
         f"{site.plan['algorithm']}\n{text.percent(site.share)}"
         + (f"\n{site.reason}" if site.reason else ""),
     )
@@ -192,7 +195,7 @@ def summary(inspection: Inspection) -> str:
     return (
         f"{text.count(totals['conventional_macs'])} multiply-adds by the conventional method, "
         f"{text.count(totals['direct_macs'])} directly, {text.count(plan_macs)} as planned{fewer}; "
-        f"{text.size(totals['enlarged_input_bytes'])} of enlarged inputs are never built. "
+        f"{text.size(totals['intermediate_bytes'])} of intermediate values are never built. "
         f"Predicted share of the model's convolutions and matrix products: "
         f"{text.percent(totals['share']) or '0 %'}."
     )
@@ -237,9 +240,7 @@ def inspect(
     source = read_model(model)
     inputs = input_shapes(source.proto, shapes)
     result = convert_with_report(source.proto, load_external_data=False)
-    before = {
-        (node.where, node.calls, node.name): node for node in typed_nodes(source.proto, inputs)
-    }
+    before = {(n.where, n.calls, n.name): n for n in typed_nodes(source.proto, inputs)}
     after = typed_nodes(result.model, inputs)
     changes = {(change.where, change.node): change for change in result.changes}
     skips = {(skip.where, skip.node): skip for skip in result.skips}
@@ -249,8 +250,11 @@ def inspect(
     for node in after:
         key = (node.where, node.name)
         if node.is_ours or key in skips or _is_stock(node):
-            original = before.get((node.where, node.calls, node.name), node)
-            sites.append(_site(node, original, changes.get(key), skips.get(key), planner))
+            change = changes.get(key)
+            names = change.nodes if change else (node.name,)
+            found = (before.get((node.where, node.calls, name)) for name in names)
+            originals = [original for original in found if original] or [node]
+            sites.append(_site(node, originals, change, skips.get(key), planner))
         else:
             costs.append(planner.cost_of_sums(node))
     total = sum(costs) + sum(site.plan["cost"] for site in sites if site.plan)
@@ -272,7 +276,7 @@ def _is_stock(node: TypedNode) -> bool:
 
 def _site(
     node: TypedNode,
-    original: TypedNode,
+    originals: Sequence[TypedNode],
     change: Change | None,
     skip: Skip | None,
     planner: _Planner,
@@ -280,10 +284,10 @@ def _site(
     facts: dict[str, Any] = {
         "node": node.label,
         "where": node.where,
-        "op_type": original.op_type,
-        "state": KEPT if skip else REWRITABLE if change else CONVERTED if node.is_ours else KEPT,
+        "op_type": " + ".join(original.op_type for original in originals),
+        "state": REWRITABLE if change else CONVERTED if node.is_ours else KEPT,
         "rewrite": change.rewrite if change else None,
-        "reason": skip.reason if skip else None,
+        "reason": skip.reason if skip and not change else None,
     }
     if not node.is_ours and not _is_stock(node):  # another form of one, and not rewritten
         return Site(**facts)
@@ -303,27 +307,33 @@ def _site(
     except (ValueError, TypeError, RuntimeError) as error:  # a node that the operator refuses, too
         return Site(**facts | {"reason": facts["reason"] or str(error)})
     itemsize = planner.itemsize(dtype)
-    stock = original.op_type in ("ConvTranspose", "SegregatedConvTranspose")
+    conventional, intermediate, columns = _conventional(
+        originals, x_shape, w_shape, y_shape, attributes, itemsize
+    )
     return Site(
         **facts,
         y_shape=tuple(y_shape),
-        macs=Macs(
-            conventional=conventional_macs(x_shape, w_shape, y_shape)
-            if stock
-            else _conv_macs(original),
-            direct=plan["macs"],
-            plan=plan["executed_macs"],
-        ),
-        bytes=Bytes(
-            enlarged_input=enlarged_input_bytes(
-                x_shape, w_shape, y_shape, attributes.get("dilations"), itemsize
-            ),
-            column_buffer=column_buffer_bytes(x_shape, w_shape, itemsize) if stock else 0,
-            scratch=plan["scratch_bytes"],
-            packed_weights=plan["packed_bytes"],
-        ),
+        macs=Macs(conventional, plan["macs"], plan["executed_macs"]),
+        bytes=Bytes(intermediate, columns, plan["scratch_bytes"], plan["packed_bytes"]),
         plan=plan,
     )
+
+
+def _conventional(
+    originals: Sequence[TypedNode],
+    x: Sequence[int],
+    w: Sequence[int],
+    y: Sequence[int],
+    attributes: Mapping[str, Any],
+    itemsize: int,
+) -> tuple[float, int, int]:
+    """Multiply-adds and bytes (intermediate, column buffer) without this package."""
+    if any(node.op_type == "ConvTranspose" or node.is_ours for node in originals):
+        padded = enlarged_input_bytes(x, w, y, attributes.get("dilations"), itemsize)
+        return conventional_macs(x, w, y), padded, column_buffer_bytes(x, w, itemsize)
+    *between, _ = (math.prod(v.shape or (0,)) for node in originals for v in node.outputs[:1])
+    macs = sum(_conv_macs(node) for node in originals if node.op_type == "Conv")
+    return macs, sum(between) * itemsize, 0
 
 
 def dtype_name(node: TypedNode) -> str | None:
@@ -337,7 +347,7 @@ def plan_of(node: TypedNode) -> dict[str, Any]:
 
     Raises ValueError that says what is missing, or wrong with the node.
     """
-    site = _site(node, node, None, None, _Planner("", machine.usable_cores()))
+    site = _site(node, [node], None, None, _Planner("", machine.usable_cores()))
     if site.plan is None:
         raise ValueError(site.reason)
     return site.plan

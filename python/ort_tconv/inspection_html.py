@@ -47,10 +47,10 @@ def page(inspection: Inspection) -> str:
         f"<p>{escape(summary(inspection))}</p>" if known else "",
         _table(inspection.sites),
         *(f"<p><b>Note:</b> {escape(note)}</p>" for note in inspection.notes),
-        "<p><small>Conventional: the input enlarged (zeros inserted, or pixels repeated) and then "
-        "convolved. Direct: every input element with every tap, once. Plan: what the chosen plan "
-        "executes. Enlarged inputs and column buffers are what other methods write to memory and "
-        "this one never builds.</small></p>",
+        "<p><small>Conventional: the input with zeros inserted, then convolved; of another form, "
+        "as the model has it. Direct: every input element with every tap, once. Plan: what the "
+        "chosen plan executes. Never built: what the conventional method writes between its "
+        "steps, and the column buffer of stock ONNX Runtime.</small></p>",
     ]
     title = escape(f"{inspection.model}: transposed convolutions")
     return (
@@ -99,7 +99,7 @@ def _row(site: Site) -> str:
             ("plan", site.macs.plan, ""),
         )
     )
-    never = f"{text.size(site.bytes.enlarged_input)}<br><small>enlarged input</small>"
+    never = f"{text.size(site.bytes.intermediate)}<br><small>between steps</small>"
     if site.bytes.column_buffer:
         never += f"<br>{text.size(site.bytes.column_buffer)}<br><small>column buffer</small>"
     plan = (

@@ -1,10 +1,12 @@
 """What counts as equal, and what is reported when it is not."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ort_tconv.comparison import compare
+from ort_tconv.comparison import Comparison, compare
 
 
 def one(expected, actual, limit=1e-3):
@@ -86,3 +88,48 @@ def test_sequences_and_maps_are_taken_apart():
     assert [name for name, c in results.items() if not c.ok] == ["y[1]['b']"]
     for other in ([{}], expected[:1], np.zeros(2), None):
         assert not all(c.ok for c in compare("y", expected, other, lambda _: 1e-3))
+
+
+# ---- figures over all elements -----------------------------------------------------------------
+
+
+def only(expected, actual) -> Comparison:
+    (result,) = compare("y", np.asarray(expected), np.asarray(actual), lambda _: 1e9)
+    return result
+
+
+def test_rms_cosine_and_psnr():
+    expected, actual = np.array([3.0, 4.0, 0.0]), np.array([3.0, 0.0, 4.0])
+    result = only(expected, actual)
+    assert result.rms == pytest.approx(math.sqrt(32 / 3))
+    assert result.cosine == pytest.approx(9 / 25)
+    assert result.psnr == pytest.approx(20 * math.log10(4 / math.sqrt(32 / 3)))
+
+
+def test_figures_of_equal_outputs():
+    result = only([1.0, -2.0], [1.0, -2.0])
+    assert (result.rms, result.psnr) == (0.0, math.inf) and result.cosine == pytest.approx(1.0)
+    assert result.to_dict()["psnr"] is None and result.to_dict()["ok"]
+
+
+def test_figures_that_are_not_defined():
+    zero = only([0.0, 0.0], [0.0, 1.0])
+    assert (zero.cosine, zero.psnr) == (None, None) and zero.rms == pytest.approx(math.sqrt(0.5))
+    integers = only(np.array([1, 2]), np.array([1, 3]))
+    assert (integers.rms, integers.cosine, integers.psnr) == (None, None, None)
+    assert only(np.zeros((0, 3)), np.zeros((0, 3))).rms is None
+
+
+def test_figures_count_what_is_finite():
+    expected = np.array([1.0, np.inf, np.nan, 2.0])
+    result = only(expected, np.array([1.0, np.inf, np.nan, 3.0]))
+    assert result.ok and result.rms == pytest.approx(math.sqrt(1 / 2))
+    assert result.cosine == pytest.approx(7 / math.sqrt(5 * 10))
+    assert only([np.nan], [np.nan]).rms is None
+
+
+def test_figures_neither_overflow_nor_vanish():
+    for scale in (1e-300, 1e300):
+        result = only([scale, 2 * scale], [scale, 3 * scale])
+        assert result.rms == pytest.approx(scale / math.sqrt(2))
+        assert result.cosine == pytest.approx(7 / math.sqrt(50))

@@ -1,12 +1,13 @@
 """Inputs given and made up."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from cases import Case, conv_transpose_model, model, tensor, value
 from onnx import TensorProto, helper
 
-from ort_tconv.inputs import describe, make_inputs
+from ort_tconv.inputs import describe, load_inputs, make_inputs
 
 
 def reading(*inputs: onnx.ValueInfoProto, nodes=(), initializers=()) -> onnx.ModelProto:
@@ -146,3 +147,108 @@ def test_other_inputs_are_refused():
 
 def test_description():
     assert describe(np.zeros((1, 3), np.float16)) == "float16 [1×3]"
+
+
+# ---- distributions and files -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "mean", "most"),
+    [
+        ("normal", -6, 0, 6),
+        ("normal:5,0.1", 4, 5, 6),
+        ("uniform", 0, 0.5, 1),
+        ("uniform:-3,1", -3, -1, 1),
+        ("integers", -8, 0, 8),
+        ("integers:0,2", 0, 1, 2),
+    ],
+)
+def test_distributions(text, least, mean, most):
+    source = reading(value("x", "float32", [4000]))
+    array = make_inputs(source, distribution=text)["x"]
+    assert array.dtype == np.float32
+    assert least <= array.min() and array.max() <= most
+    assert abs(array.mean() - mean) < 0.05 * (most - least)
+    if text.startswith("integers"):
+        assert (array == np.rint(array)).all() and {array.min(), array.max()} == {least, most}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cauchy", "there is no 'cauchy'; there are normal, uniform, integers"),
+        ("uniform:1", "two numbers are needed after the colon, low and high, as in uniform:0,1"),
+        ("normal:0,wide", "mean and deviation, as in normal:0,1"),
+        ("uniform:2,1", "low and high do not fit together"),
+        ("normal:0,-1", "mean and deviation do not fit together"),
+    ],
+)
+def test_distributions_that_are_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        make_inputs(reading(value("x", "float32", [1])), distribution=text)
+
+
+def two_inputs() -> onnx.ModelProto:
+    """Inputs a and b, and one between them that has a default."""
+    inputs = [value(name, "float32", [2]) for name in ("a", "w", "b")]
+    return reading(*inputs, initializers=[tensor(np.zeros(2, np.float32), "w")])
+
+
+def test_npz(tmp_path):
+    arrays = {"a": np.arange(2.0), "b": np.ones(2)}
+    np.savez(tmp_path / "inputs.npz", **arrays)
+    (loaded,) = load_inputs(tmp_path / "inputs.npz", two_inputs())
+    assert loaded.keys() == arrays.keys()
+    np.testing.assert_array_equal(loaded["a"], arrays["a"])
+
+
+def test_test_data(tmp_path):
+    """Files are in the order of the inputs without a default; folders in that of their numbers."""
+    for number in (0, 2, 10):
+        folder = tmp_path / f"test_data_set_{number}"
+        folder.mkdir()
+        for i in range(2):
+            array = np.full(2, 100 * number + i, np.float32)
+            (folder / f"input_{i}.pb").write_bytes(tensor(array, "?").SerializeToString())
+    loaded = load_inputs(tmp_path, two_inputs())
+    assert [[int(arrays[name][0]) for name in "ab"] for arrays in loaded] == [
+        [0, 1],
+        [200, 201],
+        [1000, 1001],
+    ]
+    (single,) = load_inputs(tmp_path / "test_data_set_2", two_inputs())
+    assert int(single["a"][0]) == 200
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int64"])
+def test_types_of_test_data(dtype, tmp_path):
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    array = np.array([1, 2, 3]).astype(dtype)
+    (tmp_path / "input_0.pb").write_bytes(tensor(array, "x").SerializeToString())
+    (loaded,) = load_inputs(tmp_path, two_inputs())
+    assert loaded["a"].dtype == dtype
+    np.testing.assert_array_equal(loaded["a"], array)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        load_inputs(tmp_path / "absent.npz", two_inputs())
+    with pytest.raises(ValueError, match=r"holds neither input_0\.pb nor a folder test_data_set_0"):
+        load_inputs(tmp_path, two_inputs())
+    np.save(tmp_path / "one.npy", np.zeros(1))
+    (tmp_path / "text").write_text("no array")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not much of an archive")
+    with pytest.raises(ValueError, match=r"a single array; an \.npz file with named ones"):
+        load_inputs(tmp_path / "one.npy", two_inputs())
+    for name in ("text", "empty", "broken.npz"):
+        with pytest.raises(ValueError, match=rf"inputs: .*{name}: not an \.npz file"):
+            load_inputs(tmp_path / name, two_inputs())
+    (tmp_path / "input_0.pb").write_bytes(b"\xff\xff no tensor")
+    with pytest.raises(ValueError, match=r"input_0\.pb: not a serialised tensor"):
+        load_inputs(tmp_path, two_inputs())
+    data = tensor(np.zeros(1, np.float32), "x").SerializeToString()
+    for i in range(3):
+        (tmp_path / f"input_{i}.pb").write_bytes(data)
+    with pytest.raises(ValueError, match="holds 3 inputs and the model takes 2: 'a', 'b'"):
+        load_inputs(tmp_path, two_inputs())

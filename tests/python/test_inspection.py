@@ -114,7 +114,7 @@ def test_site(dtype):
     assert site.macs.conventional == 4 * site.macs.direct
     size = {"float32": 4, "float64": 8}.get(dtype, 2)
     assert site.bytes.column_buffer == 64 * 16 * 400 * size
-    assert site.bytes.enlarged_input == 64 * 43 * 43 * size
+    assert site.bytes.intermediate == 64 * 43 * 43 * size
     assert site.share == 1
 
 

@@ -1,5 +1,7 @@
 """validate(): right models pass, wrong ones do not, and the report says where."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -17,9 +19,10 @@ from cases import (
     value,
 )
 from onnx import helper, numpy_helper
+from sessions import our_session
 
 import ort_tconv
-from ort_tconv import validation
+from ort_tconv import _core, validation
 
 OP = "SegregatedConvTranspose"
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))
@@ -304,3 +307,100 @@ def test_report_as_table():
         assert "x3" in text and "float32" in text and f"{report.outputs[0].max_abs:.2e}" in text
         assert ("first difference" in text) == (converted is not None)
         assert max(map(len, text.splitlines())) <= 80
+
+
+# ---- inputs, the node at fault, values that are no numbers -------------------------------------
+
+
+def test_several_sets_of_inputs(tmp_path):
+    original = conv_transpose_model(CASE)
+    x = CASE.arrays()["x"]
+    report = ort_tconv.validate(original, inputs=[{"x": x}, {"x": 2 * x}, {}], runs=2)
+    assert report.ok and report.runs == 6
+    np.savez(tmp_path / "inputs.npz", x=x)
+    assert ort_tconv.validate(original, inputs=tmp_path / "inputs.npz").runs == 1
+    with pytest.raises(ValueError, match="empty sequence"):
+        ort_tconv.validate(original, inputs=[])
+
+
+def test_integers_agree_exactly():
+    """Sums of products of small integers are exact, in any order; F(3,2) divides by 2 alone."""
+    case = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1), bias=False)
+    arrays = case.arrays()
+    arrays["w"] = np.rint(4 * arrays["w"])
+    report = ort_tconv.validate(
+        conv_transpose_model(case, arrays), distribution="integers", rtol=0.0
+    )
+    assert report.ok and report.outputs[0].max_abs == 0.0
+
+
+def test_the_node_at_fault_comes_with_its_plan():
+    original = conv_transpose_model(CASE)
+    report = ort_tconv.validate(
+        original, with_weight(ort_tconv.convert(original), "w", zero_one_tap)
+    )
+    algorithm = _core.plan(CASE.x_shape, CASE.w_shape, **CASE.attributes)["algorithm"]
+    assert report.first_difference.plan.startswith(algorithm)
+    assert "its plan: " in str(report)
+    forced = ort_tconv.convert(original, algorithm="direct")
+    report = ort_tconv.validate(original, with_weight(forced, "w", zero_one_tap))
+    assert report.first_difference.plan.startswith("direct")
+
+
+def test_the_node_at_fault_within_a_function():
+    original = function_model()
+    wrong = with_weight(ort_tconv.convert(original), "w", lambda w: w.__setitem__((0, 0, 1, 1), 9))
+    difference = ort_tconv.validate(original, wrong).first_difference
+    assert difference.op_type == OP and difference.node.startswith("inner")
+    assert "tile" in difference.plan
+
+
+def test_plans_within_a_body():
+    original = if_model()
+    wrong = with_weight(ort_tconv.convert(original), "w", lambda w: w.__setitem__((0, 0, 1, 1), 9))
+    difference = ort_tconv.validate(original, wrong, {"flag": np.array(False)}).first_difference
+    assert difference.node == "if"
+    assert "'up_else_y' in it: " in difference.plan and "'up_then_y' in it: " in difference.plan
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "narrow"])
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_special_values_reach_the_same_outputs(algorithm, special):
+    """Not one output more than in stock onnxruntime, whose sums meet each input only where a tap
+    does: validate() demands the same places, and the counts say that it looked."""
+    case = Case((12, 12), (4, 4), group_in=16, group_out=16, strides=(2, 2), pads=(1, 1, 1, 1))
+    x = case.arrays()["x"]
+    x[0, 3, 5, 6] = x[0, 7, 0, 11] = special
+    original = conv_transpose_model(case)
+    converted = ort_tconv.convert(original, algorithm=algorithm)
+    report = ort_tconv.validate(original, converted, {"x": x})
+    assert report.ok, report
+    (got,) = our_session(converted).run(None, {"x": x})
+    # 4x4 outputs of the one within, 3x3 (less what the corner crops) of the one in the corner.
+    assert (~np.isfinite(got)).sum() == 16 * (16 + 9)
+
+
+def test_a_special_value_too_many_is_a_difference():
+    """A model that lets an infinity become NaN does not pass."""
+    case = Case((3, 3), (4, 4), strides=(2, 2))
+    original = conv_transpose_model(case)
+    x = case.arrays()["x"]
+    x[0, 0, 1, 1] = np.inf
+    wrong = ort_tconv.convert(original)
+    wrong.graph.node[0].output[0] = "inner"
+    wrong.graph.node.append(helper.make_node("Sub", ["inner", "inner"], ["zero"]))
+    wrong.graph.node.append(helper.make_node("Add", ["inner", "zero"], ["y"]))
+    assert ort_tconv.validate(original, wrong, {"x": np.ones_like(x)}).ok
+    report = ort_tconv.validate(original, wrong, {"x": x})
+    assert not report.ok and "nan instead of" in report.outputs[0].reason
+
+
+def test_report_as_dictionary():
+    original = chain_model()
+    wrong = with_weight(ort_tconv.convert(original), "w1", zero_one_tap)
+    content = json.loads(json.dumps(ort_tconv.validate(original, wrong).to_dict(), allow_nan=False))
+    assert content["first_difference"]["node"] == "up_y1" and not content["ok"]
+    assert content["outputs"][0]["rms"] > 0
+    equal = ort_tconv.validate(original, original).to_dict()
+    json.dumps(equal, allow_nan=False)
+    assert equal["first_difference"] is None and equal["outputs"][0]["max_abs"] == 0

@@ -45,7 +45,7 @@ class Definition {
   static constexpr int64_t kChunk = 512;
 
   // Outputs o0 .. of the row at `lead`, which starts at element `out_row` of Y.
-  void row(int64_t n, int64_t m, const Dims& lead, int64_t out_row, int64_t o0) const {
+  void row(int64_t n, int64_t m, const int64_t* lead, int64_t out_row, int64_t o0) const {
     const int64_t count = std::min(kChunk, p_.out[last_] - o0);
     T sums[kChunk] = {};
     Odometer tap(Dims(p_.kernel.begin(), p_.kernel.end() - 1));

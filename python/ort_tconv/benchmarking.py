@@ -28,7 +28,7 @@ from ._library import import_onnxruntime
 from .converters import analyze
 from .converters.model_io import ModelLike, Source, external_tensors, fits_protobuf
 from .inputs import describe, make_inputs
-from .inspection import dtype_name, plan_of
+from .inspection import dtype_name, origins_of, plan_of
 from .session import EXTERNAL_FOLDER, available_providers, register
 from .shapes import TypedNode, typed_nodes
 from .validation import (
@@ -541,8 +541,9 @@ def _profile(
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
         on_cpu = runners[OURS].session.get_providers()[0] == "CPUExecutionProvider"
 
-    replaced = {change.node: change.nodes for change in analyze(source.proto).changes}
-    ours = {node.name: replaced.get(node.name, (node.name,)) for node in _ours(target.proto, feeds)}
+    changes = analyze(source.proto).changes
+    origins = {name: origin.nodes for (_, name), origin in origins_of(changes).items()}
+    ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target.proto, feeds)}
     plans = _plans(target.proto, feeds) if on_cpu else {}
     stock = _Kernels(source.proto.graph, times[STOCK])
     converted = _Kernels(target.proto.graph, times[OURS])

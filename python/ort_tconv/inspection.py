@@ -75,7 +75,7 @@ class Site:
     where: str  #: "graph", "subgraph <name>" or "function <domain>::<name>"
     op_type: str  #: of the nodes as the model has them
     state: str  #: "converted", "rewritable", or "kept"
-    rewrite: str | None = None  #: the converter's pass that rewrites it
+    rewrites: tuple[str, ...] = ()  #: the converter's passes that rewrite it
     reason: str | None = None  #: why it is kept, or why it has no plan
     dtype: str | None = None
     x_shape: tuple[int, ...] | None = None
@@ -242,7 +242,7 @@ def inspect(
     result = convert_with_report(source.proto, load_external_data=False)
     before = {(n.where, n.calls, n.name): n for n in typed_nodes(source.proto, inputs)}
     after = typed_nodes(result.model, inputs)
-    changes = {(change.where, change.node): change for change in result.changes}
+    origins = origins_of(result.changes)
     skips = {(skip.where, skip.node): skip for skip in result.skips}
 
     planner = _Planner(isa, threads)
@@ -250,11 +250,13 @@ def inspect(
     for node in after:
         key = (node.where, node.name)
         if node.is_ours or key in skips or _is_stock(node):
-            change = changes.get(key)
-            names = change.nodes if change else (node.name,)
-            found = (before.get((node.where, node.calls, name)) for name in names)
-            originals = [original for original in found if original] or [node]
-            sites.append(_site(node, originals, change, skips.get(key), planner))
+            origin = origins.get(key)
+            names = origin.nodes if origin else [node.name]
+            found = {name: before.get((node.where, node.calls, name)) for name in names}
+            originals = {name: original for name, original in found.items() if original}
+            sites.append(
+                _site(node, originals or {node.name: node}, origin, skips.get(key), planner)
+            )
         else:
             costs.append(planner.cost_of_sums(node))
     total = sum(costs) + sum(site.plan["cost"] for site in sites if site.plan)
@@ -274,20 +276,43 @@ def _is_stock(node: TypedNode) -> bool:
     return (node.domain, node.op_type) == ("", "ConvTranspose")
 
 
+@dataclass
+class Origin:
+    """The nodes of the original model that one node of the operator stands for."""
+
+    core: tuple[str, ...]  #: those that are the transposed convolution
+    nodes: list[str]  #: and those that followed it and are its epilogue
+    rewrites: list[str]  #: passes, in the order in which they ran
+
+
+def origins_of(changes: Iterable[Change]) -> dict[tuple[str, str], Origin]:
+    """By place and name of the operator's node; all names that it had on the way lead to it."""
+    origins: dict[tuple[str, str], Origin] = {}
+    for change in changes:
+        names = dict.fromkeys((*change.nodes, change.node))
+        known = (origins.get((change.where, name)) for name in names)
+        origin = next(filter(None, known), None) or Origin(change.nodes, [], [])
+        origin.nodes += [name for name in names if name not in origin.nodes]
+        origin.rewrites += [change.rewrite] if change.rewrite not in origin.rewrites else []
+        for name in names:
+            origins[change.where, name] = origin
+    return origins
+
+
 def _site(
     node: TypedNode,
-    originals: Sequence[TypedNode],
-    change: Change | None,
+    originals: Mapping[str, TypedNode],
+    origin: Origin | None,
     skip: Skip | None,
     planner: _Planner,
 ) -> Site:
     facts: dict[str, Any] = {
         "node": node.label,
         "where": node.where,
-        "op_type": " + ".join(original.op_type for original in originals),
-        "state": REWRITABLE if change else CONVERTED if node.is_ours else KEPT,
-        "rewrite": change.rewrite if change else None,
-        "reason": skip.reason if skip and not change else None,
+        "op_type": " + ".join(original.op_type for original in originals.values()),
+        "state": REWRITABLE if origin else CONVERTED if node.is_ours else KEPT,
+        "rewrites": tuple(origin.rewrites) if origin else (),
+        "reason": skip.reason if skip and not origin else None,
     }
     if not node.is_ours and not _is_stock(node):  # another form of one, and not rewritten
         return Site(**facts)
@@ -307,8 +332,9 @@ def _site(
     except (ValueError, TypeError, RuntimeError) as error:  # a node that the operator refuses, too
         return Site(**facts | {"reason": facts["reason"] or str(error)})
     itemsize = planner.itemsize(dtype)
+    core = [original for name, original in originals.items() if not origin or name in origin.core]
     conventional, intermediate, columns = _conventional(
-        originals, x_shape, w_shape, y_shape, attributes, itemsize
+        core, x_shape, w_shape, y_shape, attributes, itemsize
     )
     return Site(
         **facts,
@@ -320,7 +346,7 @@ def _site(
 
 
 def _conventional(
-    originals: Sequence[TypedNode],
+    core: Sequence[TypedNode],
     x: Sequence[int],
     w: Sequence[int],
     y: Sequence[int],
@@ -328,11 +354,11 @@ def _conventional(
     itemsize: int,
 ) -> tuple[float, int, int]:
     """Multiply-adds and bytes (intermediate, column buffer) without this package."""
-    if any(node.op_type == "ConvTranspose" or node.is_ours for node in originals):
+    if any(node.op_type == "ConvTranspose" or node.is_ours for node in core):
         padded = enlarged_input_bytes(x, w, y, attributes.get("dilations"), itemsize)
         return conventional_macs(x, w, y), padded, column_buffer_bytes(x, w, itemsize)
-    *between, _ = (math.prod(v.shape or (0,)) for node in originals for v in node.outputs[:1])
-    macs = sum(_conv_macs(node) for node in originals if node.op_type == "Conv")
+    *between, _ = (math.prod(v.shape or (0,)) for node in core for v in node.outputs[:1])
+    macs = sum(_conv_macs(node) for node in core if node.op_type == "Conv")
     return macs, sum(between) * itemsize, 0
 
 
@@ -347,7 +373,7 @@ def plan_of(node: TypedNode) -> dict[str, Any]:
 
     Raises ValueError that says what is missing, or wrong with the node.
     """
-    site = _site(node, [node], None, None, _Planner("", machine.usable_cores()))
+    site = _site(node, {node.name: node}, None, None, _Planner("", machine.usable_cores()))
     if site.plan is None:
         raise ValueError(site.reason)
     return site.plan

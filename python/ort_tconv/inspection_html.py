@@ -76,7 +76,7 @@ def _table(sites: Iterable[Site]) -> str:
 
 def _row(site: Site) -> str:
     where = "" if site.where == "graph" else f"<br><small>in {escape(site.where)}</small>"
-    rewrite = f" by {escape(site.rewrite)}" if site.rewrite else ""
+    rewrite = f" by {escape(', '.join(site.rewrites))}" if site.rewrites else ""
     node = (
         f"<b>{escape(site.node)}</b>{where}<br><small>{escape(site.op_type)}, "
         f"{escape(site.state)}{rewrite}</small>"

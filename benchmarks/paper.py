@@ -95,23 +95,21 @@ class ConventionalOrt(all_engines.StockOrt):
 
 
 def conventional_model(layer: Layer, w: np.ndarray) -> ModelProto:
-    """Zeros behind each element on two axes of their own, which are then merged; the convolution
-    pads, and so cuts off the zeros behind the last element."""
+    """Each element is repeated, and a mask keeps one of each block: the fastest way to insert zeros
+    in ONNX Runtime that was found (but for ConvTranspose with a kernel of 1x1), ten times faster
+    than Pad on axes of their own. The convolution pads."""
     g = geometry(layer)
-    (_, c, h, width), (sh, sw) = layer.x, g["s"]
+    mask = np.zeros([1, 1, *(s * d for s, d in zip(g["s"], g["in"]))], np.float32)
+    mask[..., :: g["s"][0], :: g["s"][1]] = 1
     begin = [k - 1 - p for k, p in zip(g["k"], g["p"])]
     end = [e - s * d - b for e, s, d, b in zip(expanded_sides(layer), g["s"], g["in"], begin)]
     cut = [0] * 6 + [min(e, 0) for e in end]
-    arrays = {
-        "apart": np.array([1, c, h, 1, width, 1]),
-        "zeros": np.array([0] * 9 + [sh - 1, 0, sw - 1]),
-        "merged": np.array([1, c, h * sh, width * sw]),
-        "w": flipped(w),
-    }
+    arrays = {"scales": np.float32([1, 1, *g["s"]]), "mask": mask, "w": flipped(w)}
+    sides = {"mode": "nearest", "nearest_mode": "floor"}
+    sides["coordinate_transformation_mode"] = "asymmetric"
     nodes = [
-        helper.make_node("Reshape", ["x", "apart"], ["x6"]),
-        helper.make_node("Pad", ["x6", "zeros"], ["y6"]),
-        helper.make_node("Reshape", ["y6", "merged"], ["inserted"]),
+        helper.make_node("Resize", ["x", "", "scales"], ["repeated"], **sides),
+        helper.make_node("Mul", ["repeated", "mask"], ["inserted"]),
     ]
     inserted = "inserted"
     if any(cut):  # Conv takes no negative pads

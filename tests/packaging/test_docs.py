@@ -206,6 +206,20 @@ def test_example(generator, tmp_path, script):
     run(tmp_path, sys.executable, str(ROOT / "examples" / script), str(generator))
 
 
+def test_pytest_example(generator, tmp_path):
+    script = ROOT / "examples/validate_in_pytest.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(script)]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "MODEL": str(generator)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0 and "3 passed" in result.stdout, result.stdout
+
+
 # The test extra brings one, beside an interpreter whose directory need not be in PATH.
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 

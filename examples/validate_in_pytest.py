@@ -1,6 +1,6 @@
 """What belongs into the tests of an application that ships a converted model.
 
-    MODEL=model.onnx pytest examples/validate_in_pytest.py
+MODEL=model.onnx pytest examples/validate_in_pytest.py
 """
 
 import os

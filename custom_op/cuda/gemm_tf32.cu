@@ -1,0 +1,5 @@
+#include "cuda/gemm_launch.cuh"
+
+namespace ort_tconv::cuda {
+TCONV_INSTANTIATE(TensorCores<float>);
+}

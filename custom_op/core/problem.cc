@@ -178,6 +178,7 @@ void check_attributes(const Attributes& a) {
   check_each("pads", a.pads, 0);
   check_each("output_padding", a.output_padding, 0);
   check_each("output_shape", a.output_shape, 0);
+  require(a.allow_tf32 == 0 || a.allow_tf32 == 1, "attribute allow_tf32 = ", a.allow_tf32, ": must be 0 or 1");
   parse_activation(a.activation, a.activation_params, -1);
   // The first list that fixes the number of spatial axes fixes it for the others.
   for (const Dims* v : {&a.kernel_shape, &a.strides, &a.dilations, &a.output_padding}) {

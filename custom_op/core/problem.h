@@ -52,7 +52,8 @@ struct Attributes {
   int64_t group = 1;
   std::string activation;
   std::vector<float> activation_params;
-  std::string algorithm;  // "" or "auto": the plan decides
+  std::string algorithm;   // "" or "auto": the plan decides
+  int64_t allow_tf32 = 1;  // CUDA may round float32 inputs to TensorFloat-32; 0 or 1
 };
 
 // A complete, consistent transposed convolution:

@@ -47,7 +47,8 @@ template <class T, class A, int rank, int channels> class Direct {
         rest = outer;
       }
       for (int64_t plane = block_y(); plane < count; plane += grid_y()) {
-        const int block = static_cast<int>(plane % p.channel_blocks), image_group = static_cast<int>(plane / p.channel_blocks);
+        const int block = static_cast<int>(plane % p.channel_blocks),
+                  image_group = static_cast<int>(plane / p.channel_blocks);
         sum_plane(image_group / p.groups, image_group % p.groups, block * channels, o);
       }
     }

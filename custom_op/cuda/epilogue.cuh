@@ -18,8 +18,11 @@ template <class A> TCONV_DEVICE A clip(A v, A low, A high) { return v < low ? lo
 // v[i] = f(v[i]).  Comparisons are written so that NaN passes through; formulas are those of core/reference.cc.
 template <class A, int n> TCONV_DEVICE void activate(A (&v)[n], const Epilogue& e, int channel) {
   const A a = e.slopes ? A(load(e.slopes + channel)) : A(e.a), b = A(e.b);
-#define TCONV_EACH(formula) \
-  TCONV_UNROLL for (int i = 0; i < n; ++i) { const A u = v[i]; v[i] = formula; } \
+#define TCONV_EACH(formula)                  \
+  TCONV_UNROLL for (int i = 0; i < n; ++i) { \
+    const A u = v[i];                        \
+    v[i] = formula;                          \
+  }                                          \
   break
   switch (e.activation) {
     case ActivationKind::kNone: break;
@@ -54,10 +57,10 @@ TCONV_DEVICE void finish(T* y, int64_t at, A (&sums)[n], uint32_t mask, bool who
     if (residual && whole) {
       const Piece<T> z = load(reinterpret_cast<const Piece<T>*>(residual + at));
       TCONV_UNROLL
-    for (int i = 0; i < n; ++i) sums[i] += A(to_float(z.v[i]));
+      for (int i = 0; i < n; ++i) sums[i] += A(to_float(z.v[i]));
     } else if (residual) {
       TCONV_UNROLL
-    for (int i = 0; i < n; ++i)
+      for (int i = 0; i < n; ++i)
         if (mask >> i & 1) sums[i] += A(to_float(load(residual + at + i)));
     }
     activate(sums, e, channel);

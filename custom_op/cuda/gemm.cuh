@@ -76,13 +76,13 @@ template <class T> struct TensorCores {
                                     const int (&columns)[n], int shift, int lane) {
     Vec16 b[n];
     for (int j = 0; j < n; ++j) b[j] = load_shared<Vec16>(window + window_piece(columns[j] + shift, lane & 3));
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int i = 0; i < m; ++i) {
       if (!(present >> i & 1)) continue;
-TCONV_UNROLL
+      TCONV_UNROLL
       for (int product = 0; product < 2; ++product) {
         const Vec16 a = load_shared<Vec16>(weights + i * kRowTileBytes + product * 512 + lane * 16);
-TCONV_UNROLL
+        TCONV_UNROLL
         for (int j = 0; j < n; ++j)
           Multiply<T>::mma(sums[i][j], a.word, b[j].word[2 * product], b[j].word[2 * product + 1]);
       }
@@ -106,25 +106,24 @@ template <class T> struct CudaCores {
   static TCONV_DEVICE void multiply(T (&sums)[m][n][4], uint32_t present, int weights, int window,
                                     const int (&columns)[2 * n], int shift, int lane) {
     constexpr int elements = Piece<T>::kCount;
-TCONV_UNROLL_NOT
+    TCONV_UNROLL_NOT
     for (int piece = 0; piece < 4; ++piece) {
       Piece<T> b[2 * n];
-TCONV_UNROLL
+      TCONV_UNROLL
       for (int j = 0; j < 2 * n; ++j) b[j] = load_shared<Piece<T>>(window + window_piece(columns[j] + shift, piece));
-TCONV_UNROLL
+      TCONV_UNROLL
       for (int i = 0; i < m; ++i) {
         if (!(present >> i & 1)) continue;
         const int at = weights + i * kRowTileBytes + (piece * kRowTile + lane / 4) * 16;
         const Piece<T> upper = load_shared<Piece<T>>(at), lower = load_shared<Piece<T>>(at + 8 * 16);
-TCONV_UNROLL
-        for (int e = 0; e < elements; ++e)
-TCONV_UNROLL
-          for (int j = 0; j < n; ++j) {
-            sums[i][j][0] += upper.v[e] * b[2 * j].v[e];
-            sums[i][j][1] += upper.v[e] * b[2 * j + 1].v[e];
-            sums[i][j][2] += lower.v[e] * b[2 * j].v[e];
-            sums[i][j][3] += lower.v[e] * b[2 * j + 1].v[e];
-          }
+        TCONV_UNROLL
+        for (int e = 0; e < elements; ++e) TCONV_UNROLL
+        for (int j = 0; j < n; ++j) {
+          sums[i][j][0] += upper.v[e] * b[2 * j].v[e];
+          sums[i][j][1] += upper.v[e] * b[2 * j + 1].v[e];
+          sums[i][j][2] += lower.v[e] * b[2 * j].v[e];
+          sums[i][j][3] += lower.v[e] * b[2 * j + 1].v[e];
+        }
       }
     }
   }
@@ -135,11 +134,11 @@ TCONV_UNROLL
 TCONV_DEVICE int linear_tap(const Axis (&axis)[3], int cls, int shift) {
   // Innermost axis first.  A row without a tap on one axis has none.
   int tap = 0, stride = 1;
-TCONV_UNROLL
+  TCONV_UNROLL
   for (int i = 2; i >= 0; --i) {
     const int outer_class = axis[i].classes_div(cls), outer_shift = axis[i].offsets_div(shift);
-    const int t = axis[i].tap(axis[i].classes_div.remainder(cls, outer_class),
-                              axis[i].offsets_div.remainder(shift, outer_shift));
+    const int t =
+        axis[i].tap(axis[i].classes_div.remainder(cls, outer_class), axis[i].offsets_div.remainder(shift, outer_shift));
     if (t < 0) return -1;
     tap += t * stride;
     stride *= axis[i].kernel;
@@ -173,10 +172,10 @@ template <class Math> TCONV_KERNEL(256, 2) pack_kernel(PackParams p) {
         channel = tile * kRowTile + row;
       }
       const bool exists = tap >= 0 && channel < p.group_out && c < p.group_in;
-      out.v[e] = exists ? Math::prepare(load(static_cast<const T*>(p.w) +
-                                             ((int64_t{group} * p.group_in + c) * p.group_out + channel) * p.taps +
-                                             tap))
-                        : T{};
+      out.v[e] = exists
+                     ? Math::prepare(load(static_cast<const T*>(p.w) +
+                                          ((int64_t{group} * p.group_in + c) * p.group_out + channel) * p.taps + tap))
+                     : T{};
     }
     store(static_cast<Piece<T>*>(p.packed) + at, out);
   }
@@ -215,7 +214,7 @@ template <class Math, class Tile> class Gemm {
  private:
   TCONV_DEVICE void locate_block() {
     int rest = block_x();
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int i = 2; i >= 0; --i) {
       const int outer = p.axis[i].tiles(rest);
       first_position[i] = p.axis[i].tiles.remainder(rest, outer) << p.axis[i].tile_log2;
@@ -226,23 +225,21 @@ TCONV_UNROLL
     first_row_tile = p.row_blocks.remainder(block_y(), group) * Tile::kRowTiles;
 
     const int lane = tid & 31, warp_n = tid / 32 % Tile::kWarpsN;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int j = 0; j < kColumnCount; ++j)
       columns[j] = window_position(warp_n * Tile::kTilesN * 8 + Math::column(lane, j));
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int k = 0; k < kAhead; ++k) ahead_offset[k] = input_offset(tid + k * Tile::kThreads);
-TCONV_UNROLL
-    for (int i = 0; i < Tile::kTilesM; ++i)
-TCONV_UNROLL
-      for (int j = 0; j < Tile::kTilesN; ++j)
-TCONV_UNROLL
-        for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
+    TCONV_UNROLL
+    for (int i = 0; i < Tile::kTilesM; ++i) TCONV_UNROLL
+    for (int j = 0; j < Tile::kTilesN; ++j) TCONV_UNROLL
+    for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
   }
 
   // Where the window holds the input of a column at offset first_offset.
   TCONV_DEVICE int window_position(int column) const {
     int at = 0, stride = 1;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int i = 2; i >= 0; --i) {
       at += (column & ((1 << p.axis[i].tile_log2) - 1)) * stride;
       column >>= p.axis[i].tile_log2;
@@ -269,7 +266,8 @@ TCONV_UNROLL
       const int own = load_shared<int>(shared.flags + 4 * u);
       if (own) {
         const int outer = p.axis[2].offsets_div(u), outermost = p.axis[1].offsets_div(outer);
-        const int ux = p.axis[2].offsets_div.remainder(u, outer), uy = p.axis[1].offsets_div.remainder(outer, outermost);
+        const int ux = p.axis[2].offsets_div.remainder(u, outer),
+                  uy = p.axis[1].offsets_div.remainder(outer, outermost);
         store_shared(shared.steps + 8 * before, u);
         store_shared(shared.steps + 8 * before + 4, (outermost * p.axis[1].window + uy) * p.axis[2].window + ux);
       }
@@ -305,7 +303,7 @@ TCONV_UNROLL
     const int image = p.image_div(position);
     int rest = p.image_div.remainder(position, image), offset = 0, stride = 1;
     bool inside = first_image + image < p.batch;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int i = 2; i >= 0; --i) {
       const int outer = p.axis[i].window_div(rest);
       const int at = first_position[i] + p.axis[i].first_offset + p.axis[i].window_div.remainder(rest, outer);
@@ -322,7 +320,7 @@ TCONV_UNROLL
     const T* x = static_cast<const T*>(p.x) +
                  (int64_t{first_image} * p.channels + int64_t{group} * p.group_in + first) * p.in_plane;
     Piece<T> out;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int e = 0; e < Piece<T>::kCount; ++e)
       out.v[e] = offset >= 0 && first + e < p.group_in ? Math::prepare(load(x + offset + e * p.in_plane)) : T{};
     return out;
@@ -336,13 +334,13 @@ TCONV_UNROLL
   TCONV_DEVICE int window(int chunk) const { return shared.windows + (chunk & 1) * shared.window_bytes; }
 
   TCONV_DEVICE void fetch_window(int chunk) {
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int k = 0; k < kAhead; ++k) ahead[k] = read_piece(tid + k * Tile::kThreads, ahead_offset[k], chunk);
   }
 
   TCONV_DEVICE void keep_window(int chunk) {
     const int items = kPieces * p.window;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int k = 0; k < kAhead; ++k)
       if (tid + k * Tile::kThreads < items) write_piece(tid + k * Tile::kThreads, ahead[k], chunk);
     // What the registers do not hold of a large window is read now.
@@ -354,10 +352,10 @@ TCONV_UNROLL
 
   TCONV_DEVICE void fetch_weights(int chunk, int step, int stage) const {
     const int u = load_shared<int>(shared.steps + 8 * step);
-    const char* packed = static_cast<const char*>(p.w) +
-                         (int64_t{group} * p.chunks + chunk) * p.packed_tiles * kRowTileBytes;
+    const char* packed =
+        static_cast<const char*>(p.w) + (int64_t{group} * p.chunks + chunk) * p.packed_tiles * kRowTileBytes;
     constexpr int items = kRowTileBytes / 16;
-TCONV_UNROLL
+    TCONV_UNROLL
     for (int i = tid; i < Tile::kRowTiles * items; i += Tile::kThreads) {
       const int source = load_shared<int>(shared.sources + 4 * (u * Tile::kRowTiles + i / items));
       if (source >= 0)
@@ -394,7 +392,7 @@ TCONV_UNROLL
         if (step == 0 && chunk + 1 < end) fetch_window(chunk + 1);
         const int u = load_shared<int>(shared.steps + 8 * step), shift = load_shared<int>(shared.steps + 8 * step + 4);
         uint32_t present = 0;
-TCONV_UNROLL
+        TCONV_UNROLL
         for (int i = 0; i < Tile::kTilesM; ++i)
           present |= (load_shared<int>(shared.sources + 4 * (u * Tile::kRowTiles + warp_row_tile + i)) >= 0) << i;
         if (present)
@@ -415,14 +413,12 @@ TCONV_UNROLL
     const int row0 = warp / Tile::kWarpsN * Tile::kTilesM * kRowTile + lane / 4;
     const int column0 = warp % Tile::kWarpsN * Tile::kTilesN * 8 + 2 * (lane & 3);
     struct alignas(2 * sizeof(A)) Pair { A v[2]; };
-TCONV_UNROLL
-    for (int i = 0; i < Tile::kTilesM; ++i)
-TCONV_UNROLL
-      for (int j = 0; j < Tile::kTilesN; ++j)
-TCONV_UNROLL
-        for (int half = 0; half < 2; ++half)
-          store_shared(gathered(row0 + i * kRowTile + half * 8, column0 + j * 8),
-                       Pair{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}});
+    TCONV_UNROLL
+    for (int i = 0; i < Tile::kTilesM; ++i) TCONV_UNROLL
+    for (int j = 0; j < Tile::kTilesN; ++j) TCONV_UNROLL
+    for (int half = 0; half < 2; ++half)
+      store_shared(gathered(row0 + i * kRowTile + half * 8, column0 + j * 8),
+                   Pair{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}});
     sync_threads();
     if (p.partial) write_lines<false>(static_cast<A*>(p.partial) + block_z() * p.partial_stride);
     else write_lines<true>(static_cast<T*>(p.y));
@@ -463,12 +459,13 @@ TCONV_UNROLL
       if (channel >= p.group_out || image >= p.batch || oy < 0 || oy >= ay.out || oz < 0 || oz >= az.out) continue;
       const int m = group * p.group_out + channel;
       const int ox0 = ax.stride * first_position[2] + ax.origin;
-      const int64_t line_at = (int64_t{image} * p.out_channels + m) * p.out_plane + (int64_t{oz} * ay.out + oy) * ax.out;
+      const int64_t line_at =
+          (int64_t{image} * p.out_channels + m) * p.out_plane + (int64_t{oz} * ay.out + oy) * ax.out;
       const int misaligned = static_cast<int>((line_at + ox0) % width + width) % width;  // ox0 may be negative
       const int e0 = vector * width - misaligned;
       A values[width];
       uint32_t mask = 0;
-TCONV_UNROLL
+      TCONV_UNROLL
       for (int i = 0; i < width; ++i) {
         values[i] = 0;
         const int e = e0 + i;
@@ -488,14 +485,17 @@ TCONV_UNROLL
   }
 };
 
-template <class Math, class Tile> TCONV_KERNEL(Tile::kThreads, Tile::kThreads > 128 ? 1 : 3) gemm_kernel(GemmParams p) { Gemm<Math, Tile>(p).run(); }
+template <class Math, class Tile> TCONV_KERNEL(Tile::kThreads, Tile::kThreads > 128 ? 1 : 3) gemm_kernel(GemmParams p) {
+  Gemm<Math, Tile>(p).run();
+}
 
 // One thread a vector of outputs.
 template <class T, class A> TCONV_KERNEL(256, 2) reduce_kernel(ReduceParams p) {
   for (int64_t i = int64_t{block_x()} * 256 + thread_index(); i < p.count; i += int64_t{grid_x()} * 256) {
     A sum[1] = {0};
     for (int s = 0; s < p.splits; ++s) sum[0] += load(static_cast<const A*>(p.partial) + s * p.partial_stride + i);
-    finish<true>(static_cast<T*>(p.y), i, sum, 1, false, p.epilogue, static_cast<int>(i / p.out_plane % p.out_channels));
+    finish<true>(static_cast<T*>(p.y), i, sum, 1, false, p.epilogue,
+                 static_cast<int>(i / p.out_plane % p.out_channels));
   }
 }
 

@@ -22,8 +22,7 @@ const char* launch_tile(const LaunchPlan& plan, const GemmParams& params, Stream
 template <class Math> const char* launch_gemm(const LaunchPlan& plan, const GemmParams& params, Stream stream) {
   switch (plan.tile) {
     case 0:
-      if constexpr (sizeof(typename Math::Accumulator) == 4)
-        return launch_tile<Math, 2, 4, 4, 4>(plan, params, stream);
+      if constexpr (sizeof(typename Math::Accumulator) == 4) return launch_tile<Math, 2, 4, 4, 4>(plan, params, stream);
       break;
     case 1: return launch_tile<Math, 2, 2, 2, 4>(plan, params, stream);
     case 2: return launch_tile<Math, 1, 4, 1, 4>(plan, params, stream);
@@ -37,8 +36,8 @@ template <class Math> const char* launch_pack(const LaunchPlan& plan, const Pack
   return launch(pack_kernel<Math>, {std::min<int64_t>((items + 255) / 256, 1 << 16), 1, 1}, 256, 0, stream, params);
 }
 
-#define TCONV_INSTANTIATE(Math)                                                             \
-  template const char* launch_pack<Math>(const LaunchPlan&, const PackParams&, Stream);     \
+#define TCONV_INSTANTIATE(Math)                                                         \
+  template const char* launch_pack<Math>(const LaunchPlan&, const PackParams&, Stream); \
   template const char* launch_gemm<Math>(const LaunchPlan&, const GemmParams&, Stream)
 
 }  // namespace ort_tconv::cuda

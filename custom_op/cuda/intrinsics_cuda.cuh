@@ -22,18 +22,14 @@ TCONV_DEVICE int grid_x() { return static_cast<int>(gridDim.x); }
 TCONV_DEVICE int grid_y() { return static_cast<int>(gridDim.y); }
 TCONV_DEVICE void sync_threads() { __syncthreads(); }
 
-template <class V> TCONV_DEVICE V load_shared(int offset) {
-  return *reinterpret_cast<const V*>(tconv_shared + offset);
-}
+template <class V> TCONV_DEVICE V load_shared(int offset) { return *reinterpret_cast<const V*>(tconv_shared + offset); }
 template <class V> TCONV_DEVICE void store_shared(int offset, V v) { *reinterpret_cast<V*>(tconv_shared + offset) = v; }
 
 // Inputs are read through the read-only path: no kernel writes what it reads.
 template <class V> TCONV_DEVICE V load(const V* p) { return *p; }
 template <> TCONV_DEVICE float load(const float* p) { return __ldg(p); }
 template <> TCONV_DEVICE double load(const double* p) { return __ldg(p); }
-template <> TCONV_DEVICE Half load(const Half* p) {
-  return {__ldg(reinterpret_cast<const unsigned short*>(p))};
-}
+template <> TCONV_DEVICE Half load(const Half* p) { return {__ldg(reinterpret_cast<const unsigned short*>(p))}; }
 template <> TCONV_DEVICE BFloat16 load(const BFloat16* p) {
   return {__ldg(reinterpret_cast<const unsigned short*>(p))};
 }

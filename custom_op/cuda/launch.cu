@@ -79,12 +79,12 @@ const char* run(const LaunchPlan& plan, const Problem& problem, const Operands& 
   params.partial = plan.splits > 1 ? operands.workspace : nullptr;
   params.epilogue = epilogue;
   params.vector_stores = plan.splits > 1 || (aligned(operands.y) && aligned(operands.z));
-  if (const char* error =
-          with_math(plan, [&](auto math) { return launch_gemm<decltype(math)>(plan, params, stream); }))
+  if (const char* error = with_math(plan, [&](auto math) { return launch_gemm<decltype(math)>(plan, params, stream); }))
     return error;
   if (plan.splits == 1) return nullptr;
-  const ReduceParams parts{operands.workspace, operands.y, epilogue, plan.splits, params.out_channels,
-                           plan.y_count, params.partial_stride, params.out_plane};
+  const ReduceParams parts{operands.workspace,    operands.y,          epilogue,
+                           plan.splits,           params.out_channels, plan.y_count,
+                           params.partial_stride, params.out_plane};
   switch (plan.dtype) {
     case DType::kFloat32: return reduce<float, float>(parts, stream);
     case DType::kFloat64: return reduce<double, double>(parts, stream);

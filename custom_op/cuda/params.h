@@ -101,15 +101,15 @@ struct PackParams {
   Axis axis[3];
   RowMap rows;
   int groups, group_in, group_out, taps, chunks;
-  int shifts;             // of the window
-  int tiles;              // packed row tiles of a chunk
+  int shifts;  // of the window
+  int tiles;   // packed row tiles of a chunk
   FastDiv shifts_div, taps_div, tiles_div, chunks_div;
 };
 
 struct GemmParams {
   const void *x, *w;  // w: packed
   void* y;
-  void* partial;  // sums of split-K, in the type of the accumulators; null without split-K
+  void* partial;           // sums of split-K, in the type of the accumulators; null without split-K
   int64_t partial_stride;  // elements from one split's Y to the next, a multiple of 16 bytes
   Epilogue epilogue;
   Axis axis[3];
@@ -119,11 +119,11 @@ struct GemmParams {
   int batch_tile_log2;          // images of a tile
   int window;                   // positions of a tile's window, all images of it
   FastDiv window_div, image_div;
-  int row_tiles;     // of a group
+  int row_tiles;       // of a group
   FastDiv row_blocks;  // of a group
-  int packed_tiles;  // row tiles of a chunk in the packed weights
+  int packed_tiles;    // row tiles of a chunk in the packed weights
   int taps, shifts;
-  int chunks;            // of input channels
+  int chunks;  // of input channels
   int chunks_per_split;
   FastDiv line_vectors;  // 16-byte vectors that may cover a line of outputs
   int vector_stores;     // y and residual are 16-byte aligned alike

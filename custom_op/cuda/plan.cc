@@ -84,7 +84,8 @@ GemmGeometry gemm_geometry(const Problem& p) {
     g.taps *= p.kernel[i];
     if (g.shifts > kMaxShifts) g.possible = false;
   }
-  if (g.taps * ceil_div(p.group_out(), kRowTile) > kIndexLimit / 2 || g.classes * (p.group_out() + kRowTile) > kIndexLimit / 2)
+  if (g.taps * ceil_div(p.group_out(), kRowTile) > kIndexLimit / 2 ||
+      g.classes * (p.group_out() + kRowTile) > kIndexLimit / 2)
     g.possible = false;
   return g;
 }
@@ -104,12 +105,12 @@ Rates rates(DType dtype, bool tensor_cores, int capability) {
   return {macs / (dtype == DType::kFloat64 ? (data_centre ? 43 : 1.5) : 85)};
 }
 
-constexpr double kBarrier = 60;             // a step's synchronisation and address arithmetic
-constexpr double kWeightBytesPerCycle = 40; // of a multiprocessor, from the second-level cache
-constexpr double kWindowPiece = 0.75;       // 16 bytes gathered from as many channels
-constexpr double kStartup = 2500;           // of a block: step list, first loads, epilogue
-constexpr double kLaunch = 4000;            // another kernel for split-K's sums
-constexpr double kStoreBytesPerCycle = 12;  // of a multiprocessor, to and from memory
+constexpr double kBarrier = 60;              // a step's synchronisation and address arithmetic
+constexpr double kWeightBytesPerCycle = 40;  // of a multiprocessor, from the second-level cache
+constexpr double kWindowPiece = 0.75;        // 16 bytes gathered from as many channels
+constexpr double kStartup = 2500;            // of a block: step list, first loads, epilogue
+constexpr double kLaunch = 4000;             // another kernel for split-K's sums
+constexpr double kStoreBytesPerCycle = 12;   // of a multiprocessor, to and from memory
 
 struct Candidate {
   double cost = std::numeric_limits<double>::infinity();
@@ -152,8 +153,8 @@ void explore(const Problem& p, const GemmGeometry& g, DType dtype, const Device&
         const GemmShared shared(tile.row_tiles, tile.columns, accumulator, static_cast<int>(g.shifts),
                                 static_cast<int>(window));
         if (shared.total > device.shared_bytes) continue;
-        const double occupancy =
-            std::max(1, std::min<int>(tile.blocks_per_multiprocessor, (device.shared_bytes + 1024) / (shared.total + 1024)));
+        const double occupancy = std::max(
+            1, std::min<int>(tile.blocks_per_multiprocessor, (device.shared_bytes + 1024) / (shared.total + 1024)));
         // Row tiles a block multiplies at a chunk, on average.
         const double tiles = present * std::min<double>(tile.row_tiles, row_tiles);
         const double chunk = tiles * std::max(rate * tile.columns, kRowTileBytes / kWeightBytesPerCycle) +
@@ -164,7 +165,8 @@ void explore(const Problem& p, const GemmGeometry& g, DType dtype, const Device&
           const double slots = device.multiprocessors * occupancy;
           const double waves = std::ceil(static_cast<double>(blocks * splits) / slots);
           // Blocks of one multiprocessor share its units, a lone block cannot use all of them.
-          const double alone = std::min<double>(occupancy, std::ceil(static_cast<double>(blocks * splits) / device.multiprocessors));
+          const double alone =
+              std::min<double>(occupancy, std::ceil(static_cast<double>(blocks * splits) / device.multiprocessors));
           const double block = kStartup + ceil_div(chunks, splits) * chunk * std::max(alone, 1.6);
           double cost = waves * block + y_bytes * storage_bytes(dtype) / device.multiprocessors / kStoreBytesPerCycle;
           if (splits > 1)
@@ -244,8 +246,7 @@ bool make_gemm(LaunchPlan& plan, const Problem& p, const Device& device, const O
   const int64_t grid_y = row_blocks * p.group;
   if (blocks > kIndexLimit || grid_y > 65535 || plan.splits > 65535) return false;
   plan.grid[0] = blocks, plan.grid[1] = grid_y, plan.grid[2] = plan.splits;
-  plan.shared_bytes =
-      GemmShared(tile.row_tiles, tile.columns, compute_bytes(plan.dtype), k.shifts, k.window).total;
+  plan.shared_bytes = GemmShared(tile.row_tiles, tile.columns, compute_bytes(plan.dtype), k.shifts, k.window).total;
   if (plan.splits > 1) {
     k.partial_stride = ceil_div(plan.y_count, 4) * 4;
     plan.workspace_bytes = plan.splits * k.partial_stride * compute_bytes(plan.dtype);
@@ -331,8 +332,8 @@ void make_direct(LaunchPlan& plan, const Problem& p, const Device& device) {
 std::vector<int64_t> LaunchPlan::layout() const {
   if (kernel == Kernel::kDirect) return {};
   const PackParams& p = pack;
-  std::vector<int64_t> v{static_cast<int64_t>(dtype), tensor_cores, p.groups, p.group_in, p.group_out, p.taps,
-                         p.rows.folded};
+  std::vector<int64_t> v{
+      static_cast<int64_t>(dtype), tensor_cores, p.groups, p.group_in, p.group_out, p.taps, p.rows.folded};
   if (p.rows.folded)
     for (const Axis& a : p.axis)
       v.insert(v.end(), {a.stride, a.dilation, a.kernel, a.classes, a.origin + a.pad, a.first_offset, a.offsets});

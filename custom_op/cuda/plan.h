@@ -47,7 +47,7 @@ struct LaunchPlan {
   int64_t packed_bytes = 0;     // of packed weights; 0 if the kernel reads them as they are
   int64_t workspace_bytes = 0;  // of split-K's sums
   int64_t y_count = 0;
-  double cost = 0;              // predicted cycles of a multiprocessor
+  double cost = 0;  // predicted cycles of a multiprocessor
 
   // Plans with equal layouts read the same packed weights.
   std::vector<int64_t> layout() const;

@@ -12,185 +12,6 @@
 namespace ort_tconv {
 namespace {
 
-ONNXTensorElementDataType element_type(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::kFloat64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
-    case DType::kFloat16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::kBFloat16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-  }
-  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-}
-
-// Releases a status and returns its message; "" for success.
-std::string take_message(const OrtApi& api, OrtStatusPtr status) {
-  if (!status) return {};
-  std::string message = api.GetErrorMessage(status);
-  if (message.empty()) message = "unknown error";
-  api.ReleaseStatus(status);
-  return message;
-}
-
-void check(const OrtApi& api, OrtStatusPtr status) {
-  const std::string message = take_message(api, status);
-  if (!message.empty()) throw Error(message);
-}
-
-// Runs `body` and turns whatever it throws into a status: nothing may cross the C boundary.
-template <class Body>
-OrtStatusPtr guarded(const OrtApi& api, const std::string& where, Body body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::bad_alloc&) {
-    return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose: out of memory");
-  } catch (const std::exception& e) {
-    try {
-      return api.CreateStatus(
-          ORT_INVALID_ARGUMENT,
-          concat(kOpName, where.empty() ? "" : " '", where, where.empty() ? "" : "'", ": ", e.what()).c_str());
-    } catch (...) {
-      return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose failed, and so did describing why");
-    }
-  } catch (...) {
-    return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose: unknown exception");
-  }
-}
-
-// Attributes of a node.  ORT reports a missing attribute and one of another type alike (a list read
-// from a scalar even succeeds, empty), and its messages are the only difference; an attribute of the
-// wrong type must be an error, never ignored.
-class AttributeReader {
- public:
-  AttributeReader(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
-
-  int64_t integer(const char* name, int64_t missing) const {
-    int64_t v = 0;
-    const std::string error = take_message(api_, api_.KernelInfoGetAttribute_int64(info_, name, &v));
-    if (error.empty()) return v;
-    refuse_if_present(name, "an integer");
-    return missing;
-  }
-
-  std::string text(const char* name, const char* missing) const {
-    size_t size = 0;
-    const std::string error = take_message(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size));
-    if (!error.empty() || size == 0) {
-      refuse_if_present(name, "a string");
-      return missing;
-    }
-    std::string v(size, '\0');
-    check(api_, api_.KernelInfoGetAttribute_string(info_, name, v.data(), &size));
-    v.resize(std::strlen(v.c_str()));
-    return v;
-  }
-
-  Dims integers(const char* name) const {
-    return list<int64_t>(name, "a list of integers", [&](int64_t* out, size_t* n) {
-      return api_.KernelInfoGetAttributeArray_int64(info_, name, out, n);
-    });
-  }
-
-  std::vector<float> floats(const char* name) const {
-    return list<float>(name, "a list of floats", [&](float* out, size_t* n) {
-      return api_.KernelInfoGetAttributeArray_float(info_, name, out, n);
-    });
-  }
-
- private:
-  template <class U, class Read>
-  std::vector<U> list(const char* name, const char* what, Read read) const {
-    size_t n = 0;
-    const std::string error = take_message(api_, read(nullptr, &n));
-    if (!error.empty() || n == 0) {
-      refuse_if_present(name, what);
-      return {};
-    }
-    std::vector<U> v(n);
-    check(api_, read(v.data(), &n));
-    return v;
-  }
-
-  // Called when reading as the right type found nothing.
-  void refuse_if_present(const char* name, const char* what) const {
-    int64_t i;
-    float f;
-    size_t n = 0;
-    const std::string error = take_message(api_, api_.KernelInfoGetAttribute_int64(info_, name, &i));
-    const bool missing = error.find("No attribute with") != std::string::npos;
-    if (missing) return;
-    std::string is = "of another type";
-    if (error.empty()) is = concat("the integer ", i);
-    else if (take_message(api_, api_.KernelInfoGetAttribute_float(info_, name, &f)).empty())
-      is = concat("the float ", f);
-    else if (take_message(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &n)).empty() && n > 0)
-      is = concat("a list of ", n, " integers");
-    else if (n = 0,
-             take_message(api_, api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &n)).empty() && n > 0)
-      is = concat("a list of ", n, " floats");
-    else if (n = 0, take_message(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &n)).empty() && n > 0) {
-      std::string v(n, '\0');
-      take_message(api_, api_.KernelInfoGetAttribute_string(info_, name, v.data(), &n));
-      is = concat("the string '", v.c_str(), "'");
-    }
-    fail("attribute ", name, " is ", is, ": must be ", what);
-  }
-
-  const OrtApi& api_;
-  const OrtKernelInfo* info_;
-};
-
-Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info) {
-  const AttributeReader read(api, info);
-  Attributes a;
-  a.kernel_shape = read.integers("kernel_shape");
-  a.strides = read.integers("strides");
-  a.pads = read.integers("pads");
-  a.dilations = read.integers("dilations");
-  a.output_padding = read.integers("output_padding");
-  a.output_shape = read.integers("output_shape");
-  a.auto_pad = read.text("auto_pad", "NOTSET");
-  a.group = read.integer("group", 1);
-  a.activation = read.text("activation", "");
-  a.activation_params = read.floats("activation_params");
-  a.algorithm = read.text("algorithm", "");
-  return a;
-}
-
-std::string node_name(const OrtApi& api, const OrtKernelInfo* info) {
-  size_t size = 0;
-  if (!take_message(api, api.KernelInfo_GetNodeName(info, nullptr, &size)).empty() || size == 0) return {};
-  std::string v(size, '\0');
-  check(api, api.KernelInfo_GetNodeName(info, v.data(), &size));
-  v.resize(std::strlen(v.c_str()));
-  return v;
-}
-
-Dims dims_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
-  size_t rank = 0;
-  check(api, api.GetDimensionsCount(info, &rank));
-  Dims dims(rank);
-  check(api, api.GetDimensions(info, dims.data(), rank));
-  return dims;
-}
-
-Dims shape_of(const OrtApi& api, const OrtValue* value) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  check(api, api.GetTensorTypeAndShape(value, &info));
-  struct Release {
-    const OrtApi& api;
-    OrtTensorTypeAndShapeInfo* info;
-    ~Release() { api.ReleaseTensorTypeAndShapeInfo(info); }
-  } release{api, info};
-  return dims_of(api, info);
-}
-
-const void* data_of(const OrtApi& api, const OrtValue* value) {
-  void* data = nullptr;
-  check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  return data;
-}
-
 // The session's thread pool and CPU allocator.
 class SessionExecutor final : public Executor {
  public:
@@ -231,8 +52,6 @@ class SessionExecutor final : public Executor {
 };
 
 constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
-
-bool same(const InputShapes& a, const InputShapes& b) { return a.x == b.x && a.w == b.w && a.b == b.b && a.z == b.z; }
 
 // Attributes of the node in shape inference.  What is absent or of another type reads as the value given
 // for missing: the kernel refuses it.
@@ -366,28 +185,14 @@ CpuKernel::CpuKernel(const OrtApi& api, const OrtKernelInfo* info, DType dtype)
 
 // Plans and packs when the session is created, for the shape the model declares, or a likely one.
 void CpuKernel::prepare_ahead(const OrtKernelInfo* info, const OrtValue* w) {
-  InputShapes shapes;
-  shapes.w = shape_of(api_, w);
-  size_t inputs = 0;
-  check(api_, api_.KernelInfo_GetInputCount(info, &inputs));
-  OrtTypeInfo* type = nullptr;
-  if (take_message(api_, api_.KernelInfo_GetInputTypeInfo(info, 0, &type)).empty() && type) {
-    const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-    check(api_, api_.CastTypeInfoToTensorInfo(type, &tensor));
-    if (tensor) shapes.x = dims_of(api_, tensor);
-    api_.ReleaseTypeInfo(type);
-  }
-  const bool known =
-      !shapes.x.empty() && std::all_of(shapes.x.begin(), shapes.x.end(), [](int64_t v) { return v >= 0; });
-  if (known) {
+  bool guessed = false;
+  const InputShapes shapes = declared_shapes(api_, info, w, guessed);
+  if (shapes.x.empty()) return;
+  if (!guessed) {
     const auto prepared = prepare(shapes);
     if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, data_of(api_, w));
     return;
   }
-  if (shapes.w.size() < 3) return;
-  if (shapes.x.size() != shapes.w.size()) shapes.x.assign(shapes.w.size(), -1);
-  for (size_t i = 0; i < shapes.x.size(); ++i)
-    if (shapes.x[i] < 0) shapes.x[i] = i == 0 ? 1 : i == 1 ? shapes.w[0] : 64;
   try {
     constant_weights(*prepare(shapes), data_of(api_, w));
   } catch (const Error&) {
@@ -427,20 +232,8 @@ std::shared_ptr<const PackedWeights> CpuKernel::constant_weights(const Prepared&
 }
 
 void CpuKernel::compute(OrtKernelContext* context) {
-  size_t inputs = 0;
-  check(api_, api_.KernelContext_GetInputCount(context, &inputs));
-  const auto input = [&](size_t i) {
-    const OrtValue* v = nullptr;
-    if (i < inputs) check(api_, api_.KernelContext_GetInput(context, i, &v));
-    return v;
-  };
-  const OrtValue *x = input(0), *w = input(1), *b = input(2), *z = input(3);
-  require(x, "input X is missing");
-  require(w, "input W is missing");
-  InputShapes shapes{shape_of(api_, x), shape_of(api_, w), {}, {}};
-  if (b) shapes.b = shape_of(api_, b);
-  if (z) shapes.z = shape_of(api_, z);
-  const auto prepared = prepare(shapes);
+  const Inputs inputs(api_, context);
+  const auto prepared = prepare(inputs.shapes);
 
   const Dims y_shape = prepared->problem().y_shape();
   OrtValue* y = nullptr;
@@ -448,10 +241,10 @@ void CpuKernel::compute(OrtKernelContext* context) {
   if (element_count(y_shape, "output size") == 0) return;
 
   Tensors tensors;
-  tensors.x = data_of(api_, x);
-  tensors.w = data_of(api_, w);
-  if (b) tensors.b = data_of(api_, b);
-  if (z) tensors.z = data_of(api_, z);
+  tensors.x = data_of(api_, inputs.x);
+  tensors.w = data_of(api_, inputs.w);
+  if (inputs.b) tensors.b = data_of(api_, inputs.b);
+  if (inputs.z) tensors.z = data_of(api_, inputs.z);
   tensors.y = const_cast<void*>(data_of(api_, y));
   SessionExecutor executor(api_, context);
   const auto packed = constant_w_ ? constant_weights(*prepared, tensors.w) : prepared->pack(tensors.w);
@@ -462,21 +255,10 @@ OrtStatusPtr CpuKernel::ComputeV2(OrtKernelContext* context) noexcept {
   return guarded(api_, name_, [&] { compute(context); });
 }
 
-CpuOp::CpuOp(DType dtype) : dtype_(dtype), type_(element_type(dtype)) {
-  // Set directly: the C++ wrapper's context throws outside of any handler.
-  OrtCustomOp::InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) -> OrtStatusPtr {
-    // ORT drops a status without releasing it; the shape stays unknown, and the kernel says why.
-    take_message(Ort::GetApi(), guarded(Ort::GetApi(), "", [&] { infer_shape(Ort::GetApi(), context); }));
-    return nullptr;
-  };
-}
-
-OrtStatusPtr CpuOp::CreateKernelV2(const OrtApi& api, const OrtKernelInfo* info, void** kernel) const noexcept {
-  std::string where;
-  return guarded(api, where, [&] {
-    where = node_name(api, info);
-    *kernel = new CpuKernel(api, info, dtype_);
-  });
+OrtStatusPtr infer_output_shape(const OrtCustomOp*, OrtShapeInferContext* context) noexcept {
+  // ORT drops a status without releasing it; the shape stays unknown, and the kernel says why.
+  take_message(Ort::GetApi(), guarded(Ort::GetApi(), "", [&] { infer_shape(Ort::GetApi(), context); }));
+  return nullptr;
 }
 
 }  // namespace ort_tconv

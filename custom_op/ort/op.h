@@ -2,20 +2,15 @@
 // attributes and statuses and the engine.  No arithmetic here.
 #pragma once
 
-#define ORT_API_MANUAL_INIT  // the API table arrives through RegisterCustomOps
-#include <onnxruntime_cxx_api.h>
-
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "core/plan.h"
 #include "cpu/run.h"
+#include "ort/support.h"
 
 namespace ort_tconv {
-
-constexpr const char* kDomain = "ort_tconv";
-constexpr const char* kOpName = "SegregatedConvTranspose";
 
 // One node of a session.
 class CpuKernel {
@@ -46,25 +41,38 @@ class CpuKernel {
   std::vector<std::shared_ptr<const PackedWeights>> packed_;
 };
 
-// The operator for one element type.
-class CpuOp : public Ort::CustomOpBase<CpuOp, CpuKernel, /*WithStatus=*/true> {
+// Shape inference, one for every element type and provider: ORT calls that of the first operator
+// registered under a name.
+OrtStatusPtr infer_output_shape(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept;
+
+// The operator for one element type, with the kernels of one provider.
+template <class Kernel> class Operator : public Ort::CustomOpBase<Operator<Kernel>, Kernel, /*WithStatus=*/true> {
  public:
-  explicit CpuOp(DType dtype);
-  OrtStatusPtr CreateKernelV2(const OrtApi& api, const OrtKernelInfo* info, void** kernel) const noexcept;
+  Operator(DType dtype, const char* provider) : dtype_(dtype), provider_(provider) {
+    // Set directly: the C++ wrapper's context throws outside of any handler.
+    OrtCustomOp::InferOutputShapeFn = infer_output_shape;
+  }
+  OrtStatusPtr CreateKernelV2(const OrtApi& api, const OrtKernelInfo* info, void** kernel) const noexcept {
+    std::string where;
+    return guarded(api, where, [&] {
+      where = node_name(api, info);
+      *kernel = new Kernel(api, info, dtype_);
+    });
+  }
   const char* GetName() const { return kOpName; }
-  const char* GetExecutionProviderType() const { return "CPUExecutionProvider"; }
+  const char* GetExecutionProviderType() const { return provider_; }
   size_t GetInputTypeCount() const { return 4; }
-  ONNXTensorElementDataType GetInputType(size_t) const { return type_; }
+  ONNXTensorElementDataType GetInputType(size_t) const { return element_type(dtype_); }
   OrtCustomOpInputOutputCharacteristic GetInputCharacteristic(size_t i) const {
     return i < 2 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   }
   size_t GetOutputTypeCount() const { return 1; }
-  ONNXTensorElementDataType GetOutputType(size_t) const { return type_; }
+  ONNXTensorElementDataType GetOutputType(size_t) const { return element_type(dtype_); }
   OrtCustomOpInputOutputCharacteristic GetOutputCharacteristic(size_t) const { return INPUT_OUTPUT_REQUIRED; }
 
  private:
   DType dtype_;
-  ONNXTensorElementDataType type_;
+  const char* provider_;
 };
 
 }  // namespace ort_tconv

@@ -1,8 +1,12 @@
 // Entry point of the operator library.
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "ort/op.h"
+#ifdef ORT_TCONV_CUDA
+#include "ort/cuda_op.h"
+#endif
 
 // `options` and `base` come from the ONNX Runtime that loads this library.
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
@@ -17,15 +21,26 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   try {
     using namespace ort_tconv;
     // Operators and domains must outlive every session that uses them: they are never destroyed.
-    static const CpuOp* const ops[] = {new CpuOp(DType::kFloat32), new CpuOp(DType::kFloat64),
-                                       new CpuOp(DType::kFloat16), new CpuOp(DType::kBFloat16)};
+    static const std::vector<const OrtCustomOp*> ops = [] {
+      std::vector<const OrtCustomOp*> made;
+      for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {
+        made.push_back(new Operator<CpuKernel>(dtype, "CPUExecutionProvider"));
+#ifdef ORT_TCONV_CUDA
+        // ONNX Runtime's own provider, and the same as a plug-in.  Where neither is there, nor a driver, these
+        // are entries of a table that nobody reads.
+        made.push_back(new Operator<CudaKernel>(dtype, "CUDAExecutionProvider"));
+        made.push_back(new Operator<CudaKernel>(dtype, "CudaPluginExecutionProvider"));
+#endif
+      }
+      return made;
+    }();
     static OrtCustomOpDomain* domain = nullptr;
     static std::mutex mutex;
     std::lock_guard<std::mutex> lock(mutex);
     if (!domain) {
       OrtCustomOpDomain* made = nullptr;
       if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, &made)) return status;
-      for (const CpuOp* op : ops)
+      for (const OrtCustomOp* op : ops)
         if (OrtStatus* status = api->CustomOpDomain_Add(made, op)) {
           api->ReleaseCustomOpDomain(made);
           return status;

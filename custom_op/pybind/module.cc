@@ -64,6 +64,7 @@ Attributes attributes(const py::kwargs& kw) {
     else if (k == "kernel_shape") a.kernel_shape = py::cast<Dims>(value);
     else if (k == "auto_pad") a.auto_pad = py::cast<std::string>(value);
     else if (k == "group") a.group = py::cast<int64_t>(value);
+    else if (k == "allow_tf32") a.allow_tf32 = py::cast<int64_t>(value);
     else if (k == "activation") a.activation = py::cast<std::string>(value);
     else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
     else throw py::type_error("unknown attribute '" + k + "'");
@@ -122,7 +123,11 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernel core of ort_tconv: geometry, plan, reference and engine";
   py::register_exception<Error>(m, "Error", PyExc_ValueError);
   m.attr("version") = ORT_TCONV_VERSION;
+#ifdef ORT_TCONV_CUDA
+  m.attr("built_with_cuda") = true;
+#else
   m.attr("built_with_cuda") = false;
+#endif
   m.def("isa", [] { return std::string(kernel_set().name); }, "Instruction set in use.");
   m.def("compiled_isas", &compiled_isas, "Instruction sets built in, best first.");
   m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");

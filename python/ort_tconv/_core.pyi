@@ -22,6 +22,7 @@ class Attributes(TypedDict, total=False):
     pads: Sequence[int] | None
     strides: Sequence[int] | None
     activation: str | None
+    allow_tf32: int | None
     activation_params: Sequence[float] | None
 
 class Error(ValueError): ...

@@ -307,6 +307,7 @@ ATTRIBUTES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "one kernel size": ({"kernel_shape": [3]}, ["kernel_shape = [3]", "must have 2"]),
     "auto_pad": ({"auto_pad": "SAME"}, ["auto_pad = 'SAME'", "SAME_UPPER", "SAME_LOWER", "VALID"]),
     "lower-case auto_pad": ({"auto_pad": "valid"}, ["auto_pad = 'valid'", "NOTSET"]),
+    "allow_tf32 2": ({"allow_tf32": 2}, ["allow_tf32 = 2", "0 or 1"]),
     "group 0": ({"group": 0}, ["group = 0", "at least 1"]),
     "group -4": ({"group": -4}, ["group = -4", "at least 1"]),
     "group does not divide": ({"group": 3}, ["group = 3", "divide", "channels of X", "4"]),

@@ -71,7 +71,8 @@ std::string run_call(const tconv_call& c) {
   require_written(packed.data.get(), "packed weights");
 
   emulation::clear_buffers();
-  if (plan.packed_bytes > 0) emulation::add_buffer(packed.data.get(), plan.packed_bytes, Access::kRead, "packed weights");
+  if (plan.packed_bytes > 0)
+    emulation::add_buffer(packed.data.get(), plan.packed_bytes, Access::kRead, "packed weights");
   else emulation::add_buffer(c.w, w_bytes, Access::kRead, "W");
   emulation::add_buffer(c.x, p.batch * p.channels * in * bytes, Access::kRead, "X");
   if (c.b) emulation::add_buffer(c.b, p.out_channels * bytes, Access::kRead, "B");

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 import ort_tconv
+from ort_tconv import _core
 
 pytestmark = pytest.mark.skipif(
     shutil.which("readelf") is None, reason="readelf (binutils) missing"
@@ -37,3 +38,8 @@ def test_links_system_libraries_only():
 
 def test_has_no_run_path():
     assert not re.search(r"\((RPATH|RUNPATH)\)", readelf("--dynamic"))
+
+
+def test_says_whether_it_holds_cuda_kernels():
+    """nvcc keeps device code in a section of its own."""
+    assert (".nv_fatbin" in readelf("--section-headers")) == _core.built_with_cuda

@@ -17,9 +17,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr size_t kStackBytes = 128 * 1024;
 
-struct Failure : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
+struct Failure : std::runtime_error { using std::runtime_error::runtime_error; };
 
 template <class... Parts> [[noreturn]] void fail(const Parts&... parts) {
   std::string text;
@@ -105,8 +103,8 @@ struct Thread {
   Fiber fiber;
   State state = State::kReady;
   Operation operation{};
-  std::vector<Copy> open;                  // issued since the last commit
-  std::vector<std::vector<Copy>> groups;   // committed, oldest first
+  std::vector<Copy> open;                 // issued since the last commit
+  std::vector<std::vector<Copy>> groups;  // committed, oldest first
 };
 
 // One 4-byte word of shared memory.  Epochs count barriers: what one thread writes, others may touch only
@@ -148,8 +146,8 @@ Machine& machine() {
 
 std::string where() {
   const Machine& m = machine();
-  return " (block " + std::to_string(m.block[0]) + "," + std::to_string(m.block[1]) + "," +
-         std::to_string(m.block[2]) + ", thread " + std::to_string(m.thread) + ")";
+  return " (block " + std::to_string(m.block[0]) + "," + std::to_string(m.block[1]) + "," + std::to_string(m.block[2]) +
+         ", thread " + std::to_string(m.thread) + ")";
 }
 
 void enter_thread() {

@@ -315,6 +315,39 @@ def winograd() -> Drawing:
     return d
 
 
+def upsampling() -> Drawing:
+    """Nearest upsampling and a convolution are a transposed convolution with a longer kernel."""
+    k, s, p, n, o = 3, 2, 1, 4, 3
+    axis = axis_classes(k + s - 1, s, k - 1 - p, n)
+    (cls,) = [c for c in axis["classes"] if c["residue"] == o % s]
+    met = sorted(o // s + offset for _, offset in cls["taps"])
+    seen = [q // s for q in range(o - p, o - p + k)]  # what the window over the enlarged image sees
+    assert met == sorted(set(seen)), (met, seen)
+    side = s * n
+    d = Drawing(760, 300, "Nearest upsampling and a convolution as one transposed convolution")
+    size, top = 24, 60
+
+    def shade(i: int, j: int) -> str:
+        return DATA if (i + j) % 2 else "#bbc7d2"
+
+    d.text(25, 30, f"upsampled to {side}×{side}, then {k}×{k}", 13, "start", "bold")
+    d.cells(25, top, size, [[shade(i // s, j // s) for j in range(side)] for i in range(side)])
+    d.frame(25 + (o - p) * size, top + (o - p) * size, size, k, k)
+    y = top + side * size + 20
+    d.text(25, y, f"an output: {k * k} products with {len(met) ** 2} different pixels", 12, "start")
+    x = 330
+    d.text(x, 30, f"transposed, {k + s - 1}×{k + s - 1}, stride {s}", 13, "start", "bold")
+    d.cells(x, top + 48, size, [[shade(i, j) for j in range(n)] for i in range(n)])
+    d.frame(x + met[0] * size, top + 48 + met[0] * size, size, len(met), len(met))
+    d.arrow(x + n * size + 15, top + 96, x + n * size + 60)
+    left = x + n * size + 75
+    d.cells(left, top, size, output_colors(axis))
+    d.frame(left + o * size, top + o * size, size, 1, 1)
+    d.text(x, y, f"an output: {len(met) ** 2} products; weights that met", 12, "start")
+    d.text(x, y + 16, "the same pixel are summed beforehand", 12, "start")
+    return d
+
+
 MIB = 1 << 20
 SIDES = [4, 8, 16, 32, 64, 128, 256]
 CHANNELS = [1, 4, 16, 32, 64, 128, 256, 512, 1024]
@@ -358,7 +391,7 @@ def plans() -> Drawing:
     return d
 
 
-FIGURES = (segregation, conventional, tiles, winograd, plans)
+FIGURES = (segregation, conventional, tiles, winograd, plans, upsampling)
 
 
 def main() -> int:

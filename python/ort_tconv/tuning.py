@@ -39,9 +39,12 @@ METADATA_KEY = "ort_tconv.tuning"
 MARGIN = 0.03
 
 _STOCK, _OURS = "stock", "rewritten"
-_WARM_UP_ROUNDS = 2
-_LEAST_ROUNDS = 5
-_SECONDS = 0.5  # per site, and for the whole model
+_LEAST_ROUNDS = 4  # the first of which is not counted
+_SECONDS = 1.0  # per site, and for the whole model
+_WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is at speed
+_BURST = 8  # calls that are timed in a turn,
+_LONG = 0.05  # unless they take longer than so many seconds
+_SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
 
 #: Median milliseconds of each function, for functions that all do the same work.
 Measure = Callable[[Sequence[Callable[[], object]]], Sequence[float]]
@@ -138,26 +141,48 @@ def interleaved(
     *,
     seconds: float = _SECONDS,
     clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> list[float]:
     """Median milliseconds of each function.
 
     In every round each function has one turn, in an order drawn anew, so that whatever else the
-    machine does hits all of them alike.  There are at least five rounds, and as many as fit into
-    ``seconds``.
+    machine does hits all of them alike: calls in a row, as in a model layer follows layer, the
+    first of which only wake the threads up.  The pause after a turn lets the session's threads
+    come to rest, which would otherwise spin on the cores that the next turn needs.
     """
     times: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     draw = random.Random(0)
     start = clock()
     rounds = 0
-    while rounds < _WARM_UP_ROUNDS + _LEAST_ROUNDS or clock() - start < seconds:
+    while rounds < _LEAST_ROUNDS or clock() - start < seconds:
         draw.shuffle(order)
         for i in order:
-            before = clock()
-            runs[i]()
-            times[i].append(1e3 * (clock() - before))
+            taken = _turn(runs[i], clock)
+            if rounds > 0:
+                times[i] += taken
+            sleep(_SETTLE)
         rounds += 1
-    return [statistics.median(t[_WARM_UP_ROUNDS:]) for t in times]
+    return [1e3 * statistics.median(taken) for taken in times]
+
+
+def _turn(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
+    """Seconds of each timed call."""
+
+    def call() -> float:
+        start = clock()
+        run()
+        return clock() - start
+
+    first = awake = call()
+    if first > _LONG:  # no time is lost in waking up that would count
+        return [first]
+    while awake < _WAKE_UP:
+        awake += call()
+    times: list[float] = []
+    while len(times) < _BURST and sum(times) < _LONG:
+        times.append(call())
+    return times
 
 
 def tune(
@@ -405,8 +430,6 @@ class _Machine:
         options = register(import_onnxruntime().SessionOptions())
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
-        # Idle threads of one session would spin on the cores that the other's turn needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         return open_session(model, self.folder, options, self.providers)
 
     def runs(

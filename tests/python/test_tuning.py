@@ -1,6 +1,7 @@
 """Tuning: what a site is, and which form of it is kept.  Times are given, except in one test."""
 
 import io
+import itertools
 import json
 from dataclasses import replace
 
@@ -37,33 +38,63 @@ def times(monkeypatch):
 # ---- measuring ---------------------------------------------------------------------------------
 
 
-def test_medians_of_functions_in_turn():
-    now, calls = [0.0], []
+class Clock:
+    """Time that passes only when someone works or sleeps."""
 
-    def work(name, seconds):
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.log.append("sleep")
+        self.now += seconds
+
+    def work(self, name: str, *seconds: float):
+        """A function whose calls take the times given, over and over."""
+        times = itertools.cycle(seconds)
+
         def run():
-            calls.append(name)
-            # One call in five takes ten times as long; a median does not see it.
-            now[0] += seconds * (10 if calls.count(name) % 5 == 0 else 1)
+            self.log.append(name)
+            self.now += next(times)
 
         return run
 
-    medians = interleaved([work("a", 0.002), work("b", 0.001)], seconds=0.2, clock=lambda: now[0])
-    assert medians == pytest.approx([2.0, 1.0])
-    rounds = [tuple(calls[i : i + 2]) for i in range(0, len(calls), 2)]
+    def measure(self, *runs) -> list[float]:
+        return interleaved(runs, clock=self, sleep=self.sleep)
+
+    def turns(self) -> list[list[str]]:
+        groups = itertools.groupby(self.log, "sleep".__eq__)
+        return [list(group) for is_sleep, group in groups if not is_sleep]
+
+
+def test_medians_of_functions_in_turn():
+    clock = Clock()
+    # One call in five takes ten times as long; a median does not see it.
+    outlier = [0.0005] * 4 + [0.005]
+    assert clock.measure(clock.work("a", *outlier), clock.work("b", 0.001)) == pytest.approx(
+        [0.5, 1]
+    )
+    turns = [set(turn) for turn in clock.turns()]
+    assert all(len(turn) == 1 for turn in turns)  # each is followed by a pause
+    rounds = [(*a, *b) for a, b in zip(turns[::2], turns[1::2])]
     assert set(rounds) == {("a", "b"), ("b", "a")}
-    assert now[0] >= 0.2
+    assert clock.now >= 1.0
+
+
+def test_a_turn_begins_with_calls_that_are_not_timed():
+    clock = Clock()
+    # Two calls wake the threads up, eight are timed, in each turn.
+    slow_at_first = [0.0015, 0.0012] + [0.001] * 8
+    assert clock.measure(clock.work("a", *slow_at_first)) == pytest.approx([1.0])
+    assert {len(turn) for turn in clock.turns()} == {10}
 
 
 def test_slow_functions_have_a_few_turns():
-    now, calls = [0.0], []
-
-    def run():
-        calls.append(0)
-        now[0] += 60
-
-    assert interleaved([run], clock=lambda: now[0]) == [60000.0]
-    assert len(calls) == 7
+    clock = Clock()
+    assert clock.measure(clock.work("a", 90.0, 60.0, 50.0, 70.0)) == pytest.approx([60000.0])
+    assert clock.turns() == [["a"]] * 4
 
 
 # ---- decisions ---------------------------------------------------------------------------------

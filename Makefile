@@ -48,7 +48,7 @@ bench: $(VENV)/.package $(VENV)/.bench
 # Hundreds of megabytes, or gigabytes where PyPI's torch brings CUDA along; hence not a part of bench.
 bench-peers: $(VENV)/.peers bench
 
-bench-models: $(VENV)/.package $(VENV)/.bench
+bench-models: $(VENV)/.package $(VENV)/.bench $(VENV)/.models
 	$(BIN)/python benchmarks/bench_models.py $(BENCH_ARGS)
 
 bench-paper: $(VENV)/.package $(VENV)/.bench

@@ -56,8 +56,8 @@ class StockOrt:
         options.inter_op_num_threads = 1
         return options
 
-    def file(self, model: ModelProto) -> bytes:
-        """What a session of this engine is made from."""
+    def file(self, model: ModelProto, shapes: dict | None = None) -> bytes:
+        """What a session of this engine is made from; ``shapes`` of inputs whose sizes are open."""
         return model.SerializeToString()
 
     def session(self, file: bytes):
@@ -88,13 +88,25 @@ class OrtTconv(StockOrt):
 
         return ort_tconv.register(super().options())
 
-    def file(self, model: ModelProto) -> bytes:
+    def file(self, model: ModelProto, shapes: dict | None = None) -> bytes:
         import ort_tconv
 
         converted = ort_tconv.convert(model)
         # A refusal would make this a comparison of stock with itself.
         assert not any(n.op_type == "ConvTranspose" for n in converted.graph.node)
         return converted.SerializeToString()
+
+
+class OrtTconvTuned(OrtTconv):
+    """The same with a model that was tuned here."""
+
+    name = "tuned"
+
+    def file(self, model: ModelProto, shapes: dict | None = None) -> bytes:
+        import ort_tconv
+
+        tuned = ort_tconv.convert(model, tune=True, threads=self.threads, shapes=shapes)
+        return tuned.SerializeToString()
 
 
 # ---- PyTorch -----------------------------------------------------------------------------------

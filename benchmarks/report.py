@@ -156,12 +156,15 @@ def add_mean(speed: Table, resources: Table, name: str, mean: dict) -> None:
 
 
 def model_table(data: dict) -> Table:
+    """Whole models: stock, all sites rewritten, and those that won when the model was tuned."""
+    names = ("stock", "ours", "tuned")
     header = [
         "model",
-        "nodes",
-        "stock ms",
-        "ours ms",
+        "sites",
+        "tuned sites",
+        *(f"{name} ms" for name in names),
         "stock / ours",
+        "stock / tuned",
         "stock creation ms",
         "ours creation ms",
         "stock first run ms",
@@ -170,16 +173,16 @@ def model_table(data: dict) -> Table:
     rows = [
         [
             row["layer"],
-            str(row["nodes"]),
-            milliseconds(row["engines"]["stock"]["median_ms"]),
-            milliseconds(row["engines"]["ours"]["median_ms"]),
-            f"{row['ratio']['stock']:.2f}",
+            *(str(row["sites"][name]) for name in names[1:]),
+            *(milliseconds(row["engines"][name]["median_ms"]) for name in names),
+            *(f"{row['ratio'][name]:.2f}" for name in names[1:]),
             *created_cells(row["engines"]),
         ]
         for row in data["results"]
     ]
-    mean = geometric_mean(row["ratio"]["stock"] for row in data["results"])
-    rows.append([MEAN, "", "", "", f"{mean:.2f}", "", "", "", ""])
+    means = [geometric_mean(row["ratio"][name] for row in data["results"]) for name in names[1:]]
+    blank = [""] * 4
+    rows.append([MEAN, "", *blank, *(f"{mean:.2f}" for mean in means), *blank])
     return header, rows
 
 

@@ -39,7 +39,7 @@ METADATA_KEY = "ort_tconv.tuning"
 MARGIN = 0.03
 
 _STOCK, _OURS = "stock", "rewritten"
-_LEAST_ROUNDS = 4  # the first of which is not counted
+_LEAST_ROUNDS = 6  # the first of which is not counted
 _SECONDS = 1.0  # per site, and for the whole model
 _WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is at speed
 _BURST = 8  # calls that are timed in a turn,

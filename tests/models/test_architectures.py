@@ -27,22 +27,24 @@ EXPORTERS = {
     "dynamo_opset_23": {"dynamo": True, "opset": 23},
 }
 
-#: How many sites each pass rewrites.
+#: How many sites each pass rewrites; ``epilogue`` counts nodes that are folded into one.
 SITES = {
-    "dcgan": {"conv_transpose": 5},
-    "ebgan": {"conv_transpose": 5},
-    "pix2pix": {"conv_transpose": 5},
+    "dcgan": {"conv_transpose": 5, "epilogue": 9},
+    "ebgan": {"conv_transpose": 5, "epilogue": 10},
+    "pix2pix": {"conv_transpose": 5, "epilogue": 5},
     "stylegan2": {"conv_transpose": 3},
     "vae_decoder": {"upsample_conv": 3},
     "espcn": {},
-    "rrdb": {"upsample_conv": 2},
+    "rrdb": {"upsample_conv": 2, "epilogue": 2},
     "rrdb_shuffle": {},
     "hifigan": {"conv_transpose": 4},
-    "demucs": {"conv_transpose": 3},
+    "demucs": {"conv_transpose": 3, "epilogue": 2},
     "nnunet3d": {"conv_transpose": 2},
     "unet": {"conv_transpose": 3},
     "deeplab": {},
 }
+#: Of these, BatchNormalizations that PyTorch's newer exporter has folded already.
+FOLDED = {"dcgan": 4, "ebgan": 5, "pix2pix": 4}
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -52,7 +54,10 @@ def test_architecture(name, exporter):
     architecture = ARCHITECTURES[name]
     model = export(architecture, small=True, **EXPORTERS[exporter])
     result = convert_with_report(model)
-    assert Counter(change.rewrite for change in result.changes) == SITES[name], result.report
+    sites = Counter(SITES[name])
+    if EXPORTERS[exporter].get("dynamo"):
+        sites["epilogue"] -= FOLDED.get(name, 0)
+    assert Counter(change.rewrite for change in result.changes) == +sites, result.report
     report = ort_tconv.validate(model, result.model, shapes={"x": architecture.small_input})
     assert report.ok, report
     (y,) = report.outputs
@@ -77,7 +82,8 @@ def test_ocr_detector():
         pytest.skip("rapidocr_onnxruntime, which holds the model, comes with the extra 'demo'")
     path = Path(package.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
     result = convert_with_report(path)
-    assert Counter(change.rewrite for change in result.changes) == {"conv_transpose": 2}
+    found = Counter(change.rewrite for change in result.changes)
+    assert found == {"conv_transpose": 2, "epilogue": 5}, result.report
     (x,) = onnx.load(path).graph.input
     report = ort_tconv.validate(path, result.model, shapes={x.name: (1, 3, 64, 96)})
     assert report.ok, report

@@ -111,9 +111,9 @@ def test_stock_is_kept_where_it_wins(times):
     (skip,) = result.skips
     assert skip.reason == "tuned: stock takes 1.000 ms, rewritten 1.500 ms"
     assert [(site.nodes, site.kept) for site in result.tuning.sites] == [
-        (("up_y0",), "rewritten"),
-        (("up_y1",), "stock"),
-        (("up_y2",), "rewritten"),
+        (("up_y0", "act0"), "rewritten"),
+        (("up_y1", "act1"), "stock"),
+        (("up_y2", "act2"), "rewritten"),
     ]
     assert result.tuning.model == tuning.Timing(6.0, 3.5, "rewritten")
     x = np.random.default_rng(0).standard_normal((1, 4, 5, 6), dtype=np.float32)
@@ -168,7 +168,7 @@ def test_decisions_are_stored_in_the_model(times, tmp_path):
     assert data["threads"] == 2 and data["onnxruntime"] and data["isa"]
     assert data["shapes"] == {"x0": [1, 4, 5, 6]}
     assert data["sites"][1] == {
-        "nodes": ["up_y1"],
+        "nodes": ["up_y1", "act1"],
         "stock_ms": 1.0,
         "our_ms": 1.5,
         "kept": "stock",
@@ -189,7 +189,7 @@ def test_the_same_times_give_the_same_model(times):
 def test_selection_holds(times):
     times += [(2.0, 1.0), (3.0, 2.5)]
     result = convert_with_report(chain_model(2), tune=True, shapes=SHAPES, exclude="up_y0")
-    assert [site.nodes for site in result.tuning.sites] == [("up_y1",)]
+    assert [site.nodes for site in result.tuning.sites] == [("up_y1", "act1")]
     assert "excluded" in result.skips[0].reason
 
 

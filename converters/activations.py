@@ -25,6 +25,12 @@ class Activation:
     name: str
     params: Params = ()
 
+    def attributes(self) -> list[ir.Attr]:
+        result = [ir.AttrString("activation", self.name)]
+        if self.params:
+            result.append(ir.AttrFloat32s("activation_params", self.params))
+        return result
+
 
 # ---- single operators --------------------------------------------------------------------------
 

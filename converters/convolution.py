@@ -247,6 +247,7 @@ def check_gain(
     growth: Sequence[int],
     facts: Facts,
     saved: int = 0,
+    shuffled: int = 0,
     added: int = 0,
 ) -> None:
     """Raise Refusal if the operator's plan costs more than the estimate for the nodes it replaces.
@@ -254,7 +255,7 @@ def check_gain(
     The Conv counts as the operator's own direct engine would run it (it is a transposed convolution
     of stride 1, too), on an image ``growth`` times as large as the operator's input.  To this come
     the values, for each pixel of the operator's input, which the nodes around the Conv move to and
-    from memory: ``saved`` without the rewrite, ``added`` with it.
+    from memory: ``saved`` and, out of order, ``shuffled`` without the rewrite, ``added`` with it.
     """
     batch, sides = nominal_sides(form.x, conv.axes, facts)
     if 0 in (batch, *sides):
@@ -264,7 +265,9 @@ def check_gain(
     image = [side * factor for side, factor in zip(sides, growth)]
     pads = [r - p for p, r in zip((*conv.begins, *conv.ends), conv.reach * 2)]
     pixels = batch * math.prod(sides)
-    stock = moving_cost(pixels * saved, dtype) + engine_cost(
+    stock = moving_cost(pixels * saved, dtype)
+    stock += moving_cost(pixels * shuffled, dtype, shuffled=True)
+    stock += engine_cost(
         dtype,
         [batch, conv.channels, *image],
         [conv.channels, conv.shape[0] // conv.group, *conv.kernel],

@@ -155,14 +155,11 @@ def _activation_step(operator: _Operator, activation: Activation, nodes: list[ir
     params = [float(np.float32(p)) for p in activation.params]
     if operator.dtype == ir.DataType.DOUBLE and params != list(activation.params):
         raise Refusal("its parameters are not float32 numbers, as activation_params holds them")
-    attributes = [ir.AttrString("activation", activation.name)]
-    if params:
-        attributes.append(ir.AttrFloat32s("activation_params", params))
     return _Step(
         f"activation {activation.name}",
         nodes,
         lambda _: list(operator.node.inputs),  # type: ignore[arg-type]
-        tuple(attributes),
+        tuple(activation.attributes()),
     )
 
 

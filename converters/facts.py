@@ -418,12 +418,50 @@ def _resize_dims(facts: Facts, node: ir.Node):
     return [size if size is None or size.integral else None for size in grown]
 
 
+def _pad_dims(facts: Facts, node: ir.Node):
+    dims, amounts = facts.dims(node.inputs[0]), facts.content(input_of(node, 1))
+    if amounts is None:
+        amounts = tuple(Size.of(n) for n in attribute(node, "pads") or ())
+    if dims is None or len(amounts) != 2 * len(dims) or None in amounts:
+        return None
+    added = [b + e for b, e in zip(amounts[: len(dims)], amounts[len(dims) :])]
+    return [None if a is None else dim + a for dim, a in zip(dims, added)]
+
+
+def _unsqueeze_dims(facts: Facts, node: ir.Node):
+    dims, axes = facts.dims(node.inputs[0]), _axes(facts, node)
+    if dims is None or axes is None:
+        return None
+    rank = len(dims) + len(axes)
+    inserted = {axis % rank for axis in axes}
+    rest = iter(dims)
+    return [Size.of(1) if axis in inserted else next(rest) for axis in range(rank)]
+
+
+def _squeeze_dims(facts: Facts, node: ir.Node):
+    dims, axes = facts.dims(node.inputs[0]), _axes(facts, node)
+    if dims is None or axes is None:
+        return None
+    removed = {axis % len(dims) for axis in axes}
+    return [size for axis, size in enumerate(dims) if axis not in removed]
+
+
+def _axes(facts: Facts, node: ir.Node) -> list[int] | None:
+    """Axes of a Squeeze or Unsqueeze: an input, or before opset 13 an attribute."""
+    if input_of(node, 1) is not None:
+        return _constant_list(facts, node.inputs[1])
+    return attribute(node, "axes")
+
+
 _SHAPE_RULES: dict[str, Callable] = {
     "Concat": _concat_dims,
     "DepthToSpace": _depth_to_space_dims,
+    "Pad": _pad_dims,
     "Reshape": lambda facts, node: facts.resolve_reshape(node),
     "Resize": _resize_dims,
+    "Squeeze": _squeeze_dims,
     "Transpose": _transpose_dims,
+    "Unsqueeze": _unsqueeze_dims,
     "Upsample": _resize_dims,
 }
 

@@ -84,8 +84,9 @@ def insert_pad(
     scope: Scope,
     mode: str = "constant",
     value: float = 0.0,
+    dtype: ir.DataType = ir.DataType.FLOAT,
 ) -> ir.Node:
-    """A new ``Pad`` of ``x``, with an amount for each axis, in front of a node."""
+    """A new ``Pad`` of ``x`` [``dtype``], with an amount for each axis, in front of a node."""
     name = scope.facts.fresh_name(f"{x.name}_padded")
     attributes = [ir.AttrString("mode", mode)]
     inputs: list[ir.Value] = [x]
@@ -95,7 +96,7 @@ def insert_pad(
     else:
         tensors = [ir.tensor(np.array(pads, np.int64))]
         if value:
-            tensors.append(ir.tensor(np.array(value, x.dtype.numpy())))
+            tensors.append(ir.tensor(np.array(value, dtype.numpy())))
         for tensor in tensors:
             constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)])
             constant.name = constant.outputs[0].name = scope.facts.fresh_name(f"{name}_amounts")

@@ -21,7 +21,9 @@ from .model_io import ConversionError, ModelLike, Source
 from .nodes import DOMAIN, own_op
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
+from .subpixel_conv import SubpixelConvRewrite
 from .upsample_conv import UpsampleConvRewrite
+from .zero_insertion import ZeroInsertionRewrite
 
 if TYPE_CHECKING:
     from ..tuning import Tuning
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 #: All passes, in the order in which they run.
 DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     UpsampleConvRewrite,
+    SubpixelConvRewrite,
+    ZeroInsertionRewrite,
     ConvTransposeRewrite,
     EpilogueRewrite,
 )

@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from cases import graph_model, nodes_of, tensor
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 from sessions import agree
 
-from ort_tconv.converters import convert_with_report
+from ort_tconv.converters import convert_with_report, upsample_conv
 from ort_tconv.converters.upsample_conv import repeats
 
 OP = "SegregatedConvTranspose"
@@ -327,8 +327,10 @@ def test_repeats_agrees_with_onnxruntime(mode):
                 assert all(known), (nearest, s)
 
 
-@given(st.data())
-def test_any_geometry(data):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_geometry(monkeypatch, data):
+    monkeypatch.setattr(upsample_conv, "check_gain", lambda *args, **options: None)
     axes = data.draw(st.integers(1, 2))
     draw = lambda low, high: [data.draw(st.integers(low, high)) for _ in range(axes)]  # noqa: E731
     kernel, dilations = draw(1, 4), draw(1, 2)
@@ -349,7 +351,7 @@ def test_any_geometry(data):
     )
     result = convert_with_report(model)
     if not result.changes:
-        assert "would not be faster" in result.skips[0].reason or max(factors) == 1
+        assert max(factors) == 1
         return
     agree(model, result.model)
 

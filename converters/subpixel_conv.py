@@ -1,0 +1,391 @@
+"""Sub-pixel convolution, a Conv whose channels are shuffled into pixels, becomes the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from .activations import Activation, single, subgraph
+from .convolution import (
+    Convolution,
+    Equivalent,
+    add_constant,
+    check_gain,
+    check_range,
+    constant_tensor,
+    read_convolution,
+    swap_channels,
+    write_operator,
+)
+from .facts import Facts, Size, product
+from .nodes import attribute, only_consumer, own_op
+from .padding import insert_pad
+from .rewrite import Refusal, Rewrite, Scope, Site
+
+_MOST_NODES = 8  # between a Conv and its pixels
+
+
+class SubpixelConvRewrite(Rewrite):
+    r"""``Conv``, (activation,) ``DepthToSpace`` -> the operator.
+
+    Channel :math:`\chi(m, r)` of the convolution, :math:`0 \le r < s` along each axis, is output
+    :math:`y_{m, si + r}`.  Along one axis, with k taps, dilation d and p zeros in front,
+
+    .. math:: y_{m, si + r} = \sum_t w_{\chi(m, r), t} x_{i + td - p}.
+
+    A transposed convolution of stride s sends input :math:`j = i + td - p` with weight
+    :math:`h_n` to output :math:`sj + n - P`, which is :math:`si + r` for
+    :math:`n = r + P - s(td - p)`.  With :math:`P = s((k - 1)d - p)` that is
+
+    .. math:: h_{r + sd(k - 1 - t)} = w_{\chi(m, r), t},
+
+    a kernel of :math:`s((k - 1)d + 1)` taps; the same at the end, :math:`P' = s((k - 1)d - p')`.
+    Borders are exact.  The multiply-adds stay as many, and the shuffle disappears.
+
+    The operator has one bias for all r.  Where they differ, x gets a channel of ones, whose weights
+    are the biases at a tap that meets the image from everywhere.
+
+    The shuffle is a ``DepthToSpace`` of either mode or any chain of ``Reshape``, ``Transpose``,
+    ``Squeeze`` and ``Unsqueeze`` that deals channels out to the spatial axes, in 1-D to n-D.
+    Activations in between act on values one by one, so they come after it as well.
+
+    Left alone: a convolution, or a step of the shuffle, that others read or that is an output;
+    strides; weights that are not constant; groups that the shuffle tears apart; and what would not
+    be faster.
+    """
+
+    name = "subpixel_conv"
+
+    def matches(self, node: ir.Node, scope: Scope) -> bool:
+        return scope.own(node, "Conv") and _trace(node, scope) is not None
+
+    def plan(self, node: ir.Node, scope: Scope) -> Site:
+        trace: _Trace = _trace(node, scope)  # type: ignore[assignment]
+        conv = read_convolution(node, scope)
+        if trace.reason:
+            raise Refusal(trace.reason)
+        index, group = trace.index, conv.group
+        if index.size != conv.shape[0] or index.ndim != conv.axes + 1:
+            raise Refusal(f"the shuffle deals out {index.size} of {conv.shape[0]} channels")
+        m, *factors = index.shape
+        owner = index // (conv.shape[0] // group)
+        if m % group or (owner.reshape(group, -1) != np.arange(group)[:, None]).any():
+            raise Refusal(f"its {group} groups do not become groups of the output's channels")
+        for amount, reach in zip((*conv.begins, *conv.ends), conv.reach * 2):
+            if amount > reach:
+                raise Refusal(
+                    f"pads of {amount} exceed the kernel's reach, (kernel - 1) * dilation = {reach}"
+                )
+        biases = _biases(conv, index, scope.facts)
+        at = None if biases is None or biases.uniform else _tap_inside(conv)
+        extra = 0 if at is None else 1
+
+        form = Equivalent(
+            conv.x,
+            (
+                conv.channels + extra,
+                m // group,
+                *(s * (reach + 1) for s, reach in zip(factors, conv.reach)),
+            ),
+            lambda w: _interleave(
+                w if at is None else _append(w, biases.values(), at), conv, index
+            ),
+            tuple(factors),
+            tuple(s * (r - p) for s, r, p in zip(factors, conv.reach, conv.begins)),
+            tuple(s * (r - p) for s, r, p in zip(factors, conv.reach, conv.ends)),
+            group=group,
+        )
+        check_range(conv, form)
+        check_gain(
+            conv,
+            form,
+            [1] * conv.axes,
+            scope.facts,
+            shuffled=2 * conv.shape[0],
+            added=2 * conv.channels * extra,
+        )
+
+        def apply() -> list[ir.Node]:
+            target, added, bias = trace.nodes[-1], [], None
+            moved = form
+            if at is not None:
+                ends = [0, 1, *[0] * conv.axes]
+                ones = insert_pad(
+                    target, conv.x, [0] * len(ends), ends, scope, value=1.0, dtype=conv.dtype
+                )
+                added, moved = [ones], replace(form, x=ones.outputs[0])
+            elif biases is not None:
+                name = f"{conv.bias.name}_shuffled"
+                first = index.reshape(m, -1)[:, 0]
+                bias = add_constant(
+                    target, name, conv.dtype, (m,), lambda: biases.values()[first], scope
+                )
+            attributes = [*self.algorithm_attribute(), *_activation_attributes(trace.activation)]
+            return [*added, write_operator(target, conv, moved, attributes, scope, bias)]
+
+        return Site([node, *trace.nodes], apply)
+
+
+# ---- bias --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Biases:
+    tensor: ir.TensorProtocol
+    uniform: bool  # over the channels that become one
+
+    def values(self) -> np.ndarray:
+        return self.tensor.numpy().astype(np.float64)
+
+
+def _biases(conv: Convolution, index: np.ndarray, facts: Facts) -> _Biases | None:
+    if conv.bias is None:
+        return None
+    tensor = constant_tensor(conv.bias, "B", facts)
+    values = tensor.numpy().astype(np.float64)
+    if values.shape != (conv.shape[0],):
+        raise Refusal(f"its input B has shape {list(values.shape)}")
+    rows = values[index].reshape(index.shape[0], -1)
+    return _Biases(tensor, bool((rows == rows[:, :1]).all()))
+
+
+def _tap_inside(conv: Convolution) -> tuple[int, ...]:
+    """A tap that every output finds within the image: p <= t d <= (k - 1) d - p' on each axis."""
+    if conv.group != 1:
+        raise Refusal("its biases differ among the channels of a pixel, and it has groups")
+    taps = []
+    for begin, end, reach, dilation in zip(conv.begins, conv.ends, conv.reach, conv.dilations):
+        tap = -(-begin // dilation)
+        if tap * dilation > reach - end:
+            raise Refusal(
+                "its biases differ among the channels of a pixel, and with these pads no tap meets "
+                "the image from every output"
+            )
+        taps.append(tap)
+    return tuple(taps)
+
+
+def _append(w: np.ndarray, biases: np.ndarray, at: tuple[int, ...]) -> np.ndarray:
+    """Weights of one more input channel, all ones, that add the biases."""
+    channel = np.zeros((w.shape[0], 1, *w.shape[2:]))
+    channel[(slice(None), 0, *at)] = biases
+    return np.concatenate([w, channel], axis=1)
+
+
+def _interleave(w: np.ndarray, conv: Convolution, index: np.ndarray) -> np.ndarray:
+    """h at r + s d (k - 1 - t) is w of channel index[m, r] at tap t."""
+    m, *factors = index.shape
+    axes = len(factors)
+    reach = conv.reach
+    spread = np.zeros((*w.shape[:2], *(r + 1 for r in reach)))  # taps d apart, flipped
+    spread[(..., *(slice(None, None, d) for d in conv.dilations))] = np.flip(
+        w, axis=tuple(range(2, 2 + axes))
+    )
+    dealt = spread[index]  # [M, s1, ..., C/group, u1, ...]
+    order = [0, 1 + axes]
+    for axis in range(axes):
+        order += [2 + axes + axis, 1 + axis]
+    shape = [m, w.shape[1], *((r + 1) * s for r, s in zip(reach, factors))]
+    return np.ascontiguousarray(swap_channels(dealt.transpose(order).reshape(shape), conv.group))
+
+
+def _activation_attributes(activation: Activation | None) -> list[ir.Attr]:
+    return [] if activation is None else activation.attributes()
+
+
+# ---- the shuffle -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What follows a Conv: an activation and the shuffle, whose last node gives the result."""
+
+    nodes: list[ir.Node]
+    index: np.ndarray  # [M, s1, ..., sd]: the Conv's channel for each channel and place
+    activation: Activation | None
+    reason: str = ""  # why it is left alone all the same
+
+
+def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
+    value, before, activation = node.outputs[0], [], None
+    dims = scope.facts.dims(value)
+    if dims is None or len(dims) < 3 or dims[1].number is None:
+        return None
+    found = None
+    if len(list(value.uses())) > 1:
+        found = subgraph(value, scope.facts, len(dims), value.dtype)
+    else:
+        consumer = only_consumer(value)
+        if consumer is not None and consumer.inputs[0] is value:
+            try:
+                known = single(consumer, scope.facts, None, len(dims))
+            except Refusal:
+                known = None
+            if known is not None:
+                found = known, [consumer]
+    if found is not None:
+        activation, before = found
+        value = before[-1].outputs[0]
+    shuffle = _shuffle(value, dims, scope)
+    if shuffle is None:
+        return None
+    nodes, index = shuffle
+    reason = ""
+    for each in (node, *before, *nodes[:-1]):
+        chain = {*before, *nodes}
+        readers = {user for user, _ in each.outputs[0].uses() if not _sizes_only(user, chain)}
+        if each.outputs[0].is_graph_output():
+            reason = f"'{each.outputs[0].name}' is an output of the graph"
+        elif readers - chain:
+            reason = f"'{each.outputs[0].name}' has other readers"
+    return _Trace([*before, *nodes], index, activation, reason)
+
+
+def _sizes_only(node: ir.Node, chain: set[ir.Node]) -> bool:
+    """Whether ``node`` reads a shape, and only nodes of the chain use it in the end."""
+
+    def ends_in_chain(each: ir.Node) -> bool:
+        return each in chain or all(
+            not value.is_graph_output() and all(ends_in_chain(user) for user, _ in value.uses())
+            for value in each.outputs
+        )
+
+    return own_op(node, "Shape") and ends_in_chain(node)
+
+
+@dataclass(frozen=True)
+class _Digit:
+    """A part of an axis: all of an old one, or, of the channels, every ``step``-th of them."""
+
+    axis: int
+    size: Size
+    step: int = 1
+
+
+_Layout = list[list[_Digit]]  # the digits of each axis, outermost first; none for size 1
+
+
+def _shuffle(
+    value: ir.Value, dims: tuple[Size, ...], scope: Scope
+) -> tuple[list[ir.Node], np.ndarray] | None:
+    """Nodes that deal out channels to the spatial axes, and which one gets where."""
+    layout = [[_Digit(axis, size)] if size.number != 1 else [] for axis, size in enumerate(dims)]
+    nodes: list[ir.Node] = []
+    for _ in range(_MOST_NODES):
+        users = {user for user, _ in value.uses()}
+        steps = [user for user in users if scope.own(user, *_STEPS)]
+        if len(steps) != 1 or steps[0].graph is not value.graph:
+            return None
+        moved = _STEPS[steps[0].op_type](layout, steps[0], scope.facts)
+        if moved is None:
+            return None
+        layout, value = moved, steps[0].outputs[0]
+        nodes.append(steps[0])
+        index = _dealt(layout, dims)
+        if index is not None:
+            return nodes, index
+    return None
+
+
+def _dealt(layout: _Layout, dims: tuple[Size, ...]) -> np.ndarray | None:
+    """Channel index [M, s1, ..., sd] if these are pixels that some channels have gone to."""
+    if len(layout) != len(dims):
+        return None
+    parts: list[list[_Digit]] = []
+    for axis, digits in enumerate(layout):
+        if axis != 1 and dims[axis].number != 1:  # of size 1 there is no digit
+            if not digits or digits[0].axis != axis:
+                return None
+            digits = digits[1:]
+        if any(digit.axis != 1 for digit in digits) or (axis == 0 and digits):
+            return None
+        parts.append(digits)
+    if not any(parts[2:]):
+        return None
+    index = np.zeros((), np.int64)
+    for digits in (parts[1], *parts[2:]):
+        places = np.zeros(1, np.int64)
+        for digit in digits:
+            steps = np.arange(digit.size.number) * digit.step
+            places = (places[:, None] + steps).reshape(-1)
+        index = index[..., None] + places
+    return index
+
+
+def _regroup(
+    layout: list[list[_Digit]], target: Iterable[Size | None]
+) -> list[list[_Digit]] | None:
+    """The digits in the same order, in axes of other sizes; channels are split where need be."""
+    digits = [digit for axis in layout for digit in axis]
+    result: _Layout = []
+    for wanted in target:
+        if wanted is None:
+            return None
+        axis: list[_Digit] = []
+        left = wanted
+        while left.number != 1:
+            if not digits:
+                return None
+            first = digits.pop(0)
+            rest = left / first.size
+            if rest is None:
+                return None
+            if not rest.integral:  # take the outer part of the digit
+                inner = first.size / left
+                if first.axis != 1 or inner is None or inner.number is None or not left.number:
+                    return None
+                digits.insert(0, replace(first, size=inner))
+                first = replace(first, size=left, step=first.step * inner.number)
+                rest = Size.of(1)
+            axis.append(first)
+            left = rest
+        result.append(axis)
+    return None if digits else result
+
+
+def _reshape(layout, node: ir.Node, facts: Facts):
+    target = facts.resolve_reshape(node)
+    return None if target is None else _regroup(layout, target)
+
+
+def _squeeze(layout, node: ir.Node, facts: Facts):
+    target = facts.dims(node.outputs[0])
+    if target is None or product(target) != product(d.size for axis in layout for d in axis):
+        return None
+    return _regroup(layout, target)
+
+
+def _transpose(layout, node: ir.Node, facts: Facts):
+    perm = attribute(node, "perm")
+    if perm is None or sorted(perm) != list(range(len(layout))):
+        return None
+    return [layout[axis] for axis in perm]
+
+
+def _depth_to_space(layout, node: ir.Node, facts: Facts):
+    b, mode = attribute(node, "blocksize"), attribute(node, "mode", "DCR")
+    if len(layout) != 4 or not b or mode not in ("DCR", "CRD"):
+        return None
+    n, c, h, w = layout
+    channels = product(digit.size for digit in c).number
+    if channels is None or channels % (b * b):
+        return None
+    block, rest = Size.of(b), Size.of(channels // (b * b))
+    crd = mode == "CRD"
+    split = _regroup([c], [rest, block, block] if crd else [block, block, rest])
+    if split is None:
+        return None
+    m, rows, columns = split if crd else (split[2], split[0], split[1])
+    return [n, m, h + rows, w + columns]
+
+
+_STEPS = {
+    "DepthToSpace": _depth_to_space,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _squeeze,
+}

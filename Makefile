@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
+GPU ?= .venv-gpu
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -12,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-paper docs figures \
-  lint clean
+.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-paper cuda-build gpu \
+  docs figures lint clean
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
@@ -24,6 +25,8 @@ help:
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
 	@echo "make bench-models time whole models (BENCH_ARGS=...)"
 	@echo "make bench-paper  the paper's claims: conventional and segregated loops, stock, ours"
+	@echo "make cuda-build   compile the CUDA kernels and print what they take; needs nvcc, but no GPU"
+	@echo "make gpu          test and time the CUDA kernels; needs an NVIDIA GPU and nvcc (BENCH_ARGS=...)"
 	@echo "make docs         build the documentation into build/docs; a warning is an error"
 	@echo "make figures      draw docs/figures/*.svg from the code"
 	@echo "make lint         check formatting and style, repairing what a tool can repair"
@@ -54,6 +57,32 @@ bench-models: $(VENV)/.package $(VENV)/.bench $(VENV)/.models
 bench-paper: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/paper.py $(BENCH_ARGS)
 
+cuda-build:
+	$(PYTHON) tests/cuda/compile.py
+
+# The first prerequisite says what is missing on a machine without a GPU.
+gpu: gpu-present $(GPU)/.gpu
+	PATH="$$PATH:/usr/local/cuda/bin" $(GPU)/bin/python -m pytest -m gpu tests/cuda $(PYTEST_ARGS)
+	@if sanitizer=$$(PATH="$$PATH:/usr/local/cuda/bin" command -v compute-sanitizer); then \
+	  for tool in memcheck racecheck; do \
+	    "$$sanitizer" --tool $$tool --error-exitcode 1 --target-processes all \
+	      $(GPU)/bin/python -m pytest -q -m gpu tests/cuda/test_kernels.py -k integers_are_exact || exit 1; \
+	  done; \
+	else echo "compute-sanitizer was not found: memory and races were not checked"; fi
+	$(GPU)/bin/python benchmarks/bench_cuda.py $(BENCH_ARGS)
+
+.PHONY: gpu-present
+gpu-present:
+	@$(PYTHON) tests/cuda/gpu.py
+
+# onnxruntime-gpu takes the place of onnxruntime, hence an environment of its own.
+$(GPU)/.gpu: $(SOURCES) | gpu-present
+	$(PYTHON) -m venv $(GPU)
+	PATH="$$PATH:/usr/local/cuda/bin" $(GPU)/bin/python -m pip --disable-pip-version-check -q install '.[gpu,test,bench]' \
+	  -C build-dir=build/gpu -C cmake.define.ORT_TCONV_CUDA=ON -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native
+	$(GPU)/bin/python -m pip --disable-pip-version-check -q install torch
+	@touch $@
+
 docs: $(VENV)/.package $(VENV)/.docs
 	$(BIN)/python docs/figures/draw.py --check
 	$(BIN)/mkdocs build --strict
@@ -66,7 +95,7 @@ lint: $(VENV)/.pre-commit
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build
+	rm -rf $(VENV) $(OLDEST) $(GPU) build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -485,7 +485,10 @@ template <class Math, class Tile> class Gemm {
   }
 };
 
-template <class Math, class Tile> TCONV_KERNEL(Tile::kThreads, Tile::kThreads > 128 ? 1 : 3) gemm_kernel(GemmParams p) {
+template <class Math, class Tile> TCONV_KERNEL(Tile::kThreads, Tile::kThreads > 128                      ? 1
+                                                               : sizeof(typename Math::Accumulator) == 8 ? 2
+                                                                                                         : 3)
+gemm_kernel(GemmParams p) {
   Gemm<Math, Tile>(p).run();
 }
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpu
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -43,3 +44,20 @@ def emulation(emulation_folder: Path):
     from engine import Engine
 
     return Engine(emulation_folder / "libcuda_engine.so")
+
+
+# Where there is no GPU, test_gpu.py says so once, rather than every test here.
+MACHINES = (
+    ["emulated"] if gpu.missing() else ["emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+
+
+@pytest.fixture(scope="session", params=MACHINES)
+def engine(request):
+    """The kernels under the emulation, and on the GPU if there is one."""
+    if request.param == "emulated":
+        return request.getfixturevalue("emulation")
+    from engine import Engine
+
+    options = ("-DORT_TCONV_EMULATE=OFF", f"-DCMAKE_CUDA_COMPILER={gpu.NVCC}")
+    return Engine(build(ROOT / "build" / "cuda-engine", *options))

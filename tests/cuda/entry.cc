@@ -12,6 +12,8 @@
 #ifdef ORT_TCONV_EMULATE
 #include "cuda/intrinsics.h"
 #else
+#include <cuda_runtime.h>
+
 #include "cuda/device.h"
 #endif
 
@@ -94,6 +96,74 @@ std::string run_call(const tconv_call& c) {
   const emulation::Counts counts = emulation::take_counts();
   return concat(plan.describe(), "; ", counts.products, " products, ", counts.barriers, " barriers, ",
                 counts.async_copies, " copies");
+}
+
+#else
+
+void check(cudaError_t error, const char* what) {
+  require(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
+}
+
+// A copy of host memory on the device, at the same offset from 16-byte alignment, between guards.
+class DeviceCopy {
+ public:
+  // Filled with NaN if `from` is null.
+  DeviceCopy(const void* from, const void* address, int64_t bytes)
+      : offset_(kGuard + reinterpret_cast<uintptr_t>(address) % 16), bytes_(bytes) {
+    check(cudaMalloc(&data_, offset_ + bytes + kGuard), "cudaMalloc");
+    check(cudaMemset(data_, 0xff, offset_ + bytes + kGuard), "cudaMemset");
+    if (from) check(cudaMemcpy(get(), from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+  }
+  ~DeviceCopy() { cudaFree(data_); }
+  DeviceCopy(const DeviceCopy&) = delete;
+  char* get() const { return static_cast<char*>(data_) + offset_; }
+  void read(void* to) const { check(cudaMemcpy(to, get(), bytes_, cudaMemcpyDefault), "cudaMemcpy"); }
+  void check_guards(const char* name) const {
+    std::vector<unsigned char> all(offset_ + bytes_ + kGuard);
+    check(cudaMemcpy(all.data(), data_, all.size(), cudaMemcpyDefault), "cudaMemcpy");
+    for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i)
+      require((i >= offset_ && i < offset_ + bytes_) || all[i] == 0xff, "written out of bounds of ", name);
+  }
+
+ private:
+  static constexpr int64_t kGuard = 4096;
+  void* data_ = nullptr;
+  int64_t offset_, bytes_;
+};
+
+std::string run_call(const tconv_call& c) {
+  const Problem p = problem_of(c);
+  const LaunchPlan plan = make_launch_plan(p, static_cast<DType>(c.dtype), current_device(),
+                                           {c.allow_tf32 != 0, c.kernel_name, c.tile, static_cast<int>(c.splits)});
+  const int64_t bytes = storage_bytes(plan.dtype);
+  int64_t in = 1, taps = 1;
+  for (int i = 0; i < p.rank(); ++i) in *= p.in[i], taps *= p.kernel[i];
+  const DeviceCopy x(c.x, c.x, p.batch * p.channels * in * bytes);
+  const DeviceCopy w(c.w, c.w, p.channels * p.group_out() * taps * bytes);
+  const DeviceCopy b(c.b, c.b, c.b ? p.out_channels * bytes : 0), z(c.z, c.z, c.z ? plan.y_count * bytes : 0);
+  const DeviceCopy slopes(c.slopes, nullptr, c.slope_count * 4), y(nullptr, c.y, plan.y_count * bytes);
+  const DeviceCopy packed(nullptr, nullptr, plan.packed_bytes), workspace(nullptr, nullptr, plan.workspace_bytes);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+
+  cudaStream_t stream;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  Operands operands{x.get(),
+                    plan.packed_bytes > 0 ? packed.get() : w.get(),
+                    c.b ? b.get() : nullptr,
+                    c.z ? z.get() : nullptr,
+                    y.get(),
+                    nullptr,
+                    workspace.get()};
+  if (c.slope_count > 1) operands.slopes = reinterpret_cast<const float*>(slopes.get());
+  check(pack(plan, w.get(), packed.get(), stream));
+  check(run(plan, p, operands, stream));
+  check(cudaStreamSynchronize(stream), "running the kernels");
+  check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+  y.check_guards("Y");
+  packed.check_guards("packed weights");
+  workspace.check_guards("workspace");
+  y.read(c.y);
+  return plan.describe();
 }
 
 #endif

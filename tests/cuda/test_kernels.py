@@ -88,35 +88,35 @@ ROTATION = {name: i for i, name in enumerate(THREE_AXES)}
 
 @each_mode
 @pytest.mark.parametrize("name", THREE_AXES)
-def test_matrix_kernel(emulation: Engine, name: str, mode: str) -> None:
+def test_matrix_kernel(engine: Engine, name: str, mode: str) -> None:
     case, turn = with_dtype(THREE_AXES[name], MODES[mode][0]), ROTATION[name]
     choices = tiles(case.dtype)
     for i in (turn, turn + 1 + turn // len(choices) % 2):
         options = {"tile": choices[i % len(choices)], "splits": (i + turn) % 3}
-        plan = check(emulation, case, mode, kernel="gemm", **options)
+        plan = check(engine, case, mode, kernel="gemm", **options)
         assert options["tile"] in plan or "grid 0x0" in plan, "an empty output launches nothing"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
-def test_direct_kernel(emulation: Engine, case: Case, dtype: str) -> None:
-    check(emulation, with_dtype(case, dtype), dtype, kernel="direct")
+def test_direct_kernel(engine: Engine, case: Case, dtype: str) -> None:
+    check(engine, with_dtype(case, dtype), dtype, kernel="direct")
 
 
 @each_mode
 @pytest.mark.parametrize("device", DEVICES)
-def test_workload(emulation: Engine, mode: str, device: str) -> None:
+def test_workload(engine: Engine, mode: str, device: str) -> None:
     """The kernel, tile and splits that the plan chooses."""
     for name, case in workload(MODES[mode][0]).items():
         try:
-            check(emulation, case, mode, device=DEVICES[device])
+            check(engine, case, mode, device=DEVICES[device])
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"{name}: {error}") from error
 
 
 @each_mode
 @pytest.mark.parametrize("tile", TILES)
-def test_integers_are_exact(emulation: Engine, mode: str, tile: str) -> None:
+def test_integers_are_exact(engine: Engine, mode: str, tile: str) -> None:
     """Sums and products of small integers are exact in every type but the stored one."""
     dtype = MODES[mode][0]
     if tile not in tiles(dtype):
@@ -125,7 +125,7 @@ def test_integers_are_exact(emulation: Engine, mode: str, tile: str) -> None:
         case = with_dtype(CHOSEN[name], dtype)
         arrays = integers(case)
         for splits in (1, 2):
-            y, _ = emulation.run(
+            y, _ = engine.run(
                 case, arrays, kernel="gemm", tile=tile, splits=splits, allow_tf32=MODES[mode][1]
             )
             expected = reference(case, arrays).astype(y.dtype)
@@ -138,7 +138,7 @@ def test_integers_are_exact(emulation: Engine, mode: str, tile: str) -> None:
 @each_mode
 @settings(max_examples=25)
 @given(data=st.data(), epilogue=st.sampled_from(EPILOGUES), residual=st.booleans())
-def test_any_case(emulation: Engine, mode: str, data, epilogue: Epilogue, residual: bool) -> None:
+def test_any_case(engine: Engine, mode: str, data, epilogue: Epilogue, residual: bool) -> None:
     case = with_dtype(data.draw(engine_cases()), MODES[mode][0])
     kernel = data.draw(st.sampled_from(["", "gemm", "direct"]))
     if kernel == "gemm" and len(case.spatial) > 3:
@@ -155,7 +155,7 @@ def test_any_case(emulation: Engine, mode: str, data, epilogue: Epilogue, residu
     arrays = case.arrays()
     if residual:
         arrays = with_residual(case, arrays)
-    check(emulation, case, mode, epilogue, arrays, **options)
+    check(engine, case, mode, epilogue, arrays, **options)
 
 
 # ---- epilogue ------------------------------------------------------------------------------------
@@ -170,18 +170,18 @@ EPILOGUE_PATHS = {
 @each_mode
 @pytest.mark.parametrize("path", EPILOGUE_PATHS)
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=lambda e: f"{e.activation}{len(e.params)}")
-def test_epilogue(emulation: Engine, mode: str, path: str, epilogue: Epilogue) -> None:
+def test_epilogue(engine: Engine, mode: str, path: str, epilogue: Epilogue) -> None:
     case = Case((5, 6), (4, 4), group_in=40, group_out=5, strides=(2, 2), pads=(1, 1, 1, 1))
     case = with_dtype(case, MODES[mode][0])
     if epilogue.activation == "PRelu" and not epilogue.params:
         epilogue = Epilogue("PRelu", tuple(np.linspace(-0.5, 1.5, case.out_channels).tolist()))
     arrays = with_residual(case, case.arrays())
-    check(emulation, case, mode, epilogue, arrays, **EPILOGUE_PATHS[path])
+    check(engine, case, mode, epilogue, arrays, **EPILOGUE_PATHS[path])
 
 
 @pytest.mark.parametrize("moved", ["y", "z", "yz", "x", "b"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_at_odd_addresses(emulation: Engine, dtype: str, moved: str) -> None:
+def test_tensors_at_odd_addresses(engine: Engine, dtype: str, moved: str) -> None:
     """Views start anywhere; vectors of 16 bytes must not."""
     case = with_dtype(Case((5, 9), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1)), dtype)
     arrays = with_residual(case, case.arrays())
@@ -196,9 +196,7 @@ def test_tensors_at_odd_addresses(emulation: Engine, dtype: str, moved: str) -> 
             views[name][:] = arrays[name].ravel()
     for options in EPILOGUE_PATHS.values():
         views["y"].view(np.uint8)[:] = 0xFF
-        emulation.call(
-            case, Pointers(**{name: v.ctypes.data for name, v in views.items()}), **options
-        )
+        engine.call(case, Pointers(**{name: v.ctypes.data for name, v in views.items()}), **options)
         y = views["y"].reshape(arrays["z"].shape)
         assert_within(y, reference(case, arrays), allowed(case, arrays))
 

@@ -98,20 +98,37 @@ double tap_pairs(const Shape& s) {
 }
 double channel_pairs(const Shape& s) { return static_cast<double>(s.problem.group * s.mg * s.cg); }
 
-int64_t target_tasks(const Machine& m) { return m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads); }
+// How threads get their work: tiles first, a few for each thread to even out what they take; or channels
+// first, which each fetch their own weights, but all transform the same input.
+enum class Share { kTiles, kChannels };
+constexpr Share kShares[] = {Share::kTiles, Share::kChannels};
+
+int64_t target_tasks(const Machine& m, Share share = Share::kTiles) {
+  return m.threads == 1 || share == Share::kChannels ? m.threads : 4 * static_cast<int64_t>(m.threads);
+}
 
 // Work left after tiling and batching is split along output channels.
-void split_blocks(Plan& plan, const Shape& s) {
+void split_blocks(Plan& plan, const Shape& s, Share share = Share::kTiles) {
   const int64_t base = std::max<int64_t>(1, s.problem.group * tile_count(plan));
-  const int64_t chunks = std::min(plan.blocks, ceil_div(target_tasks(s.machine), base));
+  const int64_t chunks = std::min(plan.blocks, ceil_div(target_tasks(s.machine, share), base));
   plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
   plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
 }
 
-// Cost of fetching the packed weights once a tile, over all threads, which share the memory's bandwidth.
-double weight_traffic(const Plan& plan, const Machine& m) {
-  const double per_byte = plan.heavy ? 0.15 * m.threads : 0.03;
-  return per_byte * static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
+// Longest thread over the mean one, if all tasks take equally long.
+double imbalance(const Plan& plan, const Machine& m) {
+  const int64_t tasks = std::max<int64_t>(1, plan.tasks);
+  return static_cast<double>(ceil_div(tasks, m.threads) * m.threads) / static_cast<double>(tasks);
+}
+
+// Of all threads: arithmetic, and the packed weights fetched once a tile.  Those from memory, whose bandwidth
+// the threads share, come while the last ones are used; what that hides was fitted to measurements.
+double total_cost(const Plan& plan, const Machine& m, double arithmetic) {
+  arithmetic *= imbalance(plan, m);
+  const double bytes = static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
+  if (!plan.heavy) return arithmetic + 0.03 * bytes;
+  const double traffic = bytes * std::max(0.36, 0.22 * m.threads);
+  return std::max(arithmetic, traffic) + 0.4 * std::min(arithmetic, traffic);
 }
 
 // A block of a single vector keeps the multipliers waiting for loads.
@@ -125,7 +142,7 @@ constexpr double kGemmStart = 10;  // of each sum, in multiply-adds: first loads
 constexpr int64_t kMaxClassChunk = 256;
 constexpr int64_t kMostScratch = 7 << 19;  // of a thread, with half a MiB to spare for the small arrays
 
-Plan plan_direct(const Shape& s) {
+Plan plan_direct(const Shape& s, Share share) {
   Plan plan;
   plan.algorithm = Algorithm::kDirect;
   const int64_t bytes = compute_bytes(s.dtype);
@@ -136,13 +153,13 @@ Plan plan_direct(const Shape& s) {
   plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes * product(s.problem.kernel);
   // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
   plan.heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
+  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
 
   // A tile's window stays in half of L2, its results (one block of channels) in a quarter.
   const int64_t pitch = round_up(s.cg, s.lanes);
   const auto window = [&](const Dims& t) { return s.window_positions(t) * pitch * bytes; };
   const auto results = [&](const Dims& t) { return product(t) * plan.class_chunk * plan.block * bytes; };
-  const int64_t tasks_wanted = target_tasks(s.machine);
+  const int64_t tasks_wanted = target_tasks(s.machine, share);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
@@ -165,12 +182,12 @@ Plan plan_direct(const Shape& s) {
   plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
-  split_blocks(plan, s);
+  split_blocks(plan, s, share);
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), outputs = s.outputs();
   const double per_image = gemm_vectors(s, plan) * (tap_pairs(s) * s.cg + kGemmStart * outputs) + vectors * 6 * outputs;
   const double window_copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                                ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes * 3;
-  plan.cost = s.problem.group * (per_image + window_copies) + weight_traffic(plan, s.machine);
+  plan.cost = total_cost(plan, s.machine, s.problem.group * (per_image + window_copies));
   plan.macs = channel_pairs(s) * tap_pairs(s);
   return plan;
 }
@@ -208,14 +225,15 @@ Plan plan_narrow(const Shape& s) {
   const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
   // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
   const double load_bound = s.mg * s.classes() >= 4 ? 1.25 : 2.0;
-  plan.cost = s.problem.group * (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
+  plan.cost = imbalance(plan, s.machine) * s.problem.group *
+              (vectors * s.cg * (taps * s.mg * load_bound + 2) + 4 * outputs * s.mg / s.lanes);
   plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   return plan;
 }
 
 // Winograd on the axes given, which all have the form; the others keep their taps.
-Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
+Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share share) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
   plan.aligned = s.aligned;
@@ -258,7 +276,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
     return n;
   };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
-  const int64_t tasks_wanted = target_tasks(s.machine);
+  const int64_t tasks_wanted = target_tasks(s.machine, share);
   plan.packed_bytes =
       static_cast<int64_t>(static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * bytes) * products);
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
@@ -266,7 +284,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
   // them again.
   const int64_t least = 24;
   plan.heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = plan.heavy ? plan.blocks : 1;
+  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
   const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
   cut(plan, s, units, 12, [&](const Dims& t) {
     const int64_t n = product(t);
@@ -278,20 +296,29 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform) {
     return n == 1 || (n <= 96 && enough_tasks && input <= most_transformed && results <= s.machine.l2_bytes / 2 &&
                       input + s.window_positions(positions) * pitch * bytes + 3 * results <= kMostScratch);
   });
-  split_blocks(plan, s);
+  split_blocks(plan, s, share);
 
   const double outputs = s.outputs();
   Dims tile_units = plan.tile;
   for (size_t i = 0; i < d; ++i) tile_units[i] /= units[i];
   const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = static_cast<double>(all_tiles);
   const double loads = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes;
-  plan.cost =
+  plan.cost = total_cost(
+      plan, s.machine,
       static_cast<double>(s.problem.group) *
           (gemm_vectors(s, plan) * tiles * (products * s.cg + kGemmStart * gemms) +
-           vectors * (tiles * 4 * gemms + 6 * outputs) + 8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)) +
-      weight_traffic(plan, s.machine);
+           vectors * (tiles * 4 * gemms + 6 * outputs) + 8 * loads * ceil_div(plan.blocks, plan.blocks_per_task)));
   plan.macs = channel_pairs(s) * products * tiles;
   return plan;
+}
+
+Plan plan_direct(const Shape& s) {
+  Plan best = plan_direct(s, kShares[0]);
+  for (const Share share : kShares) {
+    Plan plan = plan_direct(s, share);
+    if (plan.cost < best.cost) best = std::move(plan);
+  }
+  return best;
 }
 
 // The cheapest choice of axes; false if none can be transformed.
@@ -308,10 +335,12 @@ bool plan_winograd(const Shape& s, Plan* out) {
       transform[i] = mask >> i & 1;
       ok = ok && (!transform[i] || possible[i]);
     }
-    if (!ok) continue;
-    Plan plan = plan_winograd(s, transform);
-    if (!found || plan.cost < out->cost) *out = std::move(plan);
-    found = true;
+    for (const Share share : kShares) {
+      if (!ok) break;
+      Plan plan = plan_winograd(s, transform, share);
+      if (!found || plan.cost < out->cost) *out = std::move(plan);
+      found = true;
+    }
   }
   return found;
 }

@@ -111,7 +111,7 @@ int64_t target_tasks(const Machine& m, Share share = Share::kTiles) {
 void split_blocks(Plan& plan, const Shape& s, Share share = Share::kTiles) {
   const int64_t base = std::max<int64_t>(1, s.problem.group * tile_count(plan));
   const int64_t chunks = std::min(plan.blocks, ceil_div(target_tasks(s.machine, share), base));
-  plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
+  plan.blocks_per_task = std::max<int64_t>(1, plan.blocks / std::max<int64_t>(1, chunks));  // at least so many
   plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
 }
 

@@ -13,7 +13,9 @@ namespace {
 
 // Beyond this a sum of a few values might overflow where the sums of the method itself do not.
 constexpr float kLimit = 1e37f;
-constexpr int64_t kChannelsPerPass = 128;  // channels transformed at a time: the tile's lines stay in L1
+// Channels of a tile, and results, that are transformed at a time: the lines between the axes stay in L1.
+constexpr int64_t kChannelsPerPass = 128;
+constexpr int64_t kResultsPerPass = 256;
 
 template <class S>
 class WinogradEngine final : public BlockEngine<S> {
@@ -106,7 +108,7 @@ class WinogradEngine final : public BlockEngine<S> {
       points = c.take<T>(e.points_ * product(e.input_tiles_) * e.pitch_);
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
       sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
-      pass = c.take<T>(std::max(2 * window * kChannelsPerPass, 2 * e.max_class_points_ * tiles * block));
+      pass = c.take<T>(2 * std::max(window * kChannelsPerPass, e.max_class_points_ * kResultsPerPass));
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
     }
@@ -328,11 +330,11 @@ class WinogradEngine final : public BlockEngine<S> {
 
   // One tile, n channels: axis by axis from the last, through two buffers of lines.
   void transform_tile(const T* corner, T* out, int64_t point_stride, int64_t n, T* pass) const {
-    Dims extents;
+    int64_t extents[1 + kMaxSpatial];
     int64_t most = 1;
-    for (const auto& w : winograd_) {
-      extents.push_back(w.window);
-      most *= std::max(w.window, w.points);
+    for (int i = 0; i < this->d_; ++i) {
+      extents[i] = winograd_[i].window;
+      most *= std::max(winograd_[i].window, winograd_[i].points);
     }
     T* buffers[2] = {pass, pass + most * kChannelsPerPass};
     const T* from = nullptr;
@@ -362,7 +364,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   // Of line l of `axis`, at flat position o of the axes before it and 0 of those after it.
-  int64_t window_offset(const Dims& extents, int axis, int64_t o, int64_t l) const {
+  int64_t window_offset(const int64_t* extents, int axis, int64_t o, int64_t l) const {
     int64_t position = l * this->window_stride_[axis];
     for (int i = axis - 1; i >= 0; --i) {
       position += o % extents[i] * this->window_stride_[i];
@@ -373,26 +375,34 @@ class WinogradEngine final : public BlockEngine<S> {
 
   // sums[position][tile][channel] = (At x At x ...) products[point][tile][channel] of one sub-kernel.
   void transform_output(const SubKernel& sub, const T* products, T* sums, int64_t line, T* pass) const {
-    Dims extents;
-    for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).alpha);
-    T* buffers[2] = {pass, pass + max_class_points_ * line};
-    const T* from = products;
-    for (int axis : transformed_) {
-      const WinogradKind& k = kind(axis, sub);
-      const int64_t step = steps_[axis];
-      int64_t outer = 1, inner = line;
-      for (int i = 0; i < axis; ++i) outer *= extents[i];
-      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-      T* to = axis == transformed_.back() ? sums : buffers[axis % 2];
-      for (int64_t o = 0; o < outer; ++o) {
-        const T* in[kMaxLines];
-        T* out[kMaxLines];
-        for (int p = 0; p < k.alpha; ++p) in[p] = from + (o * k.alpha + p) * inner;
-        for (int j = 0; j < step; ++j) out[j] = to + (o * step + j) * inner;
-        apply(k.output, in, out, k.alpha, inner);
+    T* buffers[2] = {pass, pass + max_class_points_ * kResultsPerPass};
+    for (int64_t first = 0; first < line; first += kResultsPerPass) {
+      const int64_t n = std::min(kResultsPerPass, line - first);
+      int64_t extents[1 + kMaxSpatial];
+      for (int i = 0; i < this->d_; ++i) extents[i] = kind(i, sub).alpha;
+      const T* from = products + first;
+      int64_t from_stride = line;
+      for (int axis : transformed_) {
+        const WinogradKind& k = kind(axis, sub);
+        const int64_t step = steps_[axis];
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < axis; ++i) outer *= extents[i];
+        for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
+        const bool last = axis == transformed_.back();
+        T* to = last ? sums + first : buffers[axis % 2];
+        const int64_t to_stride = last ? line : kResultsPerPass;
+        for (int64_t o = 0; o < outer; ++o)
+          for (int64_t j = 0; j < inner; ++j) {
+            const T* in[kMaxLines];
+            T* out[kMaxLines];
+            for (int p = 0; p < k.alpha; ++p) in[p] = from + ((o * k.alpha + p) * inner + j) * from_stride;
+            for (int q = 0; q < step; ++q) out[q] = to + ((o * step + q) * inner + j) * to_stride;
+            apply(k.output, in, out, k.alpha, n);
+          }
+        extents[axis] = step;
+        from = to;
+        from_stride = to_stride;
       }
-      extents[axis] = step;
-      from = to;
     }
   }
 

@@ -222,7 +222,6 @@ QUICK = ("--seconds", "0", "--repeat", "2", "--warm-up", "1", "--shape", "x0:1,4
 
 
 def test_bench(model, tmp_path):
-    pytest.importorskip("matplotlib")
     output = (tmp_path / "out.png", tmp_path / "out.json")
     done = run("bench", model, *QUICK, "--threads", "1", "--plot", output[0], "--json", output[1])
     assert done.returncode == 0, done.stderr

@@ -245,7 +245,6 @@ def test_reports():
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_plot(suffix, tmp_path):
-    pytest.importorskip("matplotlib")
     source = chain_model(2)
     source.graph.node[0].name = "a $name$ of _some_ ^length^ " + "x" * 60
     result = ort_tconv.benchmark(source, **QUICK)

@@ -31,6 +31,7 @@ from .inputs import describe, make_inputs
 from .inspection import dtype_name, origins_of, plan_of
 from .session import EXTERNAL_FOLDER, available_providers, register
 from .shapes import TypedNode, typed_nodes
+from .tuning import SETTLE, turn
 from .validation import (
     Inputs,
     ValidationReport,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 STOCK, OURS = "stock", "converted"
 #: Most runs in ORT's profiler, which keeps every event in memory.
 _PROFILED_RUNS = 30
+#: These runs come in so many turns.
+_PROFILED_BURSTS = 3
 _STARTS = 3
 
 
@@ -255,8 +258,9 @@ def benchmark(
 ) -> Benchmark:
     """Time a model in stock onnxruntime and as converted.
 
-    Both models run in one process, in turns and in an order drawn anew each round, so that whatever
-    else the machine does hits both alike; before, their outputs are compared.  Times of nodes come
+    Both models run in one process, in turns of a few calls and in an order drawn anew each round,
+    so that whatever else the machine does hits both alike; before, their outputs are compared.
+    Times of nodes come
     from sessions of their own with onnxruntime's profiler, which slows them down a little; memory
     from a process for each model (see :class:`Timing`; Linux only).
 
@@ -264,7 +268,7 @@ def benchmark(
         original, converted, inputs, shapes, seed, distribution: As for :func:`ort_tconv.validate`.
         threads: Of each session; by default the cores this process may use.
         warm_up: Rounds that are not timed.
-        repeat: Rounds at least that are timed.
+        repeat: Rounds at least that are timed, and runs with the profiler (30 at most).
         seconds: Seconds at least that the timed rounds take in all.
         providers: Execution providers for both models, by default
             :func:`ort_tconv.available_providers`.
@@ -485,8 +489,13 @@ def _in_turns(
     repeat: int,
     seconds: float,
     advance: Callable[[float], None],
+    settle: float = SETTLE,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call: one turn each a round, in an order drawn anew."""
+    """Milliseconds of each timed call: one turn each a round, in an order drawn anew.
+
+    A turn is some calls in a row.  ``settle`` seconds after it the session's idle threads have
+    ceased to spin, on cores that the other one's turn needs.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, draw = list(runs), random.Random(0)
     start = time.perf_counter()
@@ -494,10 +503,10 @@ def _in_turns(
     while rounds < warm_up + repeat or time.perf_counter() - start < seconds:
         draw.shuffle(order)
         for name in order:
-            begin = time.perf_counter()
-            runs[name]()
+            taken = turn(runs[name], time.perf_counter)
             if rounds >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - begin))
+                times[name] += [1e3 * seconds_taken for seconds_taken in taken]
+            time.sleep(settle)
         rounds += 1
         if rounds == warm_up:
             start = time.perf_counter()
@@ -554,8 +563,14 @@ def _profile(
             name: job.open(str(Path(folder) / f"{i}-{name}"))
             for i, (name, job) in enumerate(jobs.items())
         }
-        runs = {name: runner.run for name, runner in runners.items()}
-        _in_turns(runs, warm_up, repeat, 0.0, lambda done: None)
+        for runner in runners.values():
+            for _ in range(warm_up):
+                runner.run()
+        for burst in range(_PROFILED_BURSTS):
+            for runner in runners.values():
+                for _ in range(burst, repeat, _PROFILED_BURSTS):
+                    runner.run()
+                time.sleep(SETTLE)
         for name, runner in runners.items():
             file = Path(runner.session.end_profiling())
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)

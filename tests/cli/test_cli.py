@@ -235,7 +235,7 @@ def test_bench(model, tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert output[0].read_bytes().startswith(b"\x89PNG")
     report = json.loads(output[1].read_text())
-    assert report["threads"] == 1 and report["stock"]["runs"] == 2
+    assert report["threads"] == 1 and report["stock"]["runs"] >= 2
     assert {"processor", "onnxruntime", "isa"} <= report["machine"].keys()
     assert {node["node"] for node in report["nodes"]} >= {"up_y0", "up_y1", "up_y2"}
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "out.png", "out.json"}

@@ -1,5 +1,6 @@
 """benchmark(): what is timed, how nodes are matched, and the reports.  Nothing depends on speed."""
 
+import itertools
 import json
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_chain():
     assert result.inputs == {"x0": "float32 [1×4×5×6]"} and result.precision == "float32"
     assert (result.threads, result.providers) == (1, ["CPUExecutionProvider"])
     for timing in (result.stock, result.converted):
-        assert timing.runs == 2
+        assert timing.runs >= 2
         low, high = timing.quartiles_ms
         assert 0 < timing.min_ms <= timing.median_ms <= timing.max_ms
         assert low <= timing.median_ms <= high
@@ -200,17 +201,18 @@ def test_arguments_are_not_changed():
 
 
 def test_turns():
-    """Each function runs once a round; the first rounds are not timed; the order changes."""
+    """Each function has one turn a round; the first rounds are not timed; the order changes."""
     calls: list[str] = []
     runs = {name: lambda name=name: calls.append(name) for name in "ab"}
     done: list[float] = []
-    times = benchmarking._in_turns(runs, 2, 20, 0.0, done.append)
-    rounds = ["".join(calls[i : i + 2]) for i in range(0, len(calls), 2)]
-    assert set(rounds) == {"ab", "ba"} and len(rounds) == 22
-    assert [len(times[name]) for name in "ab"] == [20, 20]
+    times = benchmarking._in_turns(runs, 2, 20, 0.0, done.append, settle=0.0)
+    # Two turns of one function follow each other where the order changes, and look like one.
+    assert 22 < len([*itertools.groupby(calls)]) < 44
+    assert len(times["a"]) == len(times["b"]) and len(times["a"]) % 20 == 0
     assert done == sorted(done) and done[-1] == 1.0
-    times = benchmarking._in_turns(runs, 0, 1, 0.05, done.append)
-    assert sum(times["a"]) <= 50 and len(times["a"]) > 1
+    rounds: list[float] = []
+    benchmarking._in_turns(runs, 0, 1, 0.05, rounds.append, settle=0.0)
+    assert len(rounds) > 1
 
 
 @pytest.mark.parametrize(

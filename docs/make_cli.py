@@ -34,7 +34,7 @@ _SESSION = re.compile(
 
 
 def generator() -> onnx.ModelProto:
-    """From 100 values an image of 128x128, by transposed convolutions, and a Resize with a Conv."""
+    """From 100 values an image of 64x64, by transposed convolutions, and a Resize with a Conv."""
     random = np.random.default_rng(0)
     nodes, weights, values = [], [], "z"
 
@@ -51,7 +51,7 @@ def generator() -> onnx.ModelProto:
         nodes.append(helper.make_node(activation, [output], [values], name=values))
 
     twice = {"strides": [2, 2], "pads": [1] * 4}
-    layer("ConvTranspose", "project", (100, 256, 8, 8), "Relu")
+    layer("ConvTranspose", "project", (100, 256, 4, 4), "Relu")
     layer("ConvTranspose", "up1", (256, 128, 4, 4), "Relu", **twice)
     layer("ConvTranspose", "up2", (128, 64, 4, 4), "Relu", **twice)
     weights.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"))

@@ -44,7 +44,7 @@ _SECONDS = 1.0  # per site, and for the whole model
 _WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is at speed
 _BURST = 8  # calls that are timed in a turn,
 _LONG = 0.05  # unless they take longer than so many seconds
-_SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
+SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
 
 #: Median milliseconds of each function, for functions that all do the same work.
 Measure = Callable[[Sequence[Callable[[], object]]], Sequence[float]]
@@ -158,16 +158,16 @@ def interleaved(
     while rounds < _LEAST_ROUNDS or clock() - start < seconds:
         draw.shuffle(order)
         for i in order:
-            taken = _turn(runs[i], clock)
+            taken = turn(runs[i], clock)
             if rounds > 0:
                 times[i] += taken
-            sleep(_SETTLE)
+            sleep(SETTLE)
         rounds += 1
     return [1e3 * statistics.median(taken) for taken in times]
 
 
-def _turn(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
-    """Seconds of each timed call."""
+def turn(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
+    """Seconds of each timed call: some in a row, once the threads are awake."""
 
     def call() -> float:
         start = clock()

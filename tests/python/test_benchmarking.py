@@ -210,9 +210,14 @@ def test_turns():
     assert 22 < len([*itertools.groupby(calls)]) < 44
     assert len(times["a"]) == len(times["b"]) and len(times["a"]) % 20 == 0
     assert done == sorted(done) and done[-1] == 1.0
+
+
+def test_turns_fill_the_seconds_asked_for(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(benchmarking.time, "perf_counter", lambda: 1e-3 * next(ticks))
     rounds: list[float] = []
-    benchmarking._in_turns(runs, 0, 1, 0.05, rounds.append, settle=0.0)
-    assert len(rounds) > 1
+    benchmarking._in_turns({"a": lambda: None}, 0, 1, 1.0, rounds.append, settle=0.0)
+    assert len(rounds) > 10 and next(ticks) >= 1000
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,7 @@ class Report:
     def sites(self) -> list[Change | Skip]:
         return [*self.changes, *self.skips]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The report as JSON holds it; sizes that are not known are null."""
         before, after = self.operators
         return {
@@ -80,9 +79,6 @@ class Report:
             "notes": list(self.notes),
             "operators": {"before": dict(before), "after": dict(after)},
         }
-
-    def to_json(self, indent: int | None = 2) -> str:
-        return json.dumps(self.as_dict(), indent=indent)
 
     def __str__(self) -> str:
         lines = [f"{len(self.changes)} rewritten, {len(self.skips)} left alone"]

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--check", action="store_true", help="validate the result; exit with 1 if it differs"
     )
+    _add_json(convert)
     convert.add_argument(
         "--tune",
         action="store_true",
@@ -266,6 +267,8 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 def _convert(options: argparse.Namespace) -> int:
     from .converters import convert_with_report
 
+    if options.json and options.check:
+        raise ValueError("--json holds one report: use it with convert or with validate")
     result = convert_with_report(
         options.model,
         options.output,
@@ -278,8 +281,10 @@ def _convert(options: argparse.Namespace) -> int:
         threads=options.threads,
         load_external_data=False,
     )
+    _show(result.report, options.json)
+    if options.json == "-":
+        return OK
     console = _console()
-    console.print(result.report)
     if result.tuning is not None:
         console.print(result.tuning)
     console.print(

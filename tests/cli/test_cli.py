@@ -67,6 +67,16 @@ def test_convert(model, tmp_path):
     assert again.returncode == 0 and "0 rewritten" in again.stdout
 
 
+def test_convert_json(model, tmp_path):
+    done = run("convert", model, tmp_path / "out.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [change["node"] for change in report["changes"]][:2] == ["up_y0", "up_y1"]
+    assert report["operators"]["before"]["ConvTranspose"] == 3
+    both = run("convert", model, tmp_path / "out.onnx", "--json", "--check")
+    assert both.returncode == 2 and "--json holds one report" in both.stderr
+
+
 def test_convert_selection_and_reasons(model, tmp_path):
     output = tmp_path / "out.onnx"
     done = run("convert", model, output, "--include", "up_*", "--exclude", "*y1", "--exclude", "z")

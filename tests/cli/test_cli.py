@@ -287,10 +287,12 @@ def test_info():
 
 
 def test_info_json():
+    from ort_tconv import _core
+
     report = json.loads(run("info", "--json").stdout)
     assert report["ok"] and report["library"] == ort_tconv.get_library_path()
     assert report["usable_providers"] == ort_tconv.available_providers()
-    assert report["cores"] >= 1 and not report["cuda_kernels"]
+    assert report["cores"] >= 1 and report["cuda_kernels"] == _core.built_with_cuda
 
 
 def test_info_says_what_is_missing():

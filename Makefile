@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-paper cuda-build gpu \
-  docs figures lint clean
+.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-rewrites bench-paper \
+  cuda-build gpu docs figures lint clean
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
@@ -23,7 +23,8 @@ help:
 	@echo "make test-models  run the tests of whole networks, which PyTorch exports"
 	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
-	@echo "make bench-models time whole models (BENCH_ARGS=...)"
+	@echo "make bench-models time whole models, which PyTorch exports (BENCH_ARGS=...)"
+	@echo "make bench-rewrites  time what else becomes a transposed convolution (BENCH_ARGS=...)"
 	@echo "make bench-paper  the paper's claims: conventional and segregated loops, stock, ours"
 	@echo "make cuda-build   compile the CUDA kernels and print what they take; needs nvcc, but no GPU"
 	@echo "make gpu          test and time the CUDA kernels; needs an NVIDIA GPU and nvcc (BENCH_ARGS=...)"
@@ -53,6 +54,9 @@ bench-peers: $(VENV)/.peers bench
 
 bench-models: $(VENV)/.package $(VENV)/.bench $(VENV)/.models
 	$(BIN)/python benchmarks/bench_models.py $(BENCH_ARGS)
+
+bench-rewrites: $(VENV)/.package $(VENV)/.bench
+	$(BIN)/python benchmarks/bench_rewrites.py $(BENCH_ARGS)
 
 bench-paper: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/paper.py $(BENCH_ARGS)

@@ -79,7 +79,7 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
         "engines": {e.name: timing.spread(t) | c for e, t, c in zip(engines, times, created)},
     }
     stock, *others = (row["engines"][e.name]["median_ms"] for e in engines)
-    row["ratio"] = {e.name: stock / other for e, other in zip(engines[1:], others)}
+    row["ratio"] = {"stock": stock / others[0], "tuned": stock / others[1]}
     return row
 
 

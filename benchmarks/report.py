@@ -1,8 +1,9 @@
 """Tables and plot of result files.
 
-    python benchmarks/report.py layers.json [--models models.json] [--document docs/performance.md]
+    python benchmarks/report.py [layers.json] [--models models.json --rewrites rewrites.json]
+                                [--document docs/performance.md]
 
-replaces the text between the two markers of the document, and the plot beside it.
+replaces the text between the markers of the document, and the plot beside it.
 
     python benchmarks/report.py --readme
 
@@ -175,14 +176,29 @@ def model_table(data: dict) -> Table:
             row["layer"],
             *(str(row["sites"][name]) for name in names[1:]),
             *(milliseconds(row["engines"][name]["median_ms"]) for name in names),
-            *(f"{row['ratio'][name]:.2f}" for name in names[1:]),
+            *(f"{row['ratio'][name]:.2f}" for name in ("stock", "tuned")),
             *created_cells(row["engines"]),
         ]
         for row in data["results"]
     ]
-    means = [geometric_mean(row["ratio"][name] for row in data["results"]) for name in names[1:]]
+    ratios = ([row["ratio"][name] for row in data["results"]] for name in ("stock", "tuned"))
+    means = [geometric_mean(ratio) for ratio in ratios]
     blank = [""] * 4
     rows.append([MEAN, "", *blank, *(f"{mean:.2f}" for mean in means), *blank])
+    return header, rows
+
+
+def rewrite_table(data: dict) -> Table:
+    """Sites of several nodes that become one."""
+    header = ["site", "stock ms", "ours ms", "stock / ours", "rewritten"]
+    rows = []
+    for group, members in groups(data["results"]).items():
+        for row in members:
+            ms = (milliseconds(row["engines"][name]["median_ms"]) for name in ("stock", "ours"))
+            kept = "yes" if row["rewritten"] else "no"
+            rows.append([row["layer"], *ms, f"{row['ratio']['stock']:.2f}", kept])
+        mean = geometric_mean(row["ratio"]["stock"] for row in members)
+        rows.append([f"{MEAN}, {group}", "", "", f"{mean:.2f}", ""])
     return header, rows
 
 
@@ -285,7 +301,7 @@ def plot(data: dict, path: Path) -> None:
 # ---- the document ------------------------------------------------------------------------------
 
 
-def section(layers: dict, models: dict | None, image: str | None) -> str:
+def section(layers: dict, image: str | None) -> str:
     """The measured part of the document."""
     lines = ["```", *machine_lines(layers["machine"]), "```", ""]
     if image:
@@ -293,8 +309,17 @@ def section(layers: dict, models: dict | None, image: str | None) -> str:
     for title, table in layer_tables(layers).items():
         lines += [f"### {title}", "", *markdown(table), ""]
     lines += [f"- {line}" for line in notes(layers)]
-    if models:
-        lines += ["", "### Whole models", "", *markdown(model_table(models))]
+    return "\n".join(lines)
+
+
+def models_section(models: dict, rewrites: dict) -> str:
+    """Whole models and the sites that are no ConvTranspose."""
+    lines = ["```", *machine_lines(models["machine"]), "```"]
+    for title, table in (
+        ("Whole models", model_table(models)),
+        ("Rewritten sites", rewrite_table(rewrites)),
+    ):
+        lines += ["", f"### {title}", "", *markdown(table)]
     return "\n".join(lines)
 
 
@@ -344,18 +369,20 @@ def newest(kind: str) -> Path:
     return files[-1]
 
 
-def replace_section(document: str, text: str) -> str:
-    before, found, rest = document.partition(BEGIN)
-    _, found_end, after = rest.partition(END)
+def replace_section(document: str, text: str, name: str = "results") -> str:
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = document.partition(begin)
+    _, found_end, after = rest.partition(end)
     if not (found and found_end):
-        raise SystemExit(f"the document lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+        raise SystemExit(f"the document lacks {begin} or {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("layers", type=Path, nargs="?", help="from bench_session.py --json")
     parser.add_argument("--models", type=Path, help="from bench_models.py --json")
+    parser.add_argument("--rewrites", type=Path, help="from bench_rewrites.py --json")
     parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md")
     parser.add_argument("--no-plot", action="store_true", help="leave the plot as it is")
     parser.add_argument("--readme", action="store_true", help="the README's table instead")
@@ -365,14 +392,21 @@ def main() -> None:
         path = ROOT / "README.md"
         path.write_text(replace_section(path.read_text(), readme_section(layers, models)))
         return
+    if bool(args.models) != bool(args.rewrites):
+        parser.error("--models and --rewrites go together")
+    if not args.layers and not args.models:
+        parser.error("a file from bench_session.py --json is needed, or --models and --rewrites")
+    if args.models:
+        models, rewrites = (json.loads(p.read_text()) for p in (args.models, args.rewrites))
+        text = models_section(models, rewrites)
+        args.document.write_text(replace_section(args.document.read_text(), text, "models"))
     if not args.layers:
-        parser.error("a file from bench_session.py --json is needed")
+        return
     layers = json.loads(args.layers.read_text())
-    models = json.loads(args.models.read_text()) if args.models else None
     image = args.document.with_suffix(".svg")
     if not args.no_plot:
         plot(layers, image)
-    text = section(layers, models, image.name if image.exists() else None)
+    text = section(layers, image.name if image.exists() else None)
     args.document.write_text(replace_section(args.document.read_text(), text))
 
 

@@ -220,6 +220,44 @@ def test_unknown_names_are_errors():
         assert result.returncode == 2 and message in result.stderr
 
 
+# ---- rewritten sites ---------------------------------------------------------------------------
+
+
+def test_sites_run_and_are_written(modules, tmp_path):
+    out = tmp_path / "sites.json"
+    result = run(
+        "bench_rewrites.py", "--quick", "--sites", "upsample_conv/rrdb_64_64", "--json", out
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["layer"] == "rrdb_64_64" and row["rewritten"] == 1 and row["ratio"]["stock"] > 0
+    assert "geometric mean, upsample_conv" in result.stdout
+    result = run("bench_rewrites.py", "--sites", "no such site")
+    assert result.returncode == 2 and "matches no site" in result.stderr
+
+
+def test_models_and_sites_in_the_document(modules):
+    report = modules["report"]
+
+    def row(layer, ratio, **more):
+        ms = {"median_ms": 2.0, "creation_ms": 1.0, "first_run_ms": 3.0}
+        engines = dict.fromkeys(("stock", "ours", "tuned"), ms)
+        return {"group": "g", "layer": layer, "engines": engines, "ratio": ratio} | more
+
+    models = [row("net", {"stock": 2.0, "tuned": 4.0}, sites={"ours": 5, "tuned": 3})]
+    rewrites = [row("a", {"stock": 2.0}, rewritten=1), row("b", {"stock": 8.0}, rewritten=0)]
+    text = report.models_section(
+        {"machine": {"cpu": "a cpu"}, "results": models}, {"results": rewrites}
+    )
+    assert "| net | 5 | 3 | 2.000 | 2.000 | 2.000 | 2.00 | 4.00 |" in text
+    assert (
+        "| a | 2.000 | 2.000 | 2.00 | yes |" in text and "| b | 2.000 | 2.000 | 8.00 | no |" in text
+    )
+    assert "**geometric mean, g** |  |  | **4.00**" in text
+    document = "x\n<!-- models: begin -->\n<!-- models: end -->\ny"
+    assert report.replace_section(document, text, "models").count(text) == 1
+
+
 # ---- reporting ---------------------------------------------------------------------------------
 
 
@@ -236,7 +274,7 @@ def test_ratios_and_means(complete):
 def test_report_fills_the_document(modules, complete, tmp_path):
     report = modules["report"]
     document = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    text = report.replace_section(document, report.section(complete, None, "plot.svg"))
+    text = report.replace_section(document, report.section(complete, "plot.svg"))
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| one | 8.000 | 2.000 | 4.000 | 4.00 | 2.00 | torch | 10.0 |" in text
     assert "| three | 16.0 | 1.000 | - | 16.00 | 16.00 | stock | 10.0 |" in text

@@ -34,17 +34,24 @@ SITES = {
     "pix2pix": {"conv_transpose": 5, "epilogue": 5},
     "stylegan2": {"conv_transpose": 3},
     "vae_decoder": {"upsample_conv": 3},
-    "espcn": {},
+    "espcn": {"subpixel_conv": 1},
     "rrdb": {"upsample_conv": 2, "epilogue": 2},
-    "rrdb_shuffle": {},
+    "rrdb_shuffle": {"subpixel_conv": 2, "epilogue": 2},
     "hifigan": {"conv_transpose": 4},
     "demucs": {"conv_transpose": 3, "epilogue": 2},
     "nnunet3d": {"conv_transpose": 2},
     "unet": {"conv_transpose": 3},
     "deeplab": {},
 }
-#: Of these, BatchNormalizations that PyTorch's newer exporter has folded already.
-FOLDED = {"dcgan": 4, "ebgan": 5, "pix2pix": 4}
+#: What differs in models of PyTorch's newer exporter: it has folded BatchNormalization already, and
+#: does not share equal weights through Identity nodes, which hide that they are constant.
+DYNAMO = {
+    "dcgan": {"epilogue": 5},
+    "ebgan": {"epilogue": 5},
+    "pix2pix": {"epilogue": 1},
+    "stylegan2": {"zero_insertion": 3, "epilogue": 3},
+}
+OPEN_SIZES = {"stylegan2": {"zero_insertion": 1}}
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -54,10 +61,10 @@ def test_architecture(name, exporter):
     architecture = ARCHITECTURES[name]
     model = export(architecture, small=True, **EXPORTERS[exporter])
     result = convert_with_report(model)
-    sites = Counter(SITES[name])
-    if EXPORTERS[exporter].get("dynamo"):
-        sites["epilogue"] -= FOLDED.get(name, 0)
-    assert Counter(change.rewrite for change in result.changes) == +sites, result.report
+    options = EXPORTERS[exporter]
+    special = DYNAMO if "dynamo" in options else OPEN_SIZES if "dynamic" in options else {}
+    sites = SITES[name] | special.get(name, {})
+    assert Counter(change.rewrite for change in result.changes) == sites, result.report
     report = ort_tconv.validate(model, result.model, shapes={"x": architecture.small_input})
     assert report.ok, report
     (y,) = report.outputs
@@ -85,5 +92,6 @@ def test_ocr_detector():
     found = Counter(change.rewrite for change in result.changes)
     assert found == {"conv_transpose": 2, "epilogue": 5}, result.report
     (x,) = onnx.load(path).graph.input
-    report = ort_tconv.validate(path, result.model, shapes={x.name: (1, 3, 64, 96)})
+    # On noise it finds no text: of values next to 0, stock's Sigmoid has no relative accuracy.
+    report = ort_tconv.validate(path, result.model, shapes={x.name: (1, 3, 64, 96)}, atol=1e-6)
     assert report.ok, report

@@ -74,6 +74,7 @@ template <class T> struct TensorCores {
   template <int m, int n>
   static TCONV_DEVICE void multiply(float (&sums)[m][n][4], uint32_t present, int weights, int window,
                                     const int (&columns)[n], int shift, int lane) {
+    join_warp();
     Vec16 b[n];
     for (int j = 0; j < n; ++j) b[j] = load_shared<Vec16>(window + window_piece(columns[j] + shift, lane & 3));
     TCONV_UNROLL

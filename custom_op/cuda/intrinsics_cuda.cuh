@@ -21,6 +21,8 @@ TCONV_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
 TCONV_DEVICE int grid_x() { return static_cast<int>(gridDim.x); }
 TCONV_DEVICE int grid_y() { return static_cast<int>(gridDim.y); }
 TCONV_DEVICE void sync_threads() { __syncthreads(); }
+// Lanes that took different branches come together again: what mma.sync demands.
+TCONV_DEVICE void join_warp() { __syncwarp(); }
 
 template <class V> TCONV_DEVICE V load_shared(int offset) { return *reinterpret_cast<const V*>(tconv_shared + offset); }
 template <class V> TCONV_DEVICE void store_shared(int offset, V v) { *reinterpret_cast<V*>(tconv_shared + offset) = v; }

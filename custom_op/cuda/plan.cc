@@ -46,8 +46,8 @@ struct AxisPlan {
   int64_t domain = 0;
 };
 
-AxisPlan plan_axis(const Problem& p, int i) {
-  const AxisGeometry g = segregate(p, i, /*aligned=*/true);
+AxisPlan plan_axis(const Problem& p, int i, bool aligned) {
+  const AxisGeometry g = segregate(p, i, aligned);
   AxisPlan out;
   Axis& a = out.axis;
   a.in = static_cast<int>(p.in[i]);
@@ -73,12 +73,12 @@ struct GemmGeometry {
 };
 
 // Coordinates that leave 32 bits, or too many shifts: not for this kernel.
-GemmGeometry gemm_geometry(const Problem& p) {
+GemmGeometry gemm_geometry(const Problem& p, bool aligned) {
   GemmGeometry g;
   for (int i = 0; i < kAxes; ++i) {
     const int64_t reach = p.stride[i] * (p.in[i] + 1) + p.kernel[i] * p.dilation[i] + p.pad_begin[i] + p.out[i];
     if (reach > kIndexLimit / 2) return g.possible = false, g;
-    g.axes[i] = plan_axis(p, i);
+    g.axes[i] = plan_axis(p, i, aligned);
     g.classes *= g.axes[i].axis.classes;
     g.shifts *= g.axes[i].axis.offsets;
     g.taps *= p.kernel[i];
@@ -92,17 +92,19 @@ GemmGeometry gemm_geometry(const Problem& p) {
 
 // ---- cost: cycles of a multiprocessor, as orders of magnitude -------------------------------------
 
-struct Rates {
-  double tile_column;  // one row tile times one column, one chunk of channels
-};
-
-Rates rates(DType dtype, bool tensor_cores, int capability) {
-  // Multiply-adds a cycle: dense mma.sync of compute capability 8.0 and up, or the plain units at two
-  // thirds of their peak.  Double precision runs at half the float rate on data-centre chips only.
-  const double macs = 16.0 * kChunkBytes / storage_bytes(dtype);
-  if (tensor_cores) return {macs / (dtype == DType::kFloat32 ? 512 : 1024)};
+// One 16x8 tile, one chunk of channels: the longer of multiplying, and of bringing the factors from shared
+// memory into registers (16 bytes a thread take a warp 4 cycles).
+double tile_cycles(const TileShape& tile, DType dtype, bool tensor_cores, int capability) {
+  const double m = tile.warp_row_tiles, n = tile.warp_column_tiles;
+  const double loads = tensor_cores ? 2 * m + n : 4 * (2 * m + 2 * n);
+  const double products = 16.0 * 8 * kChunkBytes / storage_bytes(dtype);
+  // Double precision runs at half the rate of float on data-centre devices, elsewhere at 1/64 of it.
   const bool data_centre = capability == 80 || capability == 90 || capability == 100;
-  return {macs / (dtype == DType::kFloat64 ? (data_centre ? 43 : 1.5) : 85)};
+  const double rate = tensor_cores               ? (dtype == DType::kFloat32 ? 512 : 1024)
+                      : dtype == DType::kFloat64 ? (data_centre ? 64 : 2)
+                                                 : 128;
+  constexpr double efficiency = 0.8;
+  return std::max(products / rate, 4 * loads / (m * n)) / efficiency;
 }
 
 constexpr double kBarrier = 60;              // a step's synchronisation and address arithmetic
@@ -129,7 +131,7 @@ void explore(const Problem& p, const GemmGeometry& g, DType dtype, const Device&
   const int columns_log2 = ceil_log2(tile.columns), accumulator = is_double(dtype) ? 8 : 4;
   const int64_t chunks = ceil_div(p.group_in() * storage_bytes(dtype), kChunkBytes);
   const int64_t row_blocks = ceil_div(row_tiles, tile.row_tiles) * p.group;
-  const double rate = rates(dtype, tensor_cores, device.capability).tile_column;
+  const double rate = tile_cycles(tile, dtype, tensor_cores, device.capability) / 8;  // of a column
   const int64_t sizes[1 + kAxes] = {p.batch, g.axes[0].domain, g.axes[1].domain, g.axes[2].domain};
   int most[1 + kAxes];
   for (int i = 0; i <= kAxes; ++i) most[i] = std::min(columns_log2, ceil_log2(std::max<int64_t>(sizes[i], 1)));
@@ -184,7 +186,7 @@ void explore(const Problem& p, const GemmGeometry& g, DType dtype, const Device&
 
 bool make_gemm(LaunchPlan& plan, const Problem& p, const Device& device, const Options& options) {
   if (p.rank() > kAxes) return false;
-  const GemmGeometry g = gemm_geometry(p);
+  GemmGeometry g = gemm_geometry(p, /*aligned=*/true);
   if (!g.possible) return false;
   const int64_t mg = p.group_out(), cg = p.group_in();
   const int64_t channel_tiles = ceil_div(mg, kRowTile), folded_tiles = ceil_div(mg * g.classes, kRowTile);
@@ -193,11 +195,22 @@ bool make_gemm(LaunchPlan& plan, const Problem& p, const Device& device, const O
   const int64_t row_tiles = folded ? folded_tiles : channel_tiles * g.classes;
   const double present = folded ? g.shifts : static_cast<double>(g.taps) / g.classes;
 
-  Candidate best;
-  for (int i = 0; i < static_cast<int>(std::size(kTiles)); ++i) {
-    if (forced_otherwise(options, kTiles[i])) continue;
-    if (is_double(plan.dtype) && kTiles[i].row_tiles * kTiles[i].columns > 512) continue;  // too many registers
-    explore(p, g, plan.dtype, device, options, plan.tensor_cores, row_tiles, present, i, best);
+  const auto best_tile = [&](const GemmGeometry& geometry) {
+    Candidate best;
+    for (int i = 0; i < static_cast<int>(std::size(kTiles)); ++i) {
+      if (forced_otherwise(options, kTiles[i])) continue;
+      if (is_double(plan.dtype) && kTiles[i].row_tiles * kTiles[i].columns > 512) continue;  // too many registers
+      explore(p, geometry, plan.dtype, device, options, plan.tensor_cores, row_tiles, present, i, best);
+    }
+    return best;
+  };
+  Candidate best = best_tile(g);
+  // Aligned classes read the fewest shifts; classes as they are have no position too many, which decides for
+  // small images.  Folded rows keep to one of the two, since packed weights depend on it.
+  if (!folded) {
+    const GemmGeometry exact = gemm_geometry(p, /*aligned=*/false);
+    const Candidate other = exact.possible ? best_tile(exact) : Candidate();
+    if (other.cost < best.cost) best = other, g = exact;
   }
   if (best.tile < 0) return false;
 
@@ -322,9 +335,10 @@ void make_direct(LaunchPlan& plan, const Problem& p, const Device& device) {
   const double waves = std::ceil(blocks / (4.0 * device.multiprocessors));
   double inputs = k.group_in;  // that an output meets
   for (int i = 0; i < p.rank(); ++i) inputs *= static_cast<double>(ceil_div(p.kernel[i], p.stride[i]));
-  const double instructions = k.group_out > 1 ? 9 : 4, latency = 40, locate = 600;
+  // Each input and each weight of a warp takes a cycle; a block has eight warps.
+  const double loads = k.group_out > 1 ? 5 : 2, latency = 60, locate = 600;
   plan.cost = 2000 + waves * (locate + static_cast<double>(ceil_div(planes, plan.grid[1])) * inputs *
-                                           std::max(latency, 2 * resident * instructions));
+                                           std::max(latency, 8 * resident * loads));
 }
 
 }  // namespace

@@ -28,10 +28,14 @@ enum class Kernel { kGemm, kDirect };
 
 struct TileShape {
   const char* name;  // rows x columns
-  int row_tiles, columns, threads, blocks_per_multiprocessor;
+  int row_tiles, columns, threads;
+  int warp_row_tiles, warp_column_tiles;  // 16x8 tiles of a warp
+  int blocks_per_multiprocessor;          // that the registers allow
 };
-constexpr TileShape kTiles[] = {
-    {"128x128", 8, 128, 256, 1}, {"64x64", 4, 64, 128, 3}, {"16x128", 1, 128, 128, 3}, {"128x16", 8, 16, 128, 4}};
+constexpr TileShape kTiles[] = {{"128x128", 8, 128, 256, 4, 4, 1},
+                                {"64x64", 4, 64, 128, 2, 4, 3},
+                                {"16x128", 1, 128, 128, 1, 4, 3},
+                                {"128x16", 8, 16, 128, 2, 2, 4}};
 
 struct LaunchPlan {
   Kernel kernel = Kernel::kDirect;

@@ -63,6 +63,7 @@ inline int block_z() { return static_cast<int>(emulation::block_index(2)); }
 inline int grid_x() { return static_cast<int>(emulation::grid_size(0)); }
 inline int grid_y() { return static_cast<int>(emulation::grid_size(1)); }
 inline void sync_threads() { emulation::sync_threads(); }
+inline void join_warp() {}  // a product waits for all lanes anyway
 
 template <class V> V load_shared(int offset) {
   V v;

@@ -5,6 +5,8 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 GPU ?= .venv-gpu
 BENCH_ARGS ?=
+FUZZ_ARGS ?= --seconds 30
+COMPAT_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
 .PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-rewrites bench-paper \
-  cuda-build gpu docs figures lint clean
+  cuda-build gpu docs figures lint clean sanitize fuzz compat wheel
 
 help:
 	@echo "make demo         convert two models, validate them, show the gain"
@@ -31,6 +33,10 @@ help:
 	@echo "make docs         build the documentation into build/docs; a warning is an error"
 	@echo "make figures      draw docs/figures/*.svg from the code"
 	@echo "make lint         check formatting and style, repairing what a tool can repair"
+	@echo "make sanitize     the C++ code and sessions under address, undefined-behaviour and thread sanitizers"
+	@echo "make fuzz         fuzz the engine, and sessions with malformed models (FUZZ_ARGS=--seconds 600)"
+	@echo "make compat       run the tests on other versions of ONNX Runtime and Python (COMPAT_ARGS=...)"
+	@echo "make wheel        build, repair and test the wheel that is published, and the source distribution"
 	@echo "make clean        remove everything that these made"
 
 demo: $(VENV)/.package $(VENV)/.demo
@@ -93,6 +99,20 @@ docs: $(VENV)/.package $(VENV)/.docs
 
 figures: $(VENV)/.package $(VENV)/.docs
 	$(BIN)/python docs/figures/draw.py
+
+# Needs g++ with its sanitizers' libraries, which Debian's g++ brings along.
+sanitize: $(VENV)/.package $(VENV)/.test
+	tests/reliability/sanitize.sh $(BIN)/python
+
+# Needs clang with libFuzzer (Debian: clang-19 libclang-rt-19-dev).
+fuzz: $(VENV)/.package $(VENV)/.test
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/fuzz/fuzz.py $(FUZZ_ARGS)
+
+compat: | $(BIN)/python
+	$(BIN)/python tests/reliability/compat.py $(COMPAT_ARGS)
+
+wheel: | $(BIN)/python
+	$(BIN)/python tests/reliability/wheel.py
 
 # The same hooks as with 'pre-commit install'; they come from PyPI.
 lint: $(VENV)/.pre-commit

@@ -64,7 +64,11 @@ std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, co
   {
     std::lock_guard<std::mutex> lock(c.mutex);
     for (auto it = c.entries.begin(); it != c.entries.end();) {
-      const bool dead = it->second.use_count() == 1 && it->second->weights.expired();
+      bool dead = it->second.use_count() == 1;  // then nobody waits for its mutex
+      if (dead) {
+        std::lock_guard<std::mutex> packed(it->second->packing);
+        dead = it->second->weights.expired();
+      }
       it = dead ? c.entries.erase(it) : std::next(it);
     }
     auto& slot = c.entries[{prepared.layout(), d}];

@@ -17,7 +17,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
                                 " or newer, this is " + base->GetVersionString();
     return base->GetApi(1)->CreateStatus(ORT_FAIL, message.c_str());
   }
-  Ort::InitApi(api);
+  // Once: threads of other sessions may be reading it.
+  [[maybe_unused]] static const bool initialized = (Ort::InitApi(api), true);
   try {
     using namespace ort_tconv;
     // Operators and domains must outlive every session that uses them: they are never destroyed.

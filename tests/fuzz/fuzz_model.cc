@@ -131,8 +131,9 @@ void damage(Model& m, Reader& r) {
       a.type = is_text ? 3 : name == "group" ? 2 : name == "activation_params" ? 6 : 7;
       if (r.pick(12) == 0) a.type = 1 + r.pick(8);
       a.text = r.one_of(kTexts);
-      a.integers.resize(
-          static_cast<size_t>(r.pick(8) ? (m.inputs[0].dims.size() - 2) * (name == "pads" ? 2 : 1) : r.pick(12)));
+      a.integers.resize(r.pick(8) ? std::max<size_t>(3, m.inputs[0].dims.size()) * (name == "pads" ? 2 : 1) -
+                                        (name == "pads" ? 4 : 2)
+                                  : static_cast<size_t>(r.pick(12)));
       for (auto& v : a.integers) v = hostile(r);
       a.floats.resize(static_cast<size_t>(r.pick(6)));
       static const float kFloats[] = {0.f, 1.f, -1.f, 6.f, 1e38f, NAN, INFINITY, -INFINITY};

@@ -130,7 +130,11 @@ inline Message node(const Model& m, int index) {
 inline std::string content(const Input& input) {
   std::string data(static_cast<size_t>(elements(input.dims) * element_bytes(input.element)), '\0');
   Random random(data.size());
-  for (auto& c : data) c = static_cast<char>(random.next());
+  const size_t bytes = static_cast<size_t>(element_bytes(input.element));
+  for (size_t i = 0; i < data.size(); ++i) {
+    data[i] = static_cast<char>(random.next());
+    if (i % bytes == bytes - 1) data[i] &= '\xBF';  // the exponent's first bit: below 2, so not NaN or Inf
+  }
   return data;
 }
 

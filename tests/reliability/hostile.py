@@ -192,7 +192,7 @@ def table() -> str:
 
 def said(error: str) -> str:
     """The operator's words in a message of ONNX Runtime's."""
-    words = error.split("SegregatedConvTranspose", 1)[-1].removeprefix(" 'up': ").removeprefix(":")
+    words = error.rsplit("SegregatedConvTranspose 'up': ", 1)[-1]
     words = " ".join(words.split()).replace("|", "\\|")
     return words if len(words) < 200 else words[:197] + "..."
 

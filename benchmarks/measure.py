@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 WARM_UP = 3
 BURST = 8  # timed calls of a turn, or as many as begin within
 BURST_SECONDS = 0.1
-WAKE_UP = 2e-3  # seconds of calls before them
+WAKE_UP = 20e-3  # seconds of calls before them: some ticks of the scheduler, see in_turns
 
 
 def in_turns(
@@ -35,9 +35,10 @@ def in_turns(
     """Milliseconds of each call: at least `repeat` calls each and `seconds` in all, after `warm_up`
     rounds. In every round each function has one turn, in an order drawn anew: none always follows
     the same one. `settle` is a pause after each turn, long enough for the threads of any engine to
-    come to rest. A turn begins with calls that are not timed, since a processor that was idle for
-    that long is not at once at speed again; `BURST` calls that are timed follow at once, as in a
-    model layer follows layer."""
+    come to rest. A turn begins with calls that are not timed: a processor that was idle for that
+    long is not at once at speed again, and threads that wake on one core need some ticks of the
+    scheduler to spread. `BURST` calls that are timed follow at once, as in a model layer follows
+    layer."""
     times: list[list[float]] = [[] for _ in runs]
     order = list(range(len(runs)))
     draw = random.Random(0)

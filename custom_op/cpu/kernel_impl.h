@@ -8,6 +8,10 @@
 // see kernel.h.
 #pragma once
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 #include <utility>
 
@@ -61,8 +65,6 @@ inline __attribute__((always_inline)) float to_compute(Half v) {
   return as_float(sign | bits);
 }
 
-inline __attribute__((always_inline)) void from_compute(float v, float& out) { out = v; }
-inline __attribute__((always_inline)) void from_compute(double v, double& out) { out = v; }
 inline __attribute__((always_inline)) void from_compute(float v, BFloat16& out) {
   const uint32_t u = as_bits(v);
   const uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
@@ -364,8 +366,44 @@ template <class S>
 using T_of = typename ComputeType<S>::type;
 
 template <class S>
-void load(const S* src, int64_t n, T_of<S>* dst) {
+inline __attribute__((always_inline)) void to_compute(const S* src, int64_t n, T_of<S>* dst) {
   for (int64_t i = 0; i < n; ++i) dst[i] = to_compute(src[i]);
+}
+template <class S>
+inline __attribute__((always_inline)) void from_compute(const T_of<S>* src, int64_t n, S* dst) {
+  for (int64_t i = 0; i < n; ++i) from_compute(src[i], dst[i]);
+}
+
+#ifdef __F16C__  // the processor's own conversions, which compilers do not find in the arithmetic above
+template <>
+inline __attribute__((always_inline)) void to_compute<Half>(const Half* src, int64_t n, float* dst) {
+  int64_t i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= n; i += 16)
+    _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(src + i))));
+#endif
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src + i))));
+  for (; i < n; ++i) dst[i] = to_compute(src[i]);
+}
+template <>
+inline __attribute__((always_inline)) void from_compute<Half>(const float* src, int64_t n, Half* dst) {
+  int64_t i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= n; i += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i),
+                        _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  for (; i < n; ++i) from_compute(src[i], dst[i]);
+}
+#endif
+
+template <class S>
+void load(const S* src, int64_t n, T_of<S>* dst) {
+  to_compute(src, n, dst);
 }
 
 template <class S>
@@ -375,11 +413,9 @@ inline __attribute__((always_inline)) Vec<T_of<S>> load_vector(const S* src, int
     if (n == L) return loadu(reinterpret_cast<const T_of<S>*>(src));
   }
   T_of<S> tmp[L] = {};
-  if (n == L) {
-    for (int k = 0; k < L; ++k) tmp[k] = to_compute(src[k]);
-  } else {
+  if (n == L) to_compute(src, L, tmp);
+  else
     for (int k = 0; k < n; ++k) tmp[k] = to_compute(src[k]);
-  }
   return loadu(tmp);
 }
 
@@ -535,10 +571,26 @@ inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) {
 template <class S, class F>
 inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, S* y,
                                                        F f) {
-  if (z) {
-    for (int64_t i = 0; i < n; ++i) from_compute(f(v[i] + bias + to_compute(z[i])), y[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) from_compute(f(v[i] + bias), y[i]);
+  using T = T_of<S>;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    if (z) {
+      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] + bias + z[i]);
+    } else {
+      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] + bias);
+    }
+  } else {  // some vectors at a time, so that each loop is of one kind
+    constexpr int64_t kPiece = 128;
+    T sums[kPiece], residual[kPiece];
+    for (int64_t at = 0; at < n; at += kPiece) {
+      const int64_t m = n - at < kPiece ? n - at : kPiece;
+      if (z) {
+        to_compute(z + at, m, residual);
+        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] + bias + residual[i]);
+      } else {
+        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] + bias);
+      }
+      from_compute(sums, m, y + at);
+    }
   }
 }
 

@@ -23,6 +23,9 @@ TF32_ROUNDOFF = 2.0**-11
 _SUM_FACTOR = 16.0
 # A stored result is off by at most one roundoff; again both sides, and the largest of many.
 _STORE_FACTOR = 4.0
+# Functions into [-1, 1] are computed to a roundoff of 1, not of a result that may be next to 0:
+# stock ONNX Runtime's Sigmoid of -15 is off by six percent, that of -20 is 0.
+_SATURATING = {"Erf", "HardSigmoid", "Sigmoid", "Softmax", "Tanh"}
 # Assumed where a weight's shape is only known when the model runs.
 _UNKNOWN_LENGTH = 4096
 
@@ -68,6 +71,15 @@ def relative_tolerance(
     store = UNIT_ROUNDOFF.get(dtype, 0.0)
     variance = (_STORE_FACTOR * store) ** 2
     return math.sqrt(variance + sum(reduction.variance(tf32) for reduction in reductions))
+
+
+def absolute_floor(nodes: Iterable[onnx.NodeProto], dtype: int = TensorProto.FLOAT) -> float:
+    """Error allowed in an output of type ``dtype`` whatever its magnitude: 4 roundoffs of 1, those
+    of float32 for 16-bit types, if one of ``nodes``, those up to the output, is a function into
+    [-1, 1]; else 0."""
+    if not any(node.op_type in _SATURATING for node in nodes):
+        return 0.0
+    return _STORE_FACTOR * min(UNIT_ROUNDOFF.get(dtype, 0.0), UNIT_ROUNDOFF[TensorProto.FLOAT])
 
 
 # ---- finding the reductions of a model ---------------------------------------------------------

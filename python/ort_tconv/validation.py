@@ -27,7 +27,7 @@ from .converters.rewrite import DOMAIN, OP_TYPE
 from .inputs import describe, load_inputs, make_inputs
 from .session import available_providers, open_session, register
 from .shapes import TypedNode, typed_nodes
-from .tolerance import reductions_by_node, relative_tolerance
+from .tolerance import absolute_floor, reductions_by_node, relative_tolerance
 
 #: Arrays by input name, several sets of them, or a path to such.
 Inputs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | os.PathLike | None
@@ -188,7 +188,8 @@ def validate(
         providers: Execution providers for the converted model, by default
             :func:`ort_tconv.available_providers`.
         rtol: Error allowed, relative to the largest magnitude of each output.  By default it is
-            :func:`ort_tconv.tolerance.relative_tolerance` of the model's reductions.
+            :func:`ort_tconv.tolerance.relative_tolerance` of the model's reductions, and never less
+            than :func:`ort_tconv.tolerance.absolute_floor`.
         atol: Absolute error allowed in addition.
 
     Raises:
@@ -318,6 +319,7 @@ class _Limits:
         atol: float,
     ) -> None:
         self._reductions = reductions_by_node(model, {n: v.shape for n, v in feeds.items()})
+        self._nodes = model.graph.node
         self._tf32, self._rtol, self._atol = tf32, rtol, atol
 
     def of_model(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> _Limits:
@@ -334,11 +336,12 @@ class _Limits:
         def limit(expected: np.ndarray) -> float:
             magnitudes = np.abs(expected[np.isfinite(expected)].astype(np.float64))
             largest = float(magnitudes.max(initial=0.0)) or 1.0
-            relative = self._rtol
-            if relative is None:
-                dtype = ir.DataType.from_numpy(expected.dtype)
-                relative = relative_tolerance(before, dtype, self._tf32)
-            return self._atol + relative * largest
+            if self._rtol is not None:
+                return self._atol + self._rtol * largest
+            dtype = ir.DataType.from_numpy(expected.dtype)
+            relative = relative_tolerance(before, dtype, self._tf32)
+            floor = absolute_floor(self._nodes[: index + 1], dtype)
+            return self._atol + max(relative * largest, floor)
 
         return limit
 

@@ -21,7 +21,12 @@ from onnx import AttributeProto, TensorProto, helper
 
 import ort_tconv
 from ort_tconv import _core
-from ort_tconv.tolerance import Reduction, reductions_by_node, relative_tolerance
+from ort_tconv.tolerance import (
+    Reduction,
+    absolute_floor,
+    reductions_by_node,
+    relative_tolerance,
+)
 
 
 def lengths(model, shapes=None):
@@ -144,3 +149,11 @@ def test_rounding_passes_and_a_missing_tap_does_not(dtype, channels):
 def test_a_chain_adds_up():
     nodes = reductions_by_node(chain_model(3), {})
     assert [[r.length for r in node] for node in nodes] == [[16], [], [16], [], [16], []]
+
+
+def test_functions_into_the_unit_interval_have_an_absolute_floor() -> None:
+    relu, sigmoid = (helper.make_node(name, ["x"], ["y"]) for name in ("Relu", "Sigmoid"))
+    assert absolute_floor([relu]) == 0
+    assert absolute_floor([relu, sigmoid]) == 4 * 2.0**-24
+    assert absolute_floor([sigmoid], TensorProto.DOUBLE) == 4 * 2.0**-53
+    assert absolute_floor([sigmoid], TensorProto.FLOAT16) == 4 * 2.0**-24

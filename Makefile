@@ -145,7 +145,7 @@ $(VENV)/.test $(VENV)/.bench $(VENV)/.docs $(VENV)/.peers: $(VENV)/.%: pyproject
 
 # PyTorch for the CPU, where PyPI's would bring gigabytes of CUDA along.
 $(VENV)/.models: pyproject.toml | $(VENV)/.package
-	$(PIP) install --extra-index-url https://download.pytorch.org/whl/cpu \
+	$(PIP) install --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
 	  "$$(echo build/wheel/*.whl)[cpu,models]"
 	@touch $@
 

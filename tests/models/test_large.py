@@ -86,4 +86,5 @@ def test_weights_are_copied_from_file_to_file(large, tmp_path):
 
 @pytest.mark.slow
 def test_weights_are_loaded_once(large):
-    assert BYTES < growth(large, "") < 1.3 * BYTES
+    # The system may drop pages of a file before all are read.
+    assert 0.5 * BYTES < growth(large, "") < 1.3 * BYTES

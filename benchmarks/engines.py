@@ -67,12 +67,18 @@ class StockOrt:
         """Inputs and outputs stay where they are: what is timed is the session, not numpy."""
         value = self.ort.OrtValue.ortvalue_from_numpy
         binding = session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, value(array))
+        inputs = {name: value(array) for name, array in feeds.items()}
         outputs = [value(y) for y in session.run(None, feeds)]
-        for meta, y in zip(session.get_outputs(), outputs):
-            binding.bind_ortvalue_output(meta.name, y)
-        return lambda: session.run_with_iobinding(binding), lambda: outputs[0].numpy()
+        for name, tensor in inputs.items():
+            binding.bind_ortvalue_input(name, tensor)
+        for meta, tensor in zip(session.get_outputs(), outputs):
+            binding.bind_ortvalue_output(meta.name, tensor)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+
+        run.alive = feeds, inputs, outputs  # ONNX Runtime 1.21 does not hold what is bound
+        return run, lambda: outputs[0].numpy()
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
         return self.bind(self.session(self.file(model)), {"x": x})

@@ -43,7 +43,10 @@ def test_non_finite_weights_stay_where_they_belong(isa, algorithm, dtype, case):
         finite = np.isfinite(expected)
         assert 0 < finite.sum() < finite.size
         np.testing.assert_array_equal(y[~finite], expected[~finite])
-        tame = {name: np.where(np.isfinite(value), value, 0) for name, value in arrays.items()}
+        tame = {
+            name: np.where(np.isfinite(value), value, value.dtype.type(0))
+            for name, value in arrays.items()
+        }
         assert (np.abs(y[finite] - expected[finite]) <= allowed(case, tame)[finite]).all()
 
 

@@ -101,7 +101,6 @@ double channel_pairs(const Shape& s) { return static_cast<double>(s.problem.grou
 // How threads get their work: tiles first, a few for each thread to even out what they take; or channels
 // first, which each fetch their own weights, but all transform the same input.
 enum class Share { kTiles, kChannels };
-constexpr Share kShares[] = {Share::kTiles, Share::kChannels};
 
 int64_t target_tasks(const Machine& m, Share share = Share::kTiles) {
   return m.threads == 1 || share == Share::kChannels ? m.threads : 4 * static_cast<int64_t>(m.threads);
@@ -312,13 +311,17 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   return plan;
 }
 
+// The cheaper way to share out the work; one thread has no choice.
+template <class Make>
+Plan cheaper_share(const Machine& m, Make make) {
+  Plan tiles = make(Share::kTiles);
+  if (m.threads == 1) return tiles;
+  Plan channels = make(Share::kChannels);
+  return channels.cost < tiles.cost ? channels : tiles;
+}
+
 Plan plan_direct(const Shape& s) {
-  Plan best = plan_direct(s, kShares[0]);
-  for (const Share share : kShares) {
-    Plan plan = plan_direct(s, share);
-    if (plan.cost < best.cost) best = std::move(plan);
-  }
-  return best;
+  return cheaper_share(s.machine, [&](Share share) { return plan_direct(s, share); });
 }
 
 // The cheapest choice of axes; false if none can be transformed.
@@ -335,12 +338,10 @@ bool plan_winograd(const Shape& s, Plan* out) {
       transform[i] = mask >> i & 1;
       ok = ok && (!transform[i] || possible[i]);
     }
-    for (const Share share : kShares) {
-      if (!ok) break;
-      Plan plan = plan_winograd(s, transform, share);
-      if (!found || plan.cost < out->cost) *out = std::move(plan);
-      found = true;
-    }
+    if (!ok) continue;
+    Plan plan = cheaper_share(s.machine, [&](Share share) { return plan_winograd(s, transform, share); });
+    if (!found || plan.cost < out->cost) *out = std::move(plan);
+    found = true;
   }
   return found;
 }

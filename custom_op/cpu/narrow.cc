@@ -39,6 +39,8 @@ class NarrowEngine final : public EngineBase<S> {
       plain_ = plain_ && axis.offsets == std::vector<int64_t>{0} && axis.domain == axis.in &&
                (i == 1 || this->plan.tile[i] == axis.in);
     }
+    // A few channels make one long list of taps instead of many short loops.
+    channels_ = this->cg_ < kFewChannels ? 1 : this->cg_;
     make_chunks(block_channels(0), &chunks_);
     if (this->plan.blocks > 0) make_chunks(block_channels(this->plan.blocks - 1), &last_chunks_);
     for (const auto* chunks : {&chunks_, &last_chunks_})
@@ -60,16 +62,15 @@ class NarrowEngine final : public EngineBase<S> {
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t b = 0; b < this->plan.blocks; ++b)
         for (const Chunk& chunk : chunks(b)) {
-          const ptrdiff_t* offset = chunk.offsets.data();
+          int64_t i = 0;  // [tap][channel]
           for (const RowSegment& segment : chunk.segments)
-            for (int64_t t = 0; t < segment.taps; ++t, ++offset)
-              for (int64_t c = 0; c < cg; ++c)
-                for (int r = segment.first; r < segment.first + segment.rows; ++r) {
-                  const SubKernel& sub = this->sub_kernels_[chunk.rows[r].sub];
-                  const int64_t tap = sub.taps[*tap_at(sub, *offset)];
-                  const int64_t m = b * this->plan.block + chunk.rows[r].m;
-                  this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m) * taps + tap, 1, dst++);
-                }
+            for (const int64_t end = i + segment.taps * channels_; i < end; ++i)
+              for (int r = segment.first; r < segment.first + segment.rows; ++r) {
+                const SubKernel& sub = this->sub_kernels_[chunk.rows[r].sub];
+                const int64_t tap = sub.taps[*tap_at(sub, chunk.offsets[i / cg])];
+                const int64_t m = b * this->plan.block + chunk.rows[r].m, c = i % cg;
+                this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m) * taps + tap, 1, dst++);
+              }
         }
   }
 
@@ -81,19 +82,19 @@ class NarrowEngine final : public EngineBase<S> {
   struct Chunk {  // one call of a row kernel
     std::vector<Row> rows;
     std::vector<RowSegment> segments;
-    std::vector<ptrdiff_t> offsets;  // of the taps, segment by segment
-    int64_t weights = 0;             // of one input channel
+    std::vector<ptrdiff_t> offsets;      // of the taps, segment by segment
+    int64_t weights = 0;                 // of one input channel
+    std::vector<ptrdiff_t> expanded[2];  // with few channels: offsets of [tap][channel], by Window::view
   };
   struct Window {
     const T* x = nullptr;
-    int64_t channel_stride = 0;
+    bool view = false;  // the input itself, no copy
   };
 
   struct Scratch {
     T *window, *acc, *row;
     const T** sources;
     WindowRun* runs;
-    ptrdiff_t* taps;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
       window = c.take<T>(e.cg_ * e.window_positions_ + e.k_.lanes);
@@ -102,15 +103,13 @@ class NarrowEngine final : public EngineBase<S> {
       sources = c.take<const T*>(p.class_chunk);
       const auto& last = e.window_.back();  // a row is at most zeros, input, zeros for each piece
       runs = c.take<WindowRun>(3 * (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
-      int64_t most = 0;
-      for (const auto* chunks : {&e.chunks_, &e.last_chunks_})
-        for (const Chunk& chunk : *chunks) most = std::max(most, static_cast<int64_t>(chunk.offsets.size()));
-      taps = c.take<ptrdiff_t>(e.cg_ < kFewChannels ? e.cg_ * most : 0);
     }
   };
 
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
+
+  int64_t channel_stride(bool view) const { return view ? this->in_size_ : this->window_positions_; }
 
   // Index of the tap that reads at `offset`.
   static std::optional<size_t> tap_at(const SubKernel& sub, ptrdiff_t offset) {
@@ -161,10 +160,14 @@ class NarrowEngine final : public EngineBase<S> {
         if (end > first) segments[{first, end - first}].push_back(offset);
         first = std::max(end, first + 1);
       }
+    const int64_t lists = this->cg_ / channels_;  // of one tap
     for (const auto& [place, taps] : segments) {
-      chunk.segments.push_back({static_cast<int64_t>(taps.size()), place.first, place.second});
+      chunk.segments.push_back({static_cast<int64_t>(taps.size()) * lists, place.first, place.second});
       chunk.offsets.insert(chunk.offsets.end(), taps.begin(), taps.end());
     }
+    for (bool view : {false, true})
+      for (ptrdiff_t offset : chunk.offsets)
+        for (int64_t c = 0; c < lists; ++c) chunk.expanded[view].push_back(offset + c * channel_stride(view));
     return chunk;
   }
 
@@ -212,7 +215,7 @@ class NarrowEngine final : public EngineBase<S> {
       for (int64_t c = 0; c < cg; ++c)
         this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * this->window_positions_);
       std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));
-      window = {s.window, this->window_positions_};
+      window = {s.window, false};
     }
     // Strips of a few rows, each computed and stored before the next.
     const int along = this->d_ - 2;
@@ -244,7 +247,7 @@ class NarrowEngine final : public EngineBase<S> {
       // The row kernel reads up to the next whole vector: not past the end of the input.
       const T* end = static_cast<const T*>(t.x) + this->problem.batch * this->problem.channels * this->in_size_;
       const int64_t reach = (this->cg_ - 1) * this->in_size_ + this->window_positions_ + this->k_.lanes;
-      if (end - x >= reach) return {x, this->in_size_};
+      if (end - x >= reach) return {x, true};
     }
     return {};
   }
@@ -253,28 +256,15 @@ class NarrowEngine final : public EngineBase<S> {
     const int64_t cg = this->cg_, rows = strip.extent[this->d_ - 2], width = strip.extent.back();
     const T* w = packed + (strip.g * this->mg_ + b * this->plan.block) * cg * this->total_taps_;
     RowsArgs<T> a;
-    a.channel_stride = window.channel_stride;
+    a.channel_stride = channel_stride(window.view);
+    a.channels = channels_;
     for (const Chunk& chunk : chunks(b)) {
-      RowSegment segments[kMaxPartRows * kMaxPartRows];
       const int n = static_cast<int>(chunk.rows.size());
       a.segments = chunk.segments.data();
       a.nsegments = static_cast<int64_t>(chunk.segments.size());
-      a.taps = chunk.offsets.data();
-      a.channels = cg;
+      a.taps = chunk.expanded[window.view].data();
       a.w = w;
       w += chunk.weights * cg;
-      if (cg < kFewChannels) {  // one long list of taps instead of many short loops over channels
-        ptrdiff_t* tap = s.taps;
-        for (ptrdiff_t offset : chunk.offsets)
-          for (int64_t c = 0; c < cg; ++c) *tap++ = offset + c * window.channel_stride;
-        for (int64_t i = 0; i < a.nsegments; ++i) {
-          segments[i] = a.segments[i];
-          segments[i].taps *= cg;
-        }
-        a.segments = segments;
-        a.taps = s.taps;
-        a.channels = 1;
-      }
       for (int64_t r = 0; r < (flat_ ? 1 : rows); ++r) {
         a.x = window.x + r * this->window_stride_[this->d_ - 2];
         a.count = flat_ ? (rows - 1) * row_stride_ + width : width;
@@ -300,6 +290,7 @@ class NarrowEngine final : public EngineBase<S> {
   }
 
   std::vector<Chunk> chunks_, last_chunks_;  // of all blocks but the last, and of that
+  int64_t channels_ = 1;                     // that a row kernel runs through for each tap it is given
   int64_t strip_ = 1;                        // rows of a strip
   bool flat_ = false, plain_ = false;
   int64_t row_stride_ = 0, results_ = 0;  // of results: from row to row, and of one (sub-kernel, channel)

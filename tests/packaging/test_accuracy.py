@@ -1,28 +1,13 @@
 """benchmarks/accuracy.py, and the document that shows its results."""
 
-import importlib
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
-import pytest
+from scripts import ROOT, output_of
 
 from ort_tconv import _core
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = ("accuracy", "bench_session", "engines", "measure", "report")
-
-
-@pytest.fixture(scope="module")
-def modules():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(BENCHMARKS))
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 def test_relative_error(modules):
@@ -53,10 +38,8 @@ def test_what_is_compared_with_is_the_definition(modules):
 def test_it_runs(tmp_path):
     out, document = tmp_path / "out.json", tmp_path / "accuracy.md"
     document.write_text("<!-- results: begin -->\n<!-- results: end -->\n")
-    command = [sys.executable, BENCHMARKS / "accuracy.py", "--layers", "gpgan_32|fcn8"]
-    command += ["--json", out, "--document", document]
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+    layers = "gpgan_32|fcn8"
+    output_of("accuracy.py", "--layers", layers, "--json", out, "--document", document)
     rows = json.loads(out.read_text())["results"]
     assert [row["layer"] for row in rows] == ["gpgan_32x32x64", "fcn8_k16_s8"]
     assert "| **greatest, decoder** |" in document.read_text()

@@ -1,29 +1,14 @@
 """The benchmarks' arithmetic, and that they run."""
 
-import importlib
 import itertools
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import BENCHMARKS, ROOT, output_of, run
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = ("bench_session", "compare", "engines", "measure", "report")
-
-
-@pytest.fixture(scope="module")
-def modules():
-    """The benchmarks' modules, which find each other as those of a script do."""
-    sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(BENCHMARKS))
-    for name in MODULES:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +16,13 @@ def bench(modules):
     return modules["bench_session"]
 
 
-def run(script: str, *arguments, cwd=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def layers_file(tmp_path_factory):
     """Results of two small layers, on all engines that are installed."""
     directory = tmp_path_factory.mktemp("bench")
     out = directory / "out.json"
-    result = run("bench_session.py", "--quick", "--layers", "gpgan_4x4|k3$", "--json", out)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "geometric mean, all layers" in result.stdout
+    shown = output_of("bench_session.py", "--quick", "--layers", "gpgan_4x4|k3$", "--json", out)
+    assert "geometric mean, all layers" in shown
     return out
 
 
@@ -225,13 +204,11 @@ def test_unknown_names_are_errors():
 
 def test_sites_run_and_are_written(modules, tmp_path):
     out = tmp_path / "sites.json"
-    result = run(
-        "bench_rewrites.py", "--quick", "--sites", "upsample_conv/rrdb_64_64", "--json", out
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    site = "upsample_conv/rrdb_64_64"
+    shown = output_of("bench_rewrites.py", "--quick", "--sites", site, "--json", out)
     (row,) = json.loads(out.read_text())["results"]
     assert row["layer"] == "rrdb_64_64" and row["rewritten"] == 1 and row["ratio"]["stock"] > 0
-    assert "geometric mean, upsample_conv" in result.stdout
+    assert "geometric mean, upsample_conv" in shown
     result = run("bench_rewrites.py", "--sites", "no such site")
     assert result.returncode == 2 and "matches no site" in result.stderr
 
@@ -289,8 +266,7 @@ def test_report_command(modules, layers_file, tmp_path):
     report = modules["report"]
     document = tmp_path / "performance.md"
     document.write_text(f"{report.BEGIN}\n{report.END}\n")
-    result = run("report.py", layers_file, "--document", document, "--no-plot")
-    assert result.returncode == 0, result.stdout + result.stderr
+    output_of("report.py", layers_file, "--document", document, "--no-plot")
     assert "gpgan_4x4x512" in document.read_text()
 
 
@@ -315,11 +291,10 @@ def test_compare(tmp_path, results):
     results["results"][2]["engines"]["ours"]["median_ms"] = 4.0  # a quarter
     results["results"][1]["layer"] = "another"
     after.write_text(json.dumps(results))
-    result = run("compare.py", before, after)
-    assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if "/" in line and "│" in line]
+    shown = output_of("compare.py", before, after)
+    lines = [line for line in shown.splitlines() if "/" in line and "│" in line]
     assert [line.split()[1] for line in lines] == ["b/three", "a/one"]
     assert "0.25" in lines[0] and "2.00" in lines[1]
-    assert "not the same threads: 2, then 4" in result.stdout
-    (mean,) = [line for line in result.stdout.splitlines() if "geometric mean" in line]
+    assert "not the same threads: 2, then 4" in shown
+    (mean,) = [line for line in shown.splitlines() if "geometric mean" in line]
     assert mean.split("│")[4].strip() == f"{0.5**0.5:.2f}"

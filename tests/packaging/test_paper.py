@@ -1,28 +1,14 @@
 """benchmarks/paper.py: its methods compute transposed convolutions, and it runs."""
 
-import importlib
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import BENCHMARKS, ROOT, output_of
 
 from ort_tconv import _core
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = ("bench_session", "engines", "measure", "paper", "report")
-
-
-@pytest.fixture(scope="module")
-def modules():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in MODULES}
-    sys.path.remove(str(BENCHMARKS))
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -146,18 +132,13 @@ def test_results_of_several_runs_are_merged(paper, data):
 def test_it_runs(tmp_path):
     out, document = tmp_path / "out.json", tmp_path / "paper.md"
     document.write_text("before\n<!-- results: begin -->\n<!-- results: end -->\n")
-
-    def run(*arguments):
-        command = [sys.executable, str(BENCHMARKS / "paper.py"), *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    run("--quick", "--threads", 1, "--layers", "gpgan_32|k3$", "--json", out)
+    layers = "gpgan_32|k3$"
+    output_of("paper.py", "--quick", "--threads", 1, "--layers", layers, "--json", out)
     results = json.loads(out.read_text())["results"]
     assert [r["layer"] for r in results] == ["gpgan_32x32x64", "image224_k3"]
     assert all(len(r["methods"]) == 5 for r in results)
-    assert "3.89x (Xeon)" in run("--results", out, "--document", document)
+    shown = output_of("paper.py", "--results", out, "--document", document)
+    assert "3.89x (Xeon)" in shown
     assert "| gpgan_32x32x64 |" in document.read_text()
 
 

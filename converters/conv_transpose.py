@@ -8,7 +8,8 @@ from .convolution import FLOATS, check_opset
 from .nodes import become_operator
 from .rewrite import Refusal, Rewrite, Scope, Site
 
-_ATTRIBUTES = {
+#: By name: the type of each attribute that ConvTranspose has in any version.
+CONV_TRANSPOSE_ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
     "dilations": ir.AttributeType.INTS,
     "group": ir.AttributeType.INT,
@@ -71,7 +72,7 @@ def _check_inputs(node: ir.Node) -> None:
 
 
 def _check_attribute(attribute: ir.Attr, scope: Scope) -> None:
-    expected = _ATTRIBUTES.get(attribute.name)
+    expected = CONV_TRANSPOSE_ATTRIBUTES.get(attribute.name)
     if expected is None:
         raise Refusal(f"attribute '{attribute.name}' is not one of ConvTranspose's")
     if attribute.type != expected:

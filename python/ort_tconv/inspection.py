@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from . import machine, text
 from .converters import convert_with_report
+from .converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
 from .converters.model_io import ModelLike, read_model
 from .converters.report import Change, Skip
 from .inputs import input_shapes
@@ -27,16 +28,6 @@ _FLOATS = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16",
 }
-_GEOMETRY = (
-    "auto_pad",
-    "dilations",
-    "group",
-    "kernel_shape",
-    "output_padding",
-    "output_shape",
-    "pads",
-    "strides",
-)
 
 
 @dataclass(frozen=True)
@@ -318,7 +309,11 @@ def _site(
         return Site(**facts)
     x_shape, w_shape = (value.shape for value in (*node.inputs, Value(), Value())[:2])
     dtype = dtype_name(node)
-    attributes = {n: v for n, v in node.attributes.items() if n in _GEOMETRY and v is not None}
+    attributes = {
+        name: value
+        for name, value in node.attributes.items()
+        if name in CONV_TRANSPOSE_ATTRIBUTES and value is not None
+    }
     facts |= {"dtype": dtype, "x_shape": x_shape, "w_shape": w_shape, "attributes": attributes}
     if x_shape is None or w_shape is None or dtype is None:
         missing = "type of X" if x_shape and w_shape else f"shape of {'W' if x_shape else 'X'}"

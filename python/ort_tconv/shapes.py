@@ -9,19 +9,9 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
+from .converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
 from .converters.model_io import skeleton
 from .converters.rewrite import DOMAIN, OP_TYPE
-
-_STOCK_ATTRIBUTES = {
-    "auto_pad",
-    "dilations",
-    "group",
-    "kernel_shape",
-    "output_padding",
-    "output_shape",
-    "pads",
-    "strides",
-}
 
 
 @dataclass(frozen=True)
@@ -205,7 +195,7 @@ def _as_stock(nodes) -> None:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
             node.domain, node.op_type = "", "ConvTranspose"
             del node.input[3:]  # the residual
-            kept = [a for a in node.attribute if a.name in _STOCK_ATTRIBUTES]
+            kept = [a for a in node.attribute if a.name in CONV_TRANSPOSE_ATTRIBUTES]
             del node.attribute[:]
             node.attribute.extend(kept)
         for graph in _bodies(node):

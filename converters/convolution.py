@@ -245,7 +245,7 @@ def check_gain(
     conv: Convolution,
     form: Equivalent,
     growth: Sequence[int],
-    facts: Facts,
+    scope: Scope,
     saved: int = 0,
     shuffled: int = 0,
     added: int = 0,
@@ -256,8 +256,11 @@ def check_gain(
     of stride 1, too), on an image ``growth`` times as large as the operator's input.  To this come
     the values, for each pixel of the operator's input, which the nodes around the Conv move to and
     from memory: ``saved`` and, out of order, ``shuffled`` without the rewrite, ``added`` with it.
+    Where the site is timed, nothing is estimated.
     """
-    batch, sides = nominal_sides(form.x, conv.axes, facts)
+    if scope.is_timed(conv.node):
+        return
+    batch, sides = nominal_sides(form.x, conv.axes, scope.facts)
     if 0 in (batch, *sides):
         return
     dtype = str(conv.dtype.numpy())

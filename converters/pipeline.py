@@ -88,7 +88,8 @@ def convert(
         algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
             tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
         tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
-            it wins; see :mod:`ort_tconv.tuning`.  The decisions are stored in the metadata.
+            it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and are left
+            alone otherwise, are tried as well.  The decisions are stored in the metadata.
         shapes: Shapes of inputs for ``tune``, as for :func:`ort_tconv.validate`.
         threads: Intra-op threads for ``tune``; 0 for onnxruntime's default.
         load_external_data: Whether external data is loaded into the returned model, as
@@ -138,8 +139,10 @@ def convert_with_report(
     source = model_io.read_model(model)
     options = _Options(include, exclude, disable, algorithm)
 
-    def rewrite(reasons: Mapping[str, str]) -> tuple[onnx.ModelProto, Report]:
-        rewritten = _rewrite(source, options, reasons)
+    def rewrite(
+        reasons: Mapping[str, str] = MappingProxyType({}), *, timed: bool = False
+    ) -> tuple[onnx.ModelProto, Report]:
+        rewritten = _rewrite(source, options.selection(reasons, timed), options.passes())
         return rewritten.to_proto(source.proto), rewritten.report
 
     tuning = None
@@ -148,7 +151,7 @@ def convert_with_report(
 
         result, report, tuning = tune_sites(source, rewrite, shapes=shapes, threads=threads)
     else:
-        result, report = rewrite({})
+        result, report = rewrite()
 
     folder = source.folder
     if output is not None:
@@ -170,7 +173,7 @@ def analyze(
     New weights are not computed, and external data is not loaded.  Raises what ``convert`` raises.
     """
     options = _Options(include, exclude, disable)
-    return _rewrite(model_io.read_model(model), options).report
+    return _rewrite(model_io.read_model(model), options.selection(), options.passes()).report
 
 
 @dataclass(frozen=True)
@@ -182,12 +185,15 @@ class _Options:
     disable: str | Iterable[str] = ()
     algorithm: str | None = None
 
-    def selection(self, reasons: Mapping[str, str]) -> Selection:
+    def selection(
+        self, reasons: Mapping[str, str] = MappingProxyType({}), timed: bool = False
+    ) -> Selection:
         if self.algorithm is not None and self.algorithm not in ALGORITHMS:
             raise ValueError(
                 f"algorithm = '{self.algorithm}': must be one of {', '.join(ALGORITHMS)}"
             )
-        return Selection(_as_tuple(self.include), _as_tuple(self.exclude), self.algorithm, reasons)
+        include, exclude = _as_tuple(self.include), _as_tuple(self.exclude)
+        return Selection(include, exclude, self.algorithm, reasons, timed)
 
     def passes(self) -> list[type[Rewrite]]:
         disable = _as_tuple(self.disable)
@@ -230,11 +236,9 @@ class _Rewritten:
         return result
 
 
-def _rewrite(
-    source: Source, options: _Options, reasons: Mapping[str, str] = MappingProxyType({})
-) -> _Rewritten:
+def _rewrite(source: Source, selection: Selection, passes: Sequence[type[Rewrite]]) -> _Rewritten:
     """Apply the passes to a copy of the model; ``source`` is only read."""
-    passes, selection, report = options.passes(), options.selection(reasons), Report()
+    report = Report()
     try:
         model, restore = _to_ir(source.proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError, TypeError) as error:

@@ -28,6 +28,11 @@ class Scope:
     model: ir.Model
     function: ir.Function | None
     facts: Facts
+    timed: bool = False
+
+    def is_timed(self, node: ir.Node) -> bool:
+        """Whether a clock decides on ``node``'s site in the end, so that no estimate has to."""
+        return self.timed and node.graph is self.model.graph
 
     @property
     def opset_imports(self) -> dict[str, int]:
@@ -58,6 +63,7 @@ class Selection:
     exclude: Sequence[str] = ()
     algorithm: str | None = None  # for the nodes that are rewritten; None: the plan decides
     reasons: Mapping[str, str] = field(default_factory=dict)  # why not, of names to leave alone
+    timed: bool = False  # whether the sites of the main graph are timed and the losers put back
 
     def refuse(self, name: str, *others: str) -> None:
         """Raise Refusal unless ``name`` is selected; ``others`` must not be excluded either."""
@@ -83,14 +89,14 @@ class Site:
     became: str = f"{DOMAIN}::{OP_TYPE}"
 
 
-def visit(model: ir.Model, facts: Facts) -> Iterator[tuple[ir.Node, Scope]]:
+def visit(model: ir.Model, facts: Facts, timed: bool = False) -> Iterator[tuple[ir.Node, Scope]]:
     """Every node of the main graph, of all subgraphs and of all local functions.
 
     The list of each graph is taken before its first node is yielded, so that nodes may be
     replaced while visiting; nodes that are removed meanwhile are left out.
     """
     for owner in (None, *model.functions.values()):
-        scope = Scope(model, owner, facts)
+        scope = Scope(model, owner, facts, timed)
         graph = model.graph if owner is None else owner
         for node in list(ir.traversal.RecursiveGraphIterator(graph)):
             if node.graph is not None:
@@ -124,7 +130,7 @@ class Rewrite(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node, scope in visit(model, self.facts):
+        for node, scope in visit(model, self.facts, self.selection.timed):
             if not self.matches(node, scope):
                 continue
             label = node_label(node)

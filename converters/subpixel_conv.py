@@ -103,7 +103,7 @@ class SubpixelConvRewrite(Rewrite):
             conv,
             form,
             [1] * conv.axes,
-            scope.facts,
+            scope,
             shuffled=2 * conv.shape[0],
             added=2 * conv.channels * extra,
         )

@@ -96,7 +96,7 @@ class UpsampleConvRewrite(Rewrite):
             conv,
             form,
             factors,
-            scope.facts,
+            scope,
             saved=passed * (len(gone) - 1),
             added=0 if repeated is None else 2 * conv.channels,
         )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx
@@ -45,6 +45,18 @@ _WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is
 _BURST = 8  # calls that are timed in a turn,
 _LONG = 0.05  # unless they take longer than so many seconds
 SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
+
+
+class Rewriter(Protocol):
+    """Converts a model but for the candidates named in ``reasons``, which gives what to report.
+
+    ``timed`` tries what may or may not win, because it will be timed; otherwise estimates decide.
+    """
+
+    def __call__(
+        self, reasons: Mapping[str, str] = ..., *, timed: bool = ...
+    ) -> tuple[onnx.ModelProto, Report]: ...
+
 
 #: Median milliseconds of each function, for functions that all do the same work.
 Measure = Callable[[Sequence[Callable[[], object]]], Sequence[float]]
@@ -187,7 +199,7 @@ def turn(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
 
 def tune(
     source: model_io.Source,
-    rewrite: Callable[[Mapping[str, str]], tuple[onnx.ModelProto, Report]],
+    rewrite: Rewriter,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
@@ -198,7 +210,7 @@ def tune(
 
     Args:
         source: The model as it was.
-        rewrite: Converts it but for the candidates named, with the reasons to report for them.
+        rewrite: Converts it.
         shapes: As for :func:`ort_tconv.validate`.
         threads: Intra-op threads of the sessions; 0 for onnxruntime's default.
         providers: Execution providers of the sessions.
@@ -215,7 +227,7 @@ def tune(
     from . import _core
 
     measure = measure or interleaved
-    converted, report = rewrite({})
+    converted, report = rewrite(timed=True)
     feeds = make_inputs(source.proto, shapes=shapes)
     tuning = Tuning(
         onnxruntime=import_onnxruntime().__version__,
@@ -233,10 +245,14 @@ def tune(
                 f"{change.node} ({change.where}) is not timed by itself, only as part of the model"
             )
 
-    observed = _observe(machine, source.proto, sites, feeds, tuning) if report.changes else None
+    observed = _observe(machine, source.proto, sites, feeds, tuning) if report.changes else {}
+    if observed is None:
+        converted, report = rewrite()
+        tuning.store(converted)
+        return converted, report, tuning
     models = (source.proto, converted)
     refused: dict[str, str] = {}
-    for site in _progress(sites if observed is not None else []):
+    for site in _progress(sites):
         inputs = {name: observed[name].get() for name in site.inputs}
         pair = [p.model(m, inputs) for p, m in zip((site.stock, site.ours), models, strict=True)]
         timing = _decide(*measure(machine.runs(pair, inputs)), MARGIN)
@@ -244,12 +260,12 @@ def tune(
         if timing.kept == _STOCK:
             refused |= dict.fromkeys(site.nodes, _reason(timing))
     if refused:
-        converted, report = rewrite(refused)
-    if observed is not None and report.changes:
+        converted, report = rewrite(refused, timed=True)
+    if report.changes:
         tuning.model = _decide(*measure(machine.runs((source.proto, converted), feeds)))
         if tuning.model.kept == _STOCK:
             reason = f"the whole model is faster without: {_reason(tuning.model)}"
-            converted, report = rewrite(dict.fromkeys(candidates, reason) | refused)
+            converted, report = rewrite(dict.fromkeys(candidates, reason) | refused, timed=True)
     tuning.store(converted)
     return converted, report, tuning
 

@@ -8,9 +8,19 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from cases import Case, chain_model, conv_transpose_model, if_model, model, nodes_of, tensor, value
+from cases import (
+    Case,
+    chain_model,
+    conv_transpose_model,
+    graph_model,
+    if_model,
+    model,
+    nodes_of,
+    tensor,
+    value,
+)
 from onnx import helper
-from sessions import run_converted, run_stock
+from sessions import agree, run_converted, run_stock
 
 from ort_tconv import tuning
 from ort_tconv.converters import convert, convert_with_report, model_io
@@ -184,6 +194,64 @@ def test_the_same_times_give_the_same_model(times):
     assert models[0].SerializeToString(deterministic=True) == models[1].SerializeToString(
         deterministic=True
     )
+
+
+def costly_model(nested: bool = False) -> onnx.ModelProto:
+    """Upsampling and a dilated Conv, not expected to win; ``nested`` in the branches of an If."""
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["u"], "up", mode="nearest"),
+        helper.make_node("Conv", ["u", "w"], ["y"], "conv", dilations=[4, 4], pads=[4] * 4),
+    ]
+    shape = (1, 16, 32, 32)
+    weights = {"w": random(8, 16, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
+    flat = graph_model(nodes, weights, {"x": shape})
+    if not nested:
+        return flat
+    branches = {}
+    for branch in ("then_branch", "else_branch"):
+        graph = helper.make_graph([*nodes], branch, [], [value("y", "float32", None)])
+        for inner in graph.node:
+            inner.output[0] = f"{branch}_{inner.output[0]}"
+        graph.node[1].input[0] = graph.node[0].output[0]
+        graph.output[0].name = graph.node[1].output[0]
+        branches[branch] = graph
+    return graph_model(
+        [helper.make_node("If", ["flag"], ["y"], "if", **branches)],
+        weights | {"flag": np.array(True)},
+        {"x": shape},
+    )
+
+
+def test_the_clock_overrides_the_estimate(times):
+    (skip,) = convert_with_report(costly_model()).skips
+    assert "would not be faster" in skip.reason
+    times += [(2.0, 1.0), (2.0, 1.5)]
+    result = convert_with_report(costly_model(), tune=True)
+    assert [change.rewrite for change in result.changes] == ["upsample_conv"]
+    agree(costly_model(), result.model)
+    times += [(1.0, 2.0)]
+    result = convert_with_report(costly_model(), tune=True)
+    assert [skip.reason for skip in result.skips] == [
+        "tuned: stock takes 1.000 ms, rewritten 2.000 ms"
+    ]
+
+
+def test_the_estimate_decides_where_nothing_is_timed(times):
+    # Sites in subgraphs are not timed by themselves;
+    result = convert_with_report(costly_model(nested=True), tune=True)
+    assert not result.changes and len(result.skips) == 2
+    assert all("would not be faster" in skip.reason for skip in result.skips)
+    # nor is a model that stock does not run.
+    model = costly_model()
+    double = helper.make_node("ConvTranspose", ["d", "dw"], ["dy"], "double")
+    model.graph.node.append(double)
+    model.graph.input.append(value("d", "float64", [1, 1, 2, 2]))
+    model.graph.initializer.append(tensor(np.ones((1, 1, 2, 2)), "dw"))
+    model.graph.output.append(value("dy", "float64", [1, 1, 3, 3]))
+    result = convert_with_report(model, tune=True)
+    assert "stock onnxruntime cannot run the model" in result.tuning.notes[0]
+    assert [change.node for change in result.changes] == ["double"]
+    assert [skip.node for skip in result.skips] == ["conv"]
 
 
 def test_selection_holds(times):

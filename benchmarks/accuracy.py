@@ -22,8 +22,7 @@ import measure as timing
 import ml_dtypes
 import numpy as np
 import report
-from bench_session import HERE, Layer, load_layers, make_model, print_tables
-from rich.console import Console
+from bench_session import HERE, Layer, load_layers, make_model
 
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 # Larger layers are left out of --quick.
@@ -103,7 +102,7 @@ def main() -> None:
     parser.add_argument("--isa", default="", help="instruction set (this processor's best)")
     parser.add_argument("--quick", action="store_true", help="the smaller layers only")
     parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="run nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    timing.add_json_option(parser)
     parser.add_argument("--document", type=Path, metavar="FILE", help="replace its results")
     args = parser.parse_args()
     layers = load_layers(HERE / "workloads.json", args.layers)
@@ -111,9 +110,7 @@ def main() -> None:
         layers = [layer for layer in layers if layer.flops < QUICK_FLOPS]
     if not layers:
         parser.error(f"--layers {args.layers!r} matches no layer")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)  # a file has no width that the table would have to fit
+    console = report.make_console()
     if args.results:
         parts = [json.loads(path.read_text()) for path in args.results]
         rows = [row for part in parts for row in part["results"]]
@@ -128,9 +125,8 @@ def main() -> None:
         machine = timing.machine_info(1) | all_engines.versions([all_engines.StockOrt])
         machine["isa"] = args.isa or machine["isa"]
         data = {"machine": machine, "results": results}
-    print_tables(console, {"Greatest error / greatest output": table(data)})
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    report.print_tables(console, {"Greatest error / greatest output": table(data)})
+    report.write_json(data, args.json)
     if args.document:
         text = report.replace_section(args.document.read_text(), section(data))
         args.document.write_text(text)

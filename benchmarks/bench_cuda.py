@@ -23,14 +23,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import measure
 import numpy as np
 import onnxruntime as ort
+import report
 from bench_session import HERE, Layer, load_layers
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 from rich.table import Table
 
 import ort_tconv
@@ -349,9 +348,9 @@ def main() -> int:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.02, help="of each engine's turn")
-    parser.add_argument("--json", type=Path, help="write the results here")
+    measure.add_json_option(parser)
     options = parser.parse_args()
-    console = Console()
+    console = report.make_console()
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         console.print("This onnxruntime has no CUDA provider: pip install onnxruntime-gpu")
         return 1
@@ -371,16 +370,15 @@ def main() -> int:
         for name, text in row.get("disagreements", {}).items():
             differ = True
             console.print(f"{row['name']}, {row['precision']}, {name}: {text}", style="red")
-    if options.json:
-        versions = {"onnxruntime": ort.__version__, "torch": torch.__version__ if torch else None}
-        data = {
-            "device": device,
-            "ceilings": limits,
-            "versions": versions,
-            "commit": measure.commit(),
-            "layers": rows,
-        }
-        options.json.write_text(json.dumps(data, indent=1) + "\n")
+    versions = {"onnxruntime": ort.__version__, "torch": torch.__version__ if torch else None}
+    data = {
+        "device": device,
+        "ceilings": limits,
+        "versions": versions,
+        "commit": measure.commit(),
+        "layers": rows,
+    }
+    report.write_json(data, options.json)
     return 1 if differ else 0
 
 

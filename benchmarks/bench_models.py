@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -22,13 +20,14 @@ import measure as timing
 import numpy as np
 import onnx
 import report
-from bench_session import print_tables
 from engines import OrtTconv, OrtTconvTuned, StockOrt, versions
-from rich.console import Console
 
 import ort_tconv
 from ort_tconv.converters.report import count_operators
 
+NOTES = [
+    "Medians. sites: rewritten ones, without and with tuning. A ratio above 1: ours is faster."
+]
 OPERATOR = "ort_tconv::SegregatedConvTranspose"
 
 
@@ -86,17 +85,9 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="", metavar="REGEX", help="only matching names")
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core"
-    )
-    parser.add_argument("--repeat", type=int, default=5, help="timed runs at least (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=3.0, help="per model at least (%(default)s)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="small models, one run of each: does it work at all?"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    timing.add_threads_option(parser)
+    timing.add_run_options(parser, "model", 5, 3.0, "small models, one run of each")
+    timing.add_json_option(parser)
     args = parser.parse_args()
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
@@ -105,9 +96,7 @@ def main() -> None:
     if not chosen:
         parser.error(f"--models {args.models!r} matches no model; there are {', '.join(makers)}")
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
+    console = report.make_console()
     engines = [make(args.threads) for make in (StockOrt, OrtTconv, OrtTconvTuned)]
     machine = timing.machine_info(args.threads) | versions(engines)
     results = []
@@ -116,15 +105,8 @@ def main() -> None:
         model, shape = makers[name]()
         results.append(measure(name, model, shape, engines, args.repeat, args.seconds))
     data = {"machine": machine, "results": results}
-    for line in report.machine_lines(machine):
-        console.print(line, highlight=False)
-    print_tables(console, {"Whole models": report.model_table(data)})
-    console.print(
-        "Medians. sites: rewritten ones, without and with tuning. A ratio above 1: ours is faster.",
-        highlight=False,
-    )
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    report.print_results(console, machine, {"Whole models": report.model_table(data)}, NOTES)
+    report.write_json(data, args.json)
 
 
 if __name__ == "__main__":

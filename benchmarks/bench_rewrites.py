@@ -10,20 +10,15 @@ examples/architectures and others like them. Method and result files are those o
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import measure as timing
 import numpy as np
 import report
-from bench_session import print_tables
 from engines import OrtTconv, StockOrt, versions
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from rich.console import Console
+from onnx import ModelProto, helper
 
 import ort_tconv
 
@@ -79,14 +74,7 @@ def make_model(site: Site) -> ModelProto:
             helper.make_node("Conv", ["x", "w", "b"], ["deep"], "conv", **sides),
             helper.make_node("DepthToSpace", ["deep"], ["y"], "shuffle", blocksize=s, mode="CRD"),
         ]
-    graph = helper.make_graph(
-        nodes,
-        site.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, site.x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (n, site.m, s * h, s * w))],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return timing.make_model(site.name, nodes, site.x, (n, site.m, s * h, s * w), weights)
 
 
 def measure(site: Site, engines, repeat: int, seconds: float) -> dict:
@@ -111,15 +99,9 @@ def measure(site: Site, engines, repeat: int, seconds: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", default="", metavar="REGEX", help="only matching group/name")
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core"
-    )
-    parser.add_argument("--repeat", type=int, default=15, help="timed runs at least (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="per site at least (%(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help="few runs: does it work at all?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    timing.add_threads_option(parser)
+    timing.add_run_options(parser, "site", 15, 1.0, "few runs")
+    timing.add_json_option(parser)
     args = parser.parse_args()
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
@@ -127,19 +109,14 @@ def main() -> None:
     if not sites:
         parser.error(f"--sites {args.sites!r} matches no site")
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
     engines = [StockOrt(args.threads), OrtTconv(args.threads)]
     machine = timing.machine_info(args.threads) | versions(engines)
     results = [measure(site, engines, args.repeat, args.seconds) for site in sites]
     data = {"machine": machine, "results": results}
-    for line in report.machine_lines(machine):
-        console.print(line, highlight=False)
-    print_tables(console, {"Rewritten sites": report.rewrite_table(data)})
-    console.print("Medians. A ratio above 1: ours is faster.", highlight=False)
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    tables = {"Rewritten sites": report.rewrite_table(data)}
+    notes = ["Medians. A ratio above 1: ours is faster."]
+    report.print_results(report.make_console(), machine, tables, notes)
+    report.write_json(data, args.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -22,9 +21,7 @@ import engines as all_engines
 import measure as timing
 import numpy as np
 import report
-from onnx import ModelProto, TensorProto, helper, numpy_helper
-from rich.console import Console
-from rich.table import Table
+from onnx import ModelProto, helper
 
 HERE = Path(__file__).resolve().parent
 
@@ -92,14 +89,7 @@ def load_layers(path: Path, pattern: str) -> list[Layer]:
 
 def make_model(layer: Layer, w: np.ndarray) -> ModelProto:
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **layer.attributes)
-    graph = helper.make_graph(
-        [node],
-        layer.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(layer.x))],
-        [numpy_helper.from_array(w, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return timing.make_model(layer.name, [node], layer.x, [None] * len(layer.x), {"w": w})
 
 
 # ---- measuring ---------------------------------------------------------------------------------
@@ -175,19 +165,7 @@ def add_shares(row: dict, machine: dict) -> None:
     row["memory_share"] = row["bytes"] / seconds / 1e9 / machine["memory_gbs"]
 
 
-# ---- reporting ---------------------------------------------------------------------------------
-
-
-def print_tables(console: Console, tables: dict[str, report.Table]) -> None:
-    """The tables of report.py, on the terminal."""
-    for title, (header, rows) in tables.items():
-        table = Table(title=title, title_justify="left")
-        for i, column in enumerate(header):
-            table.add_column(column, no_wrap=i == 0, justify="right" if i else "left")
-        for cells in rows:
-            of_group = cells[0].startswith(report.OF_GROUPS)
-            table.add_row(*cells, style="bold" if of_group else None, end_section=of_group)
-        console.print(table)
+# ---- running -----------------------------------------------------------------------------------
 
 
 def engine_names(text: str) -> list[str]:
@@ -210,15 +188,9 @@ def main() -> None:
         metavar="NAMES",
         help="with commas between; stock and ours always run (%(default)s)",
     )
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core"
-    )
-    parser.add_argument("--repeat", type=int, default=15, help="timed runs at least (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="per layer at least (%(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help="3 runs a layer: does it work at all?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    timing.add_threads_option(parser)
+    timing.add_run_options(parser, "layer", 15, 2.0, "3 runs a layer")
+    timing.add_json_option(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them, .svg or .png")
     args = parser.parse_args()
     creations = 5
@@ -229,9 +201,7 @@ def main() -> None:
     if not layers:
         parser.error(f"--layers {args.layers!r} matches no layer of {args.workloads}")
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)  # a file has no width that the tables would have to fit
+    console = report.make_console()
     engines, missing = all_engines.start(args.engines, args.threads)
     machine = timing.machine_info(args.threads) | all_engines.versions(engines)
     results = []
@@ -257,13 +227,8 @@ def main() -> None:
         "results": results,
     }
 
-    for line in report.machine_lines(machine):
-        console.print(line, highlight=False)
-    print_tables(console, report.layer_tables(data))
-    for line in report.notes(data):
-        console.print(line, highlight=False)
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    report.print_results(console, machine, report.layer_tables(data), report.notes(data))
+    report.write_json(data, args.json)
     if args.plot:
         report.plot(data, args.plot)
 

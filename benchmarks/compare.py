@@ -12,9 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from measure import geometric_mean
-from rich.console import Console
-from rich.table import Table
+import report
+from measure import differences, geometric_mean
 
 
 def compare(before: dict, after: dict) -> list[dict]:
@@ -49,29 +48,23 @@ def main() -> None:
     if not rows:
         parser.error("the two files have no layer in common")
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    for key in ("cpu", "threads", "isa", "onnxruntime"):
-        a, b = before["machine"].get(key), after["machine"].get(key)
-        if a != b:
-            console.print(f"not the same {key}: {a}, then {b}", style="yellow", highlight=False)
-    table = Table("layer")
-    for column in ("before\nms", "after\nms", "before /\nafter", "the same\nof stock"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
+    console = report.make_console()
+    for line in differences(before["machine"], after["machine"]):
+        console.print(line, style="yellow", highlight=False)
+    header = ["layer", "before\nms", "after\nms", "before /\nafter", "the same\nof stock"]
+    cells = [
+        [
             row["layer"],
             f"{row['before_ms']:.3f}",
             f"{row['after_ms']:.3f}",
             f"{row['ours']:.2f}",
             f"{row['stock']:.2f}",
-        )
-    table.add_section()
+        ]
+        for row in rows
+    ]
     means = (f"{geometric_mean(row[name] for row in rows):.2f}" for name in ("ours", "stock"))
-    table.add_row("geometric mean", "", "", *means, style="bold")
-    console.print(table)
-    console.print("Above 1: faster than before.", highlight=False)
+    cells.append([report.MEAN, "", "", *means])
+    report.print_tables(console, {"Above 1: faster than before": (header, cells)})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""What the benchmarks share: timing in turns, means, and what the machine can do."""
+"""What the benchmarks share: options, timing in turns, means, and what the machine can do."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import math
-import os
 import platform
 import random
-import re
 import statistics
 import subprocess
 import time
@@ -17,12 +16,42 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ort_tconv import _core, machine
 
 WARM_UP = 3
 BURST = 8  # timed calls of a turn, or as many as begin within
 BURST_SECONDS = 0.1
 WAKE_UP = 20e-3  # seconds of calls before them: some ticks of the scheduler, see in_turns
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    cores = machine.usable_cores()
+    parser.add_argument("--threads", type=int, default=cores, help="default: every core")
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, per: str, repeat: int, seconds: float, quick: str
+) -> None:
+    """How long each layer, site or model (``per``) is timed."""
+    parser.add_argument(
+        "--repeat", type=int, default=repeat, help="timed runs at least (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"per {per} at least (%(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: does it work at all?")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+
+
+# ---- timing ------------------------------------------------------------------------------------
 
 
 def in_turns(
@@ -101,6 +130,24 @@ def creation(engines, files: list[bytes], feeds: dict, repeat: int) -> list[dict
     ]
 
 
+def make_model(
+    name: str,
+    nodes: Sequence[NodeProto],
+    x: Sequence[int],
+    y: Sequence[int | None],
+    constants: dict[str, np.ndarray],
+) -> ModelProto:
+    """From the float32 input "x" to the output "y" of these shapes."""
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def geometric_mean(values) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
@@ -109,19 +156,11 @@ def geometric_mean(values) -> float:
 
 
 def machine_info(threads: int) -> dict:
-    from ort_tconv import _core
-
-    cpu = platform.processor()
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-        cpu = re.search(r"^model name\s*: (.*)$", cpuinfo, re.M)[1]
-    except (OSError, TypeError):
-        pass  # not Linux, or no name given, as on most ARM systems
     info = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "cpu": cpu,
-        "logical_cores": len(os.sched_getaffinity(0)),
+        "cpu": machine.processor()[0],
+        "logical_cores": machine.usable_cores(),
         "threads": threads,
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -146,6 +185,14 @@ def commit() -> str:
         return "unknown"
 
 
+def differences(before: dict, after: dict) -> list[str]:
+    """In what decides times, between the machines of two results; one line each."""
+    pairs = {
+        key: (before.get(key), after.get(key)) for key in ("cpu", "threads", "isa", "onnxruntime")
+    }
+    return [f"not the same {key}: {a}, then {b}" for key, (a, b) in pairs.items() if a != b]
+
+
 def machine_limits(engine, quick: bool) -> dict:
     """What arithmetic and memory allow, as far as it can be seen from Python."""
     return {
@@ -158,17 +205,10 @@ def gemm_peak(engine, n: int, repeat: int) -> float:
     """GFLOP/s of ONNX Runtime's product of two n x n matrices, the best of some calls: some percent
     below the FMA peak of the processor, which Python has no means to measure."""
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, n, n), dtype=np.float32)
-    shape = [n, n]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])],
-        "gemm",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(b, "b")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    run, _ = engine.bind(engine.session(model.SerializeToString()), {"a": a})
+    x, w = rng.standard_normal((2, n, n), dtype=np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = make_model("gemm", nodes, x.shape, x.shape, {"w": w})
+    run, _ = engine.bind(engine.session(model.SerializeToString()), {"x": x})
     return 2 * n**3 / _best(run, repeat) / 1e9
 
 

@@ -31,9 +31,11 @@ import engines as all_engines
 import measure as timing
 import numpy as np
 import report
-from bench_session import HERE, Layer, disagreement, load_layers, make_model, print_tables
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from bench_session import HERE, Layer, disagreement, load_layers, make_model
+from onnx import ModelProto, helper
 from rich.console import Console
+
+from ort_tconv import machine
 
 FLAGS = ["-O2", "-std=c++17", "-fPIC", "-shared", "-pthread"]
 GROUPS = {"images": "224x224x3 images", "gan": "GAN layers"}
@@ -118,14 +120,8 @@ def conventional_model(layer: Layer, w: np.ndarray) -> ModelProto:
         inserted = "cropped"
     pads = [*begin, *(max(e, 0) for e in end)]
     nodes.append(helper.make_node("Conv", [inserted, "w"], ["y"], pads=pads))
-    graph = helper.make_graph(
-        nodes,
-        f"{layer.name}_conventional",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, layer.m, *g["out"]])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    name = f"{layer.name}_conventional"
+    return timing.make_model(name, nodes, layer.x, [1, layer.m, *g["out"]], arrays)
 
 
 def compile_loops(directory: Path) -> tuple[ctypes.CDLL, str]:
@@ -379,8 +375,8 @@ def section(data: dict) -> str:
 def merged(parts: list[dict]) -> dict:
     """Results of one machine, say of different numbers of threads, as one."""
     rows = {(r["threads"], r["layer"]): r for part in parts for r in part["results"]}
-    machine = dict(max((part["machine"] for part in parts), key=lambda m: m["threads"]))
-    return {"machine": machine, "published": PUBLISHED, "results": list(rows.values())}
+    info = dict(max((part["machine"] for part in parts), key=lambda m: m["threads"]))
+    return {"machine": info, "published": PUBLISHED, "results": list(rows.values())}
 
 
 def run(args: argparse.Namespace, layers: list[Layer], console: Console) -> dict:
@@ -397,9 +393,9 @@ def run(args: argparse.Namespace, layers: list[Layer], console: Console) -> dict
                 row["methods"] = measure(layer, engines, loops, args.repeat, args.seconds)
                 row["memory"] = memory(layer, threads)
                 results.append(row)
-    machine = timing.machine_info(max(args.threads)) | all_engines.versions(engines)
-    machine["compiler"] = compiler
-    return {"machine": machine, "published": PUBLISHED, "results": results}
+    info = timing.machine_info(max(args.threads)) | all_engines.versions(engines)
+    info["compiler"] = compiler
+    return {"machine": info, "published": PUBLISHED, "results": results}
 
 
 def main() -> None:
@@ -408,17 +404,13 @@ def main() -> None:
     parser.add_argument(
         "--threads",
         type=thread_counts,
-        default=f"1,{len(os.sched_getaffinity(0))}",
+        default=f"1,{machine.usable_cores()}",
         metavar="LIST",
         help="numbers with commas between (default: one, and every core: %(default)s)",
     )
-    parser.add_argument("--repeat", type=int, default=15, help="timed runs at least (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="per layer at least, half for the loops"
-    )
-    parser.add_argument("--quick", action="store_true", help="1 run a layer: does it work at all?")
+    timing.add_run_options(parser, "layer, half for the loops,", 15, 1.0, "1 run a layer")
     parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="measure nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    timing.add_json_option(parser)
     parser.add_argument("--document", type=Path, metavar="FILE", help="replace its results")
     args = parser.parse_args()
     if args.quick:
@@ -428,20 +420,13 @@ def main() -> None:
     layers = [layer for layer in layers if layer.group_name in GROUPS]
     if not layers:
         parser.error(f"--layers {args.layers!r} matches no layer of {', '.join(GROUPS)}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=220)  # a file has no width that the tables would have to fit
+    console = report.make_console()
     if args.results:
         data = merged([json.loads(path.read_text()) for path in args.results])
     else:
         data = run(args, layers, console)
-    for line in report.machine_lines(data["machine"]):
-        console.print(line, highlight=False)
-    print_tables(console, tables(data))
-    for line in NOTES:
-        console.print(line, highlight=False)
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    report.print_results(console, data["machine"], tables(data), NOTES)
+    report.write_json(data, args.json)
     if args.document:
         text = report.replace_section(args.document.read_text(), section(data))
         args.document.write_text(text)

@@ -16,9 +16,12 @@ import argparse
 import json
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import rich.table
 from measure import geometric_mean
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -232,6 +235,44 @@ def markdown(table: Table) -> list[str]:
             cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+# ---- output ------------------------------------------------------------------------------------
+
+
+def make_console() -> Console:
+    """A terminal has a width; a file has none that the tables would have to fit."""
+    console = Console()
+    return console if console.is_terminal else Console(width=220)
+
+
+def print_tables(console: Console, tables: dict[str, Table]) -> None:
+    """By title."""
+    for title, (header, rows) in tables.items():
+        table = rich.table.Table(title=title, title_justify="left")
+        for i, column in enumerate(header):
+            table.add_column(column, no_wrap=i == 0, justify="right" if i else "left")
+        for cells in rows:
+            of_group = cells[0].startswith(OF_GROUPS)
+            table.add_row(*cells, style="bold" if of_group else None, end_section=of_group)
+        console.print(table)
+
+
+def print_results(
+    console: Console, machine: dict, tables: dict[str, Table], notes: Sequence[str]
+) -> None:
+    """The machine, the tables, and lines below them."""
+    for line in machine_lines(machine):
+        console.print(line, highlight=False)
+    print_tables(console, tables)
+    for line in notes:
+        console.print(line, highlight=False)
+
+
+def write_json(data: dict, path: Path | None) -> None:
+    """Where the option --json says, if it was given."""
+    if path:
+        path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 # ---- plot --------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def in_turns(
     runs: Sequence[Callable],
     repeat: int,
     seconds: float,
-    settle: float = 0.0,
+    settle: float,
     warm_up: int = WARM_UP,
 ) -> list[list[float]]:
     """Milliseconds of each call: at least `repeat` calls each and `seconds` in all, after `warm_up`

@@ -223,8 +223,13 @@ def measure(layer: Layer, engines: list, loops: list, repeat: int, seconds: floa
     for name, (_, output) in prepared.items():
         if problem := disagreement(layer, reference, output()):
             raise SystemExit(f"{layer.name}: {name} {problem}")
-    times = timing.in_turns([prepared[e.name][0] for e in engines], repeat, seconds)
-    times += timing.in_turns([prepared[e.name][0] for e in loops], 1, seconds / 2, warm_up=0)
+
+    def turns(group: list, repeat: int, seconds: float, warm_up: int) -> list[list[float]]:
+        runs = [prepared[method.name][0] for method in group]
+        settle = max(method.settle for method in group)
+        return timing.in_turns(runs, repeat, seconds, settle, warm_up)
+
+    times = turns(engines, repeat, seconds, timing.WARM_UP) + turns(loops, 1, seconds / 2, 0)
     return {method.name: timing.spread(t) for method, t in zip(methods, times)}
 
 

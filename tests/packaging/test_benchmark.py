@@ -158,7 +158,7 @@ def test_turns_are_counted_after_the_warm_up(modules, monkeypatch):
     measure = modules["measure"]
     monkeypatch.setattr(measure, "WAKE_UP", 0.0)
     calls = []
-    times = measure.in_turns([lambda: calls.append(0), lambda: calls.append(1)], 20, 0.0)
+    times = measure.in_turns([lambda: calls.append(0), lambda: calls.append(1)], 20, 0.0, 0.0)
     rounds = math.ceil(20 / measure.BURST)
     assert [len(t) for t in times] == [rounds * measure.BURST] * 2
     # A turn: one call to wake up, and the timed ones where the round counts.

@@ -61,8 +61,7 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     feeds = {x: np.random.default_rng(1).standard_normal(shape, dtype=np.float32)}
     files = [engine.file(model, {x: shape}) for engine in engines]
     for engine, file in zip(engines[1:], files[1:]):
-        # Of values next to 0, Sigmoid in ONNX Runtime has no relative accuracy.
-        check = ort_tconv.validate(model, file, inputs=feeds, atol=1e-6)
+        check = ort_tconv.validate(model, file, inputs=feeds)
         if not check.ok:
             raise SystemExit(f"{name}, {engine.name}: the model computes something else\n{check}")
 

@@ -1,16 +1,17 @@
 """Whole models: stock ONNX Runtime, ort-tconv, and ort-tconv with tuned models.
 
-    python benchmarks/bench_models.py [--models REGEX] [--quick] [--json FILE]
+    python benchmarks/bench_models.py [--models REGEX] [--quick] [--json FILE [--merge]]
 
 The models, at batch 1, are the networks of examples/architectures, exported with PyTorch, and the
 text detector that RapidOCR ships, where it is installed. They are validated first, then timed in
-turns.
+turns. FILE is written after every model.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -81,15 +82,34 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     return row
 
 
+def progress(row: dict) -> str:
+    """The row of the table to come, on one line."""
+    header, (cells, _) = report.model_table({"results": [row]})
+    return ", ".join(f"{column} {cell}" for column, cell in zip(header, cells))
+
+
+def earlier(path: Path, machine: dict) -> dict[str, dict]:
+    """Rows by model of a file that a machine like this one wrote; none if it is not there yet."""
+    if not path.exists():
+        return {}
+    data = json.loads(path.read_text())
+    if differences := timing.differences(data["machine"], machine):
+        raise SystemExit("\n".join([f"{path} cannot be added to:", *differences]))
+    return {row["layer"]: row for row in data["results"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="", metavar="REGEX", help="only matching names")
     timing.add_threads_option(parser)
     timing.add_run_options(parser, "model", 5, 3.0, "small models, one run of each")
     timing.add_json_option(parser)
+    parser.add_argument("--merge", action="store_true", help="keep FILE's results of other models")
     args = parser.parse_args()
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
+    if args.merge and not args.json:
+        parser.error("--merge goes with --json")
     makers = networks(small=args.quick)
     chosen = [name for name in makers if re.search(args.models, name)]
     if not chosen:
@@ -98,14 +118,17 @@ def main() -> None:
     console = report.make_console()
     engines = [make(args.threads) for make in (StockOrt, OrtTconv, OrtTconvTuned)]
     machine = timing.machine_info(args.threads) | versions(engines)
-    results = []
+    rows = earlier(args.json, machine) if args.merge else {}
     for name in chosen:
-        console.print(name, end="\r")
+        console.print(f"{name} ...", end="\r" if console.is_terminal else "\n", highlight=False)
         model, shape = makers[name]()
-        results.append(measure(name, model, shape, engines, args.repeat, args.seconds))
-    data = {"machine": machine, "results": results}
+        row = measure(name, model, shape, engines, args.repeat, args.seconds)
+        console.print(progress(row), highlight=False)
+        rows[name] = row | {"commit": machine["commit"]}
+        order = dict.fromkeys([*makers, *rows])
+        data = {"machine": machine, "results": [rows[n] for n in order if n in rows]}
+        report.write_json(data, args.json)
     report.print_results(console, machine, {"Whole models": report.model_table(data)}, NOTES)
-    report.write_json(data, args.json)
 
 
 if __name__ == "__main__":

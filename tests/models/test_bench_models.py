@@ -21,6 +21,27 @@ def test_models_run_and_are_written(tmp_path):
     assert "geometric mean" in shown
 
 
+def test_results_are_merged_into_those_of_a_machine_like_this(tmp_path):
+    out = tmp_path / "models.json"
+    arguments = ("bench_models.py", "--quick", "--models", "^espcn$", "--json", out, "--merge")
+    output_of(*arguments)
+    data = json.loads(out.read_text())
+    (espcn,) = data["results"]
+    data["results"] = [espcn | {"layer": "dcgan"}, espcn | {"sites": None}, espcn | {"layer": "?"}]
+    out.write_text(json.dumps(data))
+    shown = output_of(*arguments)
+    rows = json.loads(out.read_text())["results"]
+    assert [row["layer"] for row in rows] == ["dcgan", "espcn", "?"]
+    assert rows[1]["sites"] == espcn["sites"] and rows[1]["commit"] == data["machine"]["commit"]
+    assert "model espcn, sites 1, " in shown  # as soon as it is measured
+
+    data["machine"]["cpu"] = "another"
+    out.write_text(json.dumps(data))
+    result = run(*arguments)
+    assert result.returncode == 1 and "not the same cpu: another, then" in result.stderr
+    assert json.loads(out.read_text()) == data
+
+
 def test_unknown_model():
     result = run("bench_models.py", "--models", "no such model")
     assert result.returncode == 2 and "matches no model; there are dcgan" in result.stderr

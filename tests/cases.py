@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import ml_dtypes
@@ -484,6 +485,11 @@ def function_model(
         [_weights("w", 2, 3, 3, 3)],
     )
     return model(graph, ir_version=ir_version, functions=[function], domains={"local": 1})
+
+
+def save_external(model: onnx.ModelProto, path: Path, location: str = "weights.bin") -> None:
+    """All weights lie beside the model, in a file of this name."""
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
 
 
 def nodes_of(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:

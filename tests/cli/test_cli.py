@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cases import CORNERS, Case, chain_model, conv_transpose_model, function_model, nodes_of, tensor
+from cases import (
+    CORNERS,
+    Case,
+    chain_model,
+    conv_transpose_model,
+    function_model,
+    nodes_of,
+    save_external,
+    tensor,
+)
 from onnx import AttributeProto, numpy_helper
 from terminal import Terminal, run
 
@@ -125,13 +134,7 @@ def test_convert_check_that_fails(model, tmp_path):
 def test_convert_keeps_external_data_external(tmp_path):
     case = Case((4, 4), (4, 4), group_in=16, group_out=16, strides=(2, 2))
     path, output = tmp_path / "big.onnx", tmp_path / "out.onnx"
-    onnx.save(
-        conv_transpose_model(case),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
+    save_external(conv_transpose_model(case), path)
     assert run("convert", path, output, "--check").returncode == 0
     assert (tmp_path / "out.onnx.data").stat().st_size >= (tmp_path / "weights.bin").stat().st_size
     assert output.stat().st_size < 2000

@@ -16,6 +16,7 @@ from cases import (
     if_model,
     loop_model,
     nodes_of,
+    save_external,
     scan_model,
 )
 from onnx import TensorProto, helper, numpy_helper
@@ -348,13 +349,7 @@ def external(tmp_path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     path = folder / "big.onnx"
-    onnx.save(
-        conv_transpose_model(BIG),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
+    save_external(conv_transpose_model(BIG), path)
     assert (folder / "weights.bin").stat().st_size >= 16 * 8 * 16 * 4
     return path
 
@@ -418,9 +413,7 @@ def test_external_data_survives_converting_in_place(external):
 def test_external_data_of_the_source_is_not_overwritten(external):
     """Writing ``weights.onnx`` beside a source whose data is called ``weights.onnx.data``."""
     source = onnx.load(external)
-    onnx.save(
-        source, external, save_as_external_data=True, location="out.onnx.data", size_threshold=0
-    )
+    save_external(source, external, "out.onnx.data")
     before = (external.parent / "out.onnx.data").read_bytes()
     output = external.parent / "out.onnx"
     convert(external, output)

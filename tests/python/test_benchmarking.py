@@ -13,6 +13,7 @@ from cases import (
     function_model,
     loop_model,
     model,
+    save_external,
     tensor,
     value,
 )
@@ -162,9 +163,7 @@ def test_nodes_without_names():
 
 def test_external_data(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(
-        conv_transpose_model(CASE), path, save_as_external_data=True, size_threshold=0, location="w"
-    )
+    save_external(conv_transpose_model(CASE), path)
     result = ort_tconv.benchmark(path, **QUICK | {"memory": True})
     assert result.validation.ok and result.model == str(path)
     assert result.converted.peak_bytes > 0

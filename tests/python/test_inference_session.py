@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import CORNERS, Case, chain_model, conv_transpose_model
+from cases import CORNERS, Case, chain_model, conv_transpose_model, save_external
 from sessions import options, stock_session
 
 import ort_tconv
@@ -74,13 +74,7 @@ def test_options_that_have_the_library_already():
 def test_external_data(tmp_path):
     case = Case((4, 4), (4, 4), group_in=8, group_out=8, strides=(2, 2))
     path = tmp_path / "big.onnx"
-    onnx.save(
-        conv_transpose_model(case),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
+    save_external(conv_transpose_model(case), path)
     check(ort_tconv.InferenceSession(path), case)
 
 

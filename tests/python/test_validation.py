@@ -15,6 +15,7 @@ from cases import (
     loop_model,
     model,
     nodes_of,
+    save_external,
     tensor,
     value,
 )
@@ -98,13 +99,7 @@ def test_models(original):
 
 def test_sources(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(
-        conv_transpose_model(CASE),
-        path,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
+    save_external(conv_transpose_model(CASE), path)
     kept_out = ort_tconv.convert(path, load_external_data=False)
     (tmp_path / "out").mkdir()
     written = tmp_path / "out" / "out.onnx"

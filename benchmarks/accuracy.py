@@ -24,6 +24,8 @@ import numpy as np
 import report
 from bench_session import HERE, Layer, load_layers, make_model
 
+from ort_tconv import _core
+
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 # Larger layers are left out of --quick.
 QUICK_FLOPS = 1e8
@@ -41,16 +43,12 @@ def stock_output(layer: Layer, x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def exact_output(layer: Layer, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    from ort_tconv import _core
-
     options = {"algorithm": "direct", "threads": os.cpu_count(), **layer.attributes}
     return _core.run(x.astype(np.float64), w.astype(np.float64), **options)
 
 
 def errors(layer: Layer, isa: str) -> dict[str, float]:
     """By column: stock and each algorithm in float32, then the plan's choice in 16-bit types."""
-    from ort_tconv import _core
-
     rng = np.random.default_rng(0)
     x64, w64 = rng.standard_normal(layer.x), rng.standard_normal(layer.w)
     result = {}
@@ -128,8 +126,7 @@ def main() -> None:
     report.print_tables(console, {"Greatest error / greatest output": table(data)})
     report.write_json(data, args.json)
     if args.document:
-        text = report.replace_section(args.document.read_text(), section(data))
-        args.document.write_text(text)
+        report.fill(args.document, section(data))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime as ort
 import report
 from bench_session import HERE, Layer, load_layers
+from engines import Unsupported
 from onnx import TensorProto, helper, numpy_helper
 from rich.table import Table
 
@@ -44,10 +45,6 @@ PRECISIONS = ("float32", "tf32", "float16")
 #: Relative to the largest output, for sums of K terms: this times sqrt(K).
 ROUNDING = {"float32": 2**-23, "tf32": 2**-10, "float16": 2**-10}
 MOST_BYTES = 2 << 30  # of all copies of a layer
-
-
-class Unsupported(Exception):
-    pass
 
 
 @dataclass
@@ -66,20 +63,11 @@ def dtype_of(precision: str) -> np.dtype:
 def copies_of(layer: Layer, precision: str) -> int:
     """As many that a replay outlasts what the host does for it, if they fit into memory."""
     size = dtype_of(precision).itemsize
-    y = layer.x[0] * layer.m * math.prod(output_sides(layer))
-    return max(1, min(16, MOST_BYTES // (size * (y + math.prod(layer.w)))))
-
-
-def output_sides(layer: Layer) -> list[int]:
-    from ort_tconv import _core
-
-    attributes = {k: v for k, v in layer.attributes.items() if k != "kernel_shape"}
-    return _core.output_shape(layer.x, layer.w, **attributes)[0][2:]
+    return max(1, min(16, MOST_BYTES // (size * (math.prod(layer.y) + math.prod(layer.w)))))
 
 
 def bytes_moved(layer: Layer, precision: str) -> int:
-    y = layer.x[0] * layer.m * math.prod(output_sides(layer))
-    return dtype_of(precision).itemsize * (math.prod(layer.x) + math.prod(layer.w) + y)
+    return dtype_of(precision).itemsize * sum(map(math.prod, (layer.x, layer.w, layer.y)))
 
 
 # ---- engines -------------------------------------------------------------------------------------
@@ -117,8 +105,8 @@ def ort_engine(layer: Layer, precision: str, x, w, *, own: bool) -> Timed:
         raise Unsupported(str(error).splitlines()[0]) from error
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x, "cuda", 0))
-    shape = [layer.x[0], layer.m, *output_sides(layer)]
-    results = [ort.OrtValue.ortvalue_from_shape_and_type(shape, x.dtype, "cuda", 0) for _ in nodes]
+    empty = ort.OrtValue.ortvalue_from_shape_and_type
+    results = [empty(layer.y, x.dtype, "cuda", 0) for _ in nodes]
     for i, result in enumerate(results):
         binding.bind_ortvalue_output(f"y{i}", result)
     # Replays follow each other without waiting; the last is waited for.

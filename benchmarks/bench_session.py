@@ -23,6 +23,8 @@ import numpy as np
 import report
 from onnx import ModelProto, helper
 
+from ort_tconv import _core
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -46,6 +48,10 @@ class Layer:
     @property
     def w(self) -> tuple[int, ...]:
         return (self.x[1], self.m // self.group, *self.attributes["kernel_shape"])
+
+    @property
+    def y(self) -> tuple[int, ...]:
+        return tuple(_core.output_shape(self.x, self.w, **self.attributes)[0])
 
     @property
     def flops(self) -> int:
@@ -152,8 +158,6 @@ def measure(layer: Layer, engines, repeat: int, seconds: float, creations: int) 
 
 def plan(layer: Layer, threads: int) -> dict:
     """The plan of ours, in short."""
-    from ort_tconv import _core
-
     full = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
     return {key: full[key] for key in ("algorithm", "scratch_bytes", "packed_bytes", "text")}
 

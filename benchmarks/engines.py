@@ -274,16 +274,13 @@ class LiteRt:
         raise Unsupported("pads that are neither SAME nor VALID")
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
-        from ort_tconv import _core
-
-        attributes = dict(layer.attributes)
-        y, _ = _core.output_shape(layer.x, layer.w, **attributes)
-        padding = self.padding(layer, tuple(y))
-        strides = list(attributes.get("strides", [1] * (len(y) - 2)))
+        y = layer.y
+        padding = self.padding(layer, y)
+        strides = list(layer.attributes.get("strides", [1] * (len(y) - 2)))
         one_axis = len(y) == 3
         if one_axis:
             x, w, strides = x[:, :, None], w[:, :, None], [1, *strides]
-            y = [*y[:2], 1, *y[2:]]
+            y = (*y[:2], 1, *y[2:])
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
         w = np.ascontiguousarray(w.transpose(1, 2, 3, 0))
         content = self.flatbuffer(x, w, [y[0], *y[2:], y[1]], strides, padding)

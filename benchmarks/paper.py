@@ -35,7 +35,7 @@ from bench_session import HERE, Layer, disagreement, load_layers, make_model
 from onnx import ModelProto, helper
 from rich.console import Console
 
-from ort_tconv import machine
+from ort_tconv import _core, machine
 
 FLAGS = ["-O2", "-std=c++17", "-fPIC", "-shared", "-pthread"]
 GROUPS = {"images": "224x224x3 images", "gan": "GAN layers"}
@@ -52,12 +52,6 @@ PUBLISHED = {
 # ---- the methods -------------------------------------------------------------------------------
 
 
-def output_sides(layer: Layer) -> list[int]:
-    from ort_tconv import _core
-
-    return _core.output_shape(layer.x, layer.w, **layer.attributes)[0][2:]
-
-
 def geometry(layer: Layer) -> dict[str, list[int]]:
     """k, s, leading pads p, input and output sides. Raises Unsupported for what the loops lack."""
     a = layer.attributes
@@ -66,7 +60,7 @@ def geometry(layer: Layer) -> dict[str, list[int]]:
     sides = {"k": a["kernel_shape"], "s": a["strides"], "p": a.get("pads", [0] * 4)[:2]}
     if any(p >= k for p, k in zip(sides["p"], sides["k"])):
         raise all_engines.Unsupported("pads that reach beyond the kernel")
-    return sides | {"in": list(layer.x[2:]), "out": output_sides(layer)}
+    return sides | {"in": list(layer.x[2:]), "out": list(layer.y[2:])}
 
 
 def expanded_sides(layer: Layer) -> list[int]:
@@ -121,7 +115,7 @@ def conventional_model(layer: Layer, w: np.ndarray) -> ModelProto:
     pads = [*begin, *(max(e, 0) for e in end)]
     nodes.append(helper.make_node("Conv", [inserted, "w"], ["y"], pads=pads))
     name = f"{layer.name}_conventional"
-    return timing.make_model(name, nodes, layer.x, [1, layer.m, *g["out"]], arrays)
+    return timing.make_model(name, nodes, layer.x, layer.y, arrays)
 
 
 def compile_loops(directory: Path) -> tuple[ctypes.CDLL, str]:
@@ -155,7 +149,7 @@ class ConventionalLoops:
         g = geometry(layer)
         sides = expanded_sides(layer)
         begin = [k - 1 - p for k, p in zip(g["k"], g["p"])]
-        y = np.empty((1, layer.m, *g["out"]), np.float32)
+        y = np.empty(layer.y, np.float32)
         expanded = np.empty((layer.x[1], *sides), np.float32)
         arrays = [x, flipped(w), y, expanded]
         sizes = [np.array(v, np.int64) for v in (g["in"], g["k"], g["s"], begin, sides, g["out"])]
@@ -189,7 +183,7 @@ class SegregatedLoops(ConventionalLoops):
             for b in range(g["s"][1])
         ]
         addresses = np.array([kernel.ctypes.data for kernel in kernels], np.uintp)
-        y = np.empty((1, layer.m, *g["out"]), np.float32)
+        y = np.empty(layer.y, np.float32)
         padded = np.empty((layer.x[1], *sides), np.float32)
         arrays = [x, addresses, y, padded]
         counts = [ctypes.c_int64(v) for v in (layer.x[1], layer.m)]
@@ -235,8 +229,6 @@ def measure(layer: Layer, engines: list, loops: list, repeat: int, seconds: floa
 
 def memory(layer: Layer, threads: int) -> dict:
     """Bytes that each method allocates besides x, w and y."""
-    from ort_tconv import _core
-
     plan = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
     return {
         "expanded_bytes": expanded_bytes(layer),
@@ -433,8 +425,7 @@ def main() -> None:
     report.print_results(console, data["machine"], tables(data), NOTES)
     report.write_json(data, args.json)
     if args.document:
-        text = report.replace_section(args.document.read_text(), section(data))
-        args.document.write_text(text)
+        report.fill(args.document, section(data))
 
 
 if __name__ == "__main__":

@@ -419,6 +419,10 @@ def replace_section(document: str, text: str, name: str = "results") -> str:
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
+def fill(document: Path, text: str, name: str = "results") -> None:
+    document.write_text(replace_section(document.read_text(), text, name))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("layers", type=Path, nargs="?", help="from bench_session.py --json")
@@ -430,8 +434,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.readme:
         layers, models = (json.loads(newest(kind).read_text()) for kind in ("layers", "models"))
-        path = ROOT / "README.md"
-        path.write_text(replace_section(path.read_text(), readme_section(layers, models)))
+        fill(ROOT / "README.md", readme_section(layers, models))
         return
     if bool(args.models) != bool(args.rewrites):
         parser.error("--models and --rewrites go together")
@@ -439,16 +442,14 @@ def main() -> None:
         parser.error("a file from bench_session.py --json is needed, or --models and --rewrites")
     if args.models:
         models, rewrites = (json.loads(p.read_text()) for p in (args.models, args.rewrites))
-        text = models_section(models, rewrites)
-        args.document.write_text(replace_section(args.document.read_text(), text, "models"))
+        fill(args.document, models_section(models, rewrites), "models")
     if not args.layers:
         return
     layers = json.loads(args.layers.read_text())
     image = args.document.with_suffix(".svg")
     if not args.no_plot:
         plot(layers, image)
-    text = section(layers, image.name if image.exists() else None)
-    args.document.write_text(replace_section(args.document.read_text(), text))
+    fill(args.document, section(layers, image.name if image.exists() else None))
 
 
 if __name__ == "__main__":

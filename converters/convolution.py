@@ -71,6 +71,20 @@ class Convolution:
     def bias(self) -> ir.Value | None:
         return input_of(self.node, 2)
 
+    def transposed_pads(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the transposed convolution of stride 1 crops; raises Refusal if that is negative."""
+        for name, side in (("begin", self.begins), ("end", self.ends)):
+            for axis, (pad, reach) in enumerate(zip(side, self.reach)):
+                if pad > reach:
+                    raise Refusal(
+                        f"{pad} zeros at the {name} of spatial axis {axis} exceed the kernel's "
+                        f"reach, (kernel - 1) * dilation = {reach}"
+                    )
+        begins, ends = (
+            tuple(r - p for r, p in zip(self.reach, side)) for side in (self.begins, self.ends)
+        )
+        return begins, ends
+
     def weights(self) -> np.ndarray:
         """[M, C/group, k1, ..., kd] in float64."""
         return self.tensor.numpy().astype(np.float64)
@@ -319,3 +333,9 @@ def swap_channels(w: np.ndarray, group: int) -> np.ndarray:
     m, c = w.shape[:2]
     split = w.reshape(group, m // group, c, *w.shape[2:]).swapaxes(1, 2)
     return split.reshape(group * c, m // group, *w.shape[2:])
+
+
+def flip(w: np.ndarray, group: int) -> np.ndarray:
+    """Weights [M, C/group, ...] of a convolution as those of a transposed one, [C, M/group, ...]:
+    channels swapped, taps in reverse along each axis."""
+    return np.ascontiguousarray(np.flip(swap_channels(w, group), tuple(range(2, w.ndim))))

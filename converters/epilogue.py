@@ -11,7 +11,7 @@ import onnx_ir as ir
 from .activations import Activation, per_channel, single, subgraph
 from .convolution import FLOATS, add_constant, constant_tensor, rounded
 from .facts import Facts
-from .nodes import attribute, become_operator, input_of, is_operator, prune
+from .nodes import attribute, become_operator, input_of, is_operator, only_consumer, prune
 from .rewrite import Refusal, Rewrite, Scope, Site
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
@@ -111,12 +111,19 @@ class _Operator:
 
 
 def _operator_before(node: ir.Node) -> ir.Node | None:
-    """The operator whose result ``node`` reads, in the same graph and without an activation."""
+    """The operator whose result ``node`` reads, in the same graph and without an activation; of
+    two, rather one whose result nothing else reads."""
+    found = None
     for value in node.inputs:
         producer = None if value is None else value.producer()
-        if is_operator(producer) and producer.graph is node.graph:
-            return None if "activation" in producer.attributes else producer
-    return None
+        if not is_operator(producer) or producer.graph is not node.graph:
+            continue
+        if "activation" in producer.attributes:
+            continue
+        if only_consumer(value) is node:
+            return producer
+        found = found or producer
+    return found
 
 
 def _step(node: ir.Node, before: ir.Node, scope: Scope) -> _Step | None:

@@ -22,6 +22,7 @@ from .nodes import DOMAIN, own_op
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
+from .unit_stride_conv import UnitStrideConvRewrite
 from .upsample_conv import UpsampleConvRewrite
 from .zero_insertion import ZeroInsertionRewrite
 
@@ -34,6 +35,7 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     SubpixelConvRewrite,
     ZeroInsertionRewrite,
     ConvTransposeRewrite,
+    UnitStrideConvRewrite,
     EpilogueRewrite,
 )
 

@@ -66,6 +66,12 @@ class Report:
         default_factory=lambda: (Counter(), Counter())
     )
 
+    def skip(self, skip: Skip) -> None:
+        """Record a node, unless another pass has left it alone for the same reason."""
+        line = (skip.node, skip.where, skip.reason)
+        if all((known.node, known.where, known.reason) != line for known in self.skips):
+            self.skips.append(skip)
+
     @property
     def sites(self) -> list[Change | Skip]:
         return [*self.changes, *self.skips]

@@ -141,7 +141,7 @@ class Rewrite(ir.passes.InPlacePass):
                 site = self.plan(node, scope)
                 import_operator(scope)
             except Refusal as refusal:
-                self.report.skips.append(Skip(*line, str(refusal), before))
+                self.report.skip(Skip(*line, str(refusal), before))
                 continue
             names = tuple(node_label(part) for part in site.nodes)
             before = cost_of(site.nodes, self.facts)

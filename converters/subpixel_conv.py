@@ -74,11 +74,7 @@ class SubpixelConvRewrite(Rewrite):
         owner = index // (conv.shape[0] // group)
         if m % group or (owner.reshape(group, -1) != np.arange(group)[:, None]).any():
             raise Refusal(f"its {group} groups do not become groups of the output's channels")
-        for amount, reach in zip((*conv.begins, *conv.ends), conv.reach * 2):
-            if amount > reach:
-                raise Refusal(
-                    f"pads of {amount} exceed the kernel's reach, (kernel - 1) * dilation = {reach}"
-                )
+        begins, ends = conv.transposed_pads()
         biases = _biases(conv, index, scope.facts)
         at = None if biases is None or biases.uniform else _tap_inside(conv)
         extra = 0 if at is None else 1
@@ -94,8 +90,8 @@ class SubpixelConvRewrite(Rewrite):
                 w if at is None else _append(w, biases.values(), at), conv, index
             ),
             tuple(factors),
-            tuple(s * (r - p) for s, r, p in zip(factors, conv.reach, conv.begins)),
-            tuple(s * (r - p) for s, r, p in zip(factors, conv.reach, conv.ends)),
+            tuple(s * pad for s, pad in zip(factors, begins)),
+            tuple(s * pad for s, pad in zip(factors, ends)),
             group=group,
         )
         check_range(conv, form)

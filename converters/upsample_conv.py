@@ -74,8 +74,10 @@ class UpsampleConvRewrite(Rewrite):
 
         x: ir.Value = resize.inputs[0]  # type: ignore[assignment]
         begins, ends, repeated = _borders(conv, padding, factors)
+        padded = replace(conv, begins=begins, ends=ends)
+        begins, ends = padded.transposed_pads()
         if repeated is None:
-            conv = replace(conv, begins=begins, ends=ends)
+            conv = padded
         form = Equivalent(
             x,
             (
@@ -85,8 +87,8 @@ class UpsampleConvRewrite(Rewrite):
             ),
             lambda w: spread(swap_channels(w, conv.group), factors, conv.dilations),
             factors,
-            tuple(r - p for r, p in zip(conv.reach, begins)),
-            tuple(r - p for r, p in zip(conv.reach, ends)),
+            begins,
+            ends,
             group=conv.group,
         )
         check_range(conv, form)
@@ -162,13 +164,6 @@ def _borders(conv, padding: Padding, factors: Sequence[int]):
             tuple(amount - s * copies for amount, s, copies in zip(side, factors, counts))
             for side, counts in zip((padding.begins, padding.ends), repeated)
         )
-    for name, side in (("begin", begins), ("end", ends)):
-        for axis, (amount, reach) in enumerate(zip(side, conv.reach)):
-            if amount > reach:
-                raise Refusal(
-                    f"{amount} zeros at the {name} of spatial axis {axis} exceed the kernel's "
-                    f"reach, (kernel - 1) * dilation = {reach}"
-                )
     return begins, ends, repeated
 
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from .convolution import (
     Equivalent,
     check_gain,
+    flip,
     read_convolution,
-    swap_channels,
     write_operator,
 )
 from .nodes import input_of, only_consumer
@@ -84,9 +84,7 @@ class ZeroInsertionRewrite(Rewrite):
         form = Equivalent(
             trace.x,
             (conv.channels, conv.shape[0] // conv.group, *conv.kernel),
-            lambda w: np.ascontiguousarray(
-                np.flip(swap_channels(w, conv.group), tuple(range(2, w.ndim)))
-            ),
+            lambda w: flip(w, conv.group),
             trace.strides,
             tuple(begins),
             tuple(ends),

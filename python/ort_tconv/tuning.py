@@ -1,19 +1,21 @@
 """Times the rewritten sites of a model against stock onnxruntime, and keeps stock where it wins.
 
 A site is a node of our operator together with the stock nodes that it stands for. Both are cut out
-of their models at the same values and timed in isolation, in turns. What is rewritten where stock
-is faster is put back; the decisions are stored in the model's metadata under :data:`METADATA_KEY`.
-In the end the whole model is timed as well, for what no isolated site shows: ONNX Runtime keeps
-chains of its own convolutions in a blocked layout, which a node of ours among them interrupts.
+of their models at the same values and timed in isolation, in turns; sites that are alike are timed
+once. What is rewritten where stock is faster is put back; the decisions are stored in the model's
+metadata under :data:`METADATA_KEY`. In the end forms of the whole model are timed as well, for what
+no isolated site shows: ONNX Runtime keeps chains of its own convolutions in a blocked layout, which
+a node of ours among them interrupts.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +25,8 @@ import onnx
 
 from ._library import import_onnxruntime
 from .converters import model_io
-from .converters.rewrite import DOMAIN
+from .converters.rewrite import DOMAIN, OP_TYPE
+from .converters.unit_stride_conv import UnitStrideConvRewrite
 from .inputs import make_inputs
 from .session import open_session, register
 
@@ -38,12 +41,22 @@ METADATA_KEY = "ort_tconv.tuning"
 #: A rewrite has to save this share of stock's time, so that noise alone does not decide for it.
 MARGIN = 0.03
 
+#: A plain Conv has to be so many times as fast to stay in the form that interrupts few chains.
+LARGE_GAIN = 1.5
+
 _STOCK, _OURS = "stock", "rewritten"
+_PLAIN = UnitStrideConvRewrite.name
 _LEAST_ROUNDS = 6  # the first of which is not counted
-_SECONDS = 1.0  # per site, and for the whole model
+_SECONDS = 0.5  # for each form of a site, and of the whole model
 _WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is at speed
 _BURST = 8  # calls that are timed in a turn,
 _LONG = 0.05  # unless they take longer than so many seconds
+_MOST_FETCHED = 16  # values that one run of the model keeps to the end
+_CONVOLUTIONS = ("Conv", "ConvTranspose", OP_TYPE)
+_MOST_SCALES = 8  # floats in a tensor whose values may decide on shapes
+_FLOAT_TYPES = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
+)
 SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
 
 
@@ -78,13 +91,28 @@ class SiteTiming(Timing):
     nodes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ModelTiming:
+    """Median milliseconds of each form of the whole model that was timed, and which was kept.
+
+    They are called ``"stock"``; ``"rewritten"``, with every site that won by itself; and, where
+    plain Convs are among these, ``"rewritten, unit_stride_conv from 1.5x"``, with only those of
+    them that are so much faster, and ``"rewritten, no unit_stride_conv"``.  Of forms that are the
+    same model one is timed.
+    """
+
+    ms: dict[str, float]
+    kept: str
+
+
 @dataclass
 class Tuning:
     """What was timed, where, and what was decided.
 
-    A rewrite is kept if it takes at most ``1 - margin`` of stock's time.  ``model`` is the whole
-    model with these decisions against stock; None if it was not timed because nothing is left to
-    time.  ``notes`` say which sites were not timed, and why.
+    A site is rewritten if that takes at most ``1 - margin`` of stock's time; ``kept`` says so even
+    if the whole model was then found to be faster without.  ``model`` are the forms of the whole
+    model; None if it was not timed because nothing is left to time.  ``notes`` say which sites were
+    not timed, and why.
     """
 
     onnxruntime: str
@@ -94,7 +122,7 @@ class Tuning:
     shapes: dict[str, tuple[int, ...]]  #: of the model's inputs
     margin: float = MARGIN
     sites: list[SiteTiming] = field(default_factory=list)
-    model: Timing | None = None
+    model: ModelTiming | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -109,7 +137,7 @@ class Tuning:
         data = json.loads(text)
         sites = [site | {"nodes": tuple(site["nodes"])} for site in data["sites"]]
         data["sites"] = [SiteTiming(**site) for site in sites]
-        data["model"] = data["model"] and Timing(**data["model"])
+        data["model"] = data["model"] and ModelTiming(**data["model"])
         data["providers"] = tuple(data["providers"])
         data["shapes"] = {name: tuple(shape) for name, shape in data["shapes"].items()}
         return cls(**data)
@@ -133,15 +161,19 @@ class Tuning:
         table.add_column("kept")
         rows: list[tuple[str, Timing]] = [(" + ".join(site.nodes), site) for site in self.sites]
         if self.model is not None:
-            rows.append(("whole model", self.model))
-        for name, timing in rows:
+            stock_ms, kept = self.model.ms[_STOCK], self.model.kept
+            for form, ms in self.model.ms.items():
+                if form != _STOCK:
+                    name = f"whole model{form.removeprefix(_OURS)}"
+                    rows.append((name, Timing(stock_ms, ms, _OURS if form == kept else _STOCK)))
+        for row, (name, timing) in enumerate(rows, start=1):
             table.add_row(
                 escape(name),
                 f"{timing.stock_ms:.3f}",
                 f"{timing.our_ms:.3f}",
                 f"{timing.stock_ms / timing.our_ms:.2f}",
                 timing.kept if timing.kept == _STOCK else f"[green]{timing.kept}[/]",
-                end_section=timing is (self.sites or [None])[-1],
+                end_section=row == len(self.sites),
             )
         yield table
         for note in self.notes:
@@ -155,7 +187,7 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[float]:
-    """Median milliseconds of each function.
+    """Median milliseconds of each function, measured for so many ``seconds`` each.
 
     In every round each function has one turn, in an order drawn anew, so that whatever else the
     machine does hits all of them alike: calls in a row, as in a model layer follows layer, the
@@ -167,7 +199,7 @@ def interleaved(
     draw = random.Random(0)
     start = clock()
     rounds = 0
-    while rounds < _LEAST_ROUNDS or clock() - start < seconds:
+    while rounds < _LEAST_ROUNDS or clock() - start < seconds * len(runs):
         draw.shuffle(order)
         for i in order:
             taken = turn(runs[i], clock)
@@ -238,6 +270,7 @@ def tune(
     )
     machine = _Machine(source.folder, threads, tuple(providers))
     candidates = {change.node for change in report.changes}
+    plain = {change.node for change in report.changes if change.rewrite == _PLAIN}
     sites = list(find_sites(source.proto, converted, candidates))
     for change in report.changes:
         if not any(change.node in site.nodes for site in sites):
@@ -252,31 +285,61 @@ def tune(
         return converted, report, tuning
     models = (source.proto, converted)
     refused: dict[str, str] = {}
+    timings: dict[Hashable, Timing] = {}
     for site in _progress(sites):
-        inputs = {name: observed[name].get() for name in site.inputs}
-        pair = [p.model(m, inputs) for p, m in zip((site.stock, site.ours), models, strict=True)]
-        timing = _decide(*measure(machine.runs(pair, inputs)), MARGIN)
+        signature = site.signature(observed)
+        if signature not in timings:
+            inputs = {name: observed[name].get() for name in site.inputs}
+            pair = [p.model(m, inputs) for p, m in zip((site.stock, site.ours), models)]
+            timings[signature] = _decide(*measure(machine.runs(pair, inputs)))
+        timing = timings[signature]
         tuning.sites.append(SiteTiming(**asdict(timing), nodes=site.nodes))
         if timing.kept == _STOCK:
-            refused |= dict.fromkeys(site.nodes, _reason(timing))
-    if refused:
-        converted, report = rewrite(refused, timed=True)
-    if report.changes:
-        tuning.model = _decide(*measure(machine.runs((source.proto, converted), feeds)))
-        if tuning.model.kept == _STOCK:
-            reason = f"the whole model is faster without: {_reason(tuning.model)}"
-            converted, report = rewrite(dict.fromkeys(candidates, reason) | refused, timed=True)
+            refused |= dict.fromkeys(site.nodes, _reason(_STOCK, timing.stock_ms, timing.our_ms))
+
+    forms = _forms(tuning.sites, candidates, plain, set(refused))
+    if len(forms) > 1:
+        models = [
+            source.proto if form == _STOCK else rewrite(dict.fromkeys(left, ""), timed=True)[0]
+            for form, left in forms.items()
+        ]
+        ms = dict(zip(forms, measure(machine.runs(models, feeds)), strict=True))
+        kept = min(ms, key=lambda form: (ms[form], form == _STOCK))
+        tuning.model = ModelTiming(ms, kept)
+        if kept != _OURS:
+            reason = f"the whole model is faster without: {_reason(kept, ms[kept], ms[_OURS])}"
+            refused = dict.fromkeys(forms[kept], reason) | refused
+    converted, report = rewrite(refused, timed=True)
     tuning.store(converted)
     return converted, report, tuning
 
 
-def _decide(stock_ms: float, our_ms: float, margin: float = 0.0) -> Timing:
-    kept = _OURS if our_ms <= (1 - margin) * stock_ms else _STOCK
-    return Timing(stock_ms, our_ms, kept)
+def _decide(stock_ms: float, our_ms: float) -> Timing:
+    return Timing(stock_ms, our_ms, _OURS if our_ms <= (1 - MARGIN) * stock_ms else _STOCK)
 
 
-def _reason(timing: Timing) -> str:
-    return f"tuned: stock takes {timing.stock_ms:.3f} ms, rewritten {timing.our_ms:.3f} ms"
+def _reason(kept: str, ms: float, our_ms: float) -> str:
+    return f"tuned: {kept} takes {ms:.3f} ms, rewritten {our_ms:.3f} ms"
+
+
+def _forms(
+    timings: Sequence[SiteTiming], candidates: Set[str], plain: Set[str], lost: Set[str]
+) -> dict[str, Set[str]]:
+    """Different forms of the whole model, each with the candidates that it leaves as they were.
+
+    How much plain Convs gain by themselves does not tell what they cost the blocked layout around
+    them, so that all of them, those with a large gain, and none are tried.
+    """
+    others = [site for site in timings if plain.intersection(site.nodes)]
+    small = [site for site in others if site.stock_ms < LARGE_GAIN * site.our_ms]
+    forms = {
+        _STOCK: candidates,
+        _OURS: lost,
+        f"{_OURS}, {_PLAIN} from {LARGE_GAIN}x": lost.union(*(site.nodes for site in small)),
+        f"{_OURS}, no {_PLAIN}": lost.union(*(site.nodes for site in others)),
+    }
+    first = {frozenset(candidates - left): form for form, left in reversed(forms.items())}
+    return {form: left for form, left in forms.items() if form in first.values()}
 
 
 def _progress(sites: Sequence[Site]) -> Iterator[Site]:
@@ -302,6 +365,12 @@ class Site:
     @property
     def inputs(self) -> list[str]:
         return list(dict.fromkeys((*self.stock.inputs, *self.ours.inputs)))
+
+    def signature(self, observed: Mapping[str, _Observed]) -> Hashable:
+        """What the times of both forms depend on: not on names, nor on the values of weights."""
+        names: dict[str, str] = {"": ""}
+        parts = (self.stock.signature(names), self.ours.signature(names))
+        return *parts, *((names.get(name), observed[name].signature) for name in self.inputs)
 
 
 def find_sites(
@@ -361,6 +430,44 @@ class Part:
             result.graph.input.append(value)
         result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.outputs)
         return result
+
+    def signature(self, names: dict[str, str]) -> bytes:
+        """The nodes with their attributes and the shapes of weights; ``names`` collects those of
+        values with what stands for them."""
+
+        def number(name: str) -> str:
+            return names.setdefault(name, str(len(names)))
+
+        convolutions = (node for node in self.nodes if node.op_type in _CONVOLUTIONS)
+        weights = {name for node in convolutions for name in node.input[1:3]}
+        graph = onnx.GraphProto()
+        for node in self.nodes:
+            plain = graph.node.add(op_type=node.op_type, domain=node.domain, overload=node.overload)
+            plain.input.extend(map(number, node.input))
+            plain.output.extend(map(number, node.output))
+            plain.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
+            for attribute in plain.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.CopyFrom(_outline(attribute.t, node.output[0] in weights))
+        for weight in self.weights:
+            outline = _outline(weight, weight.name in weights)
+            outline.name = number(weight.name)
+            graph.initializer.append(outline)
+        graph.output.extend(onnx.ValueInfoProto(name=number(name)) for name in self.outputs)
+        return graph.SerializeToString(deterministic=True)
+
+
+def _outline(tensor: onnx.TensorProto, is_weight: bool) -> onnx.TensorProto:
+    """A tensor without its name and, unless these may be shapes, scales or pads, its values."""
+    result = onnx.TensorProto()
+    large = tensor.data_type in _FLOAT_TYPES and math.prod(tensor.dims) > _MOST_SCALES
+    if is_weight or large:
+        result.dims.extend(tensor.dims)
+        result.data_type = tensor.data_type
+    else:
+        result.CopyFrom(tensor)
+        result.ClearField("name")
+    return result
 
 
 class _Graph:
@@ -480,6 +587,11 @@ class _Observed:
     shape: tuple[int, ...]
     array: np.ndarray | None
 
+    @property
+    def signature(self) -> Hashable:
+        values = None if self.array is None or self.dtype.kind == "f" else self.array.tobytes()
+        return self.dtype.str, self.shape, values
+
     @classmethod
     def of(cls, array: np.ndarray) -> _Observed:
         made_up = array.dtype.kind == "f" and array.nbytes > 1024
@@ -498,20 +610,23 @@ def _observe(
     feeds: Mapping[str, np.ndarray],
     tuning: Tuning,
 ) -> dict[str, _Observed] | None:
-    """The values at the bounds of all sites, in one run of the original model; None, with a note,
-    if it does not run."""
+    """The values at the bounds of all sites, from runs of the original model; None, with a note, if
+    it does not run."""
     names = {name for site in sites for name in site.inputs}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    outputs = {value.name for value in model.graph.output} | feeds.keys()
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in sorted(names - outputs))
+    outputs = {value.name for value in model.graph.output}
+    observed = {name: _Observed.of(array) for name, array in feeds.items()}
+    wanted = sorted(names - feeds.keys())
     try:
-        session = machine.session(probe)
-        fetched = sorted(names - feeds.keys())
-        arrays = session.run(fetched or None, dict(feeds))
+        for start in range(0, max(1, len(wanted)), _MOST_FETCHED):
+            fetched = wanted[start : start + _MOST_FETCHED]
+            probe = onnx.ModelProto()
+            probe.CopyFrom(model)
+            new = [name for name in fetched if name not in outputs]
+            probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
+            arrays = machine.session(probe).run(fetched or None, dict(feeds))
+            observed |= {name: _Observed.of(array) for name, array in zip(fetched, arrays)}
     except Exception as error:  # onnxruntime's exceptions share no other base
         why = str(error).strip().partition("\n")[0]
         tuning.notes.append(f"nothing is timed, stock onnxruntime cannot run the model: {why}")
         return None
-    known = {**feeds, **dict(zip(fetched, arrays))}
-    return {name: _Observed.of(known[name]) for name in names}
+    return observed

@@ -212,6 +212,26 @@ def test_scale_after_a_residual():
     agree(model, result.model)
 
 
+@pytest.mark.parametrize("activation", [None, "Relu"])
+@pytest.mark.parametrize("order", [["u", "s"], ["s", "u"]])
+def test_residual_around_the_operator(order, activation):
+    """Both summands come from the operator; the one that others read as well is the residual."""
+    second = helper.make_node("ConvTranspose", ["u", "square"], ["s"], "second", pads=[1] * 4)
+    model = make(
+        node(activation or "Identity", "v", out="u"),
+        second,
+        node("Add", *order),
+        square=RNG.standard_normal((M, M, 3, 3)),
+    )
+    if activation is None:
+        del model.graph.node[1]
+        model.graph.node[0].output[0] = "u"
+    result = convert_with_report(model)
+    agree(model, result.model)
+    (_, found) = result.model.graph.node
+    assert (found.name, found.input[3], found.output[0]) == ("second", "u", "y")
+
+
 def test_sum_with_itself_is_no_residual():
     untouched(make(node("Add", "v", "v")))
 

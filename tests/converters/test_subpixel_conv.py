@@ -261,7 +261,7 @@ def test_any_geometry(free, data):
     ("options", "reason"),
     [
         ({"conv": {"strides": [1, 2]}}, "attribute 'strides' = [1, 2]"),
-        ({"pads": [3, 1, 1, 1]}, "pads of 3 exceed the kernel's reach"),
+        ({"pads": [3, 1, 1, 1]}, "3 zeros at the begin of spatial axis 0 exceed the kernel"),
         ({"group": 4, "form": "DCR", "channels": (32, 8)}, "its 4 groups do not become groups"),
         ({"group": 4, "channels": (32, 8)}, "its biases differ among the channels of a pixel"),
         ({"pads": [2, 2, 2, 2], "kernel": (3, 3)}, "no tap meets the image from every output"),

@@ -25,19 +25,20 @@ from sessions import agree, run_converted, run_stock
 from ort_tconv import tuning
 from ort_tconv.converters import convert, convert_with_report, model_io
 from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
-from ort_tconv.tuning import Tuning, find_sites, interleaved
+from ort_tconv.tuning import ModelTiming, Tuning, find_sites, interleaved
 
 SHAPES = {"x0": (1, 4, 5, 6)}
 
 
 @pytest.fixture
 def times(monkeypatch):
-    """Pairs of times, stock's and ours, that the next measurements give."""
-    given: list[tuple[float, float]] = []
+    """Times that the next measurements give: stock's and ours, or those of forms of the model."""
+    given: list[tuple[float, ...]] = []
 
     def measure(runs):
         for run in runs:
             run()
+        assert len(given[0]) == len(runs)
         return given.pop(0)
 
     monkeypatch.setattr(tuning, "interleaved", measure)
@@ -125,7 +126,7 @@ def test_stock_is_kept_where_it_wins(times):
         (("up_y1", "act1"), "stock"),
         (("up_y2", "act2"), "rewritten"),
     ]
-    assert result.tuning.model == tuning.Timing(6.0, 3.5, "rewritten")
+    assert result.tuning.model == ModelTiming({"stock": 6.0, "rewritten": 3.5}, "rewritten")
     x = np.random.default_rng(0).standard_normal((1, 4, 5, 6), dtype=np.float32)
     (expected,), (actual,) = (
         run(m, {"x0": x}) for run, m in ((run_stock, chain_model()), (run_converted, result.model))
@@ -183,6 +184,7 @@ def test_decisions_are_stored_in_the_model(times, tmp_path):
         "our_ms": 1.5,
         "kept": "stock",
     }
+    assert data["model"] == {"ms": {"stock": 3.0, "rewritten": 2.5}, "kept": "rewritten"}
     assert Tuning.from_model(original.__class__()) is None
 
 
@@ -254,6 +256,141 @@ def test_the_estimate_decides_where_nothing_is_timed(times):
     assert [skip.node for skip in result.skips] == ["conv"]
 
 
+# ---- plain Convs -------------------------------------------------------------------------------
+
+
+def plain_model(*kernels: int, up: bool = True) -> onnx.ModelProto:
+    """[ConvTranspose "up" and] a Conv "conv0", "conv1", ... for each kernel, on 4 channels."""
+    nodes, weights, last = [], {}, "x"
+    if up:
+        nodes.append(helper.make_node("ConvTranspose", ["x", "w"], ["u"], "up", strides=[2, 2]))
+        weights["w"], last = random(4, 4, 2, 2), "u"
+    for i, k in enumerate(kernels):
+        conv = helper.make_node("Conv", [last, f"w{i}"], [f"y{i}"], f"conv{i}", pads=[k // 2] * 4)
+        nodes.append(conv)
+        weights[f"w{i}"], last = random(4, 4, k, k) + np.float32(i), f"y{i}"
+    return graph_model(nodes, weights, {"x": (1, 4, 6, 5)}, [last])
+
+
+ALL, LARGE, NONE = (
+    "rewritten",
+    "rewritten, unit_stride_conv from 1.5x",
+    "rewritten, no unit_stride_conv",
+)
+
+
+@pytest.mark.parametrize(
+    ("ms", "kept", "nodes"),
+    [
+        ((5.0, 1.0, 2.0, 3.0), ALL, {"up", "conv0", "conv1"}),
+        ((5.0, 2.0, 1.0, 3.0), LARGE, {"up", "conv0"}),
+        ((5.0, 2.0, 3.0, 1.0), NONE, {"up"}),
+        ((1.0, 2.0, 3.0, 4.0), "stock", set()),
+        ((1.0, 1.0, 1.0, 1.0), ALL, {"up", "conv0", "conv1"}),
+    ],
+)
+def test_the_fastest_form_of_the_whole_model_is_kept(times, ms, kept, nodes):
+    times += [(2.0, 1.0), (3.0, 2.0), (2.9, 2.0), ms]
+    model = plain_model(3, 5)
+    result = convert_with_report(model, tune=True)
+    assert [site.kept for site in result.tuning.sites] == ["rewritten"] * 3
+    assert result.tuning.model == ModelTiming(dict(zip(("stock", ALL, LARGE, NONE), ms)), kept)
+    assert {node.name for node in nodes_of(result.model, OP_TYPE)} == nodes
+    assert {change.node for change in result.changes} == nodes
+    times_text = f"{kept} takes 1.000 ms, rewritten {ms[1]:.3f} ms"
+    assert {(skip.node, skip.reason) for skip in result.skips} == {
+        (name, f"the whole model is faster without: tuned: {times_text}")
+        for name in {"up", "conv0", "conv1"} - nodes
+    }
+    assert Tuning.from_model(result.model) == result.tuning
+    agree(model, result.model)
+
+
+@pytest.mark.parametrize(
+    ("up", "sites", "forms"),
+    [
+        (True, [(2.0, 1.0), (2.0, 1.0), (2.0, 3.0)], ["stock", ALL, NONE]),
+        (True, [(2.0, 1.0), (2.0, 1.8), (2.0, 1.8)], ["stock", ALL, LARGE]),
+        (True, [(2.0, 3.0), (2.0, 1.0), (2.0, 1.8)], ["stock", ALL, LARGE]),
+        (True, [(2.0, 1.0), (2.0, 3.0), (2.0, 3.0)], ["stock", ALL]),
+        (False, [(2.0, 1.0), (2.0, 1.0)], ["stock", ALL]),
+        (False, [(2.0, 1.8), (2.0, 1.8)], ["stock", ALL]),
+    ],
+)
+def test_a_form_is_timed_once(times, up, sites, forms):
+    times += [*sites, (9.0, 1.0, 2.0)[: len(forms)]]
+    result = convert_with_report(plain_model(3, 5, up=up), tune=True)
+    assert list(result.tuning.model.ms) == forms
+
+
+def test_a_plain_conv_that_loses_is_put_back(times):
+    times += [(2.0, 1.98)]
+    result = convert_with_report(plain_model(3, up=False), tune=True)
+    assert result.tuning.model is None and result.tuning.sites[0].kept == "stock"
+    (skip,) = result.skips
+    assert (skip.rewrite, skip.node) == ("unit_stride_conv", "conv0")
+    assert skip.reason == "tuned: stock takes 2.000 ms, rewritten 1.980 ms"
+
+
+# ---- sites that are alike ----------------------------------------------------------------------
+
+
+def test_sites_that_are_alike_share_a_decision(times):
+    times += [(2.0, 1.0), (2.0, 3.0), (4.0, 3.0)]
+    result = convert_with_report(plain_model(3, 5, 3, 5, 3, up=False), tune=True)
+    assert [(site.nodes, site.our_ms) for site in result.tuning.sites] == [
+        (("conv0",), 1.0),
+        (("conv1",), 3.0),
+        (("conv2",), 1.0),
+        (("conv3",), 3.0),
+        (("conv4",), 1.0),
+    ]
+    assert {change.node for change in result.changes} == {"conv0", "conv2", "conv4"}
+
+
+def branches_model(first: dict, second: dict) -> onnx.ModelProto:
+    """Two branches of one input; each is Resize, Conv and, if there is one, an activation."""
+    nodes, weights = [], {}
+    for i, options in enumerate((first, second)):
+        weights[f"scales{i}"] = np.array([1, 1, *options.get("scales", (2, 2))], np.float32)
+        weights[f"w{i}"] = random(*options.get("w", (4, 16, 3, 3))) + np.float32(i)
+        weights[f"b{i}"] = random(options.get("w", (4,))[0]) + np.float32(i)
+        source, act = options.get("x", "x"), options.get("activation")
+        nodes += [
+            helper.make_node("Resize", [source, "", f"scales{i}"], [f"u{i}"], f"up{i}"),
+            helper.make_node(
+                "Conv",
+                [f"u{i}", f"w{i}", f"b{i}"],
+                [f"c{i}" if act else f"y{i}"],
+                f"conv{i}",
+                pads=[1] * 4,
+            ),
+        ]
+        if act:
+            nodes.append(helper.make_node(act, [f"c{i}"], [f"y{i}"], **options.get("params", {})))
+    shapes = {"x": (1, 16, 6, 5), "z": (1, 16, 5, 6)}
+    return graph_model(nodes, weights, shapes, ["y0", "y1"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "count"),
+    [
+        ({}, {}, 1),
+        ({"activation": "Relu"}, {"activation": "Relu"}, 1),
+        ({}, {"activation": "Relu"}, 2),
+        ({"activation": "LeakyRelu"}, {"activation": "LeakyRelu", "params": {"alpha": 0.5}}, 2),
+        ({}, {"w": (9, 16, 3, 3)}, 2),
+        ({}, {"scales": (2, 3)}, 2),
+        ({}, {"x": "z"}, 2),
+    ],
+    ids=str,
+)
+def test_what_makes_sites_alike(times, first, second, count):
+    times += [(2.0, 1.0)] * (count + 1)
+    result = convert_with_report(branches_model(first, second), tune=True)
+    assert len(result.tuning.sites) == 2
+
+
 def test_selection_holds(times):
     times += [(2.0, 1.0), (3.0, 2.5)]
     result = convert_with_report(chain_model(2), tune=True, shapes=SHAPES, exclude="up_y0")
@@ -301,10 +438,19 @@ def test_table():
 
     console = Console(width=100, record=True, file=io.StringIO())
     site = tuning.SiteTiming(2.0, 1.0, "rewritten", ("up", "relu"))
-    whole = tuning.Timing(4.0, 4.5, "stock")
+    ms = {"stock": 4.0, "rewritten": 4.5, "rewritten, no unit_stride_conv": 2.0}
+    whole = ModelTiming(ms, "rewritten, no unit_stride_conv")
     console.print(Tuning("1.31", "avx2", 2, (), {}, sites=[site], model=whole, notes=["[a note]"]))
     text = console.export_text()
-    for words in ("up + relu", "2.00", "whole model", "0.89", "[a note]", "2 threads"):
+    for words in (
+        "up + relu",
+        "2.00",
+        "whole model  ",
+        "0.89",
+        "whole model, no unit_stride_conv",
+        "[a note]",
+        "2 threads",
+    ):
         assert words in text
 
 

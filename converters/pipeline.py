@@ -90,8 +90,9 @@ def convert(
         algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
             tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
         tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
-            it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and are left
-            alone otherwise, are tried as well.  The decisions are stored in the metadata.
+            it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and plain
+            Convs of stride 1, are left alone otherwise; here they are tried as well.  The decisions
+            are stored in the metadata.
         shapes: Shapes of inputs for ``tune``, as for :func:`ort_tconv.validate`.
         threads: Intra-op threads for ``tune``; 0 for onnxruntime's default.
         load_external_data: Whether external data is loaded into the returned model, as

@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--tune",
         action="store_true",
-        help="time stock's and the rewritten form of each site here; keep stock where it wins",
+        help="time stock's and the rewritten form of each site here, and of plain Convs of stride "
+        "1, which are tried only then; keep stock where it wins",
     )
     convert.add_argument(
         "--threads",

@@ -14,8 +14,10 @@ def test_models_run_and_are_written(tmp_path):
     data = json.loads(out.read_text())
     assert data["machine"]["onnxruntime"]
     assert [row["layer"] for row in data["results"]] == ["dcgan", "rrdb"]
-    for row, sites in zip(data["results"], (5, 2)):
-        assert row["sites"]["ours"] == sites >= row["sites"]["tuned"]
+    # Tuning may put any site back, and may rewrite any of the 21 Convs of rrdb.
+    for row, sites, most in zip(data["results"], (5, 2), (5, 21)):
+        assert row["sites"]["ours"] == sites
+        assert row["sites"]["tuned"] <= most
         stock, *others = (row["engines"][e]["median_ms"] for e in ("stock", "ours", "tuned"))
         assert row["ratio"] == {"stock": stock / others[0], "tuned": stock / others[1]}
     assert "geometric mean" in shown

@@ -16,8 +16,15 @@ set(ORT_TCONV_ORT_INCLUDE_DIR "" CACHE PATH "Directory that holds onnxruntime_cx
 # The oldest ONNX Runtime we run on is 1.21, and a library built with newer headers asks an old
 # runtime for no more than this, so any header from this version on will do.
 set(ORT_TCONV_MIN_API 21)
-# What is downloaded, when something has to be.
+# What is downloaded, when something has to be, and the SHA-256 of each header that we include: those of the
+# release, which Debian's package has, too. Nothing else is kept of a download, whatever its source.
 set(ORT_TCONV_ORT_VERSION 1.21.0)
+set(ORT_TCONV_ORT_RELEASES https://github.com/microsoft/onnxruntime/releases/download)
+set(ORT_TCONV_ORT_HEADERS
+  onnxruntime_c_api.h=7783e9664bdb0b1b36145b5c8587dd1bc9a399aa000edf2e3dd03003cafc6882
+  onnxruntime_cxx_api.h=b3b27d6a6fced0725e3f188379cca008b1d7a456997684756374d4b388f2cf05
+  onnxruntime_cxx_inline.h=7f448e994c732eacd9e49900365fefa8f1ac998a6d6eb78e5f4aab1b8d9d8900
+  onnxruntime_float16.h=6c4db3d1954b266c4febe413351af86cac922e3448538e7e452e51d646e56a4a)
 
 # Sets <out> to "" if `dir` holds usable headers, and to the reason otherwise.
 function(_ort_tconv_check_headers dir out)
@@ -36,6 +43,25 @@ function(_ort_tconv_check_headers dir out)
   endif()
 endfunction()
 
+# Sets <out> to "" if `dir` holds the headers of ORT_TCONV_ORT_HEADERS, and to the reason otherwise.
+function(_ort_tconv_verify_headers dir out)
+  set(${out} "" PARENT_SCOPE)
+  foreach(header IN LISTS ORT_TCONV_ORT_HEADERS)
+    string(REGEX MATCH "^(.*)=(.*)$" ignored "${header}")
+    set(path "${dir}/${CMAKE_MATCH_1}")
+    set(wanted ${CMAKE_MATCH_2})
+    if(NOT EXISTS "${path}")
+      set(${out} "no ${path}" PARENT_SCOPE)
+      return()
+    endif()
+    file(SHA256 "${path}" found)
+    if(NOT found STREQUAL wanted)
+      set(${out} "${path} has the SHA-256 ${found}, not ${wanted}" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
+endfunction()
+
 # Sets <out> to the directory that keeps downloads between builds, "" if there is no home.
 function(_ort_tconv_cache_dir out)
   if(DEFINED ENV{XDG_CACHE_HOME} AND IS_ABSOLUTE "$ENV{XDG_CACHE_HOME}")
@@ -48,17 +74,19 @@ function(_ort_tconv_cache_dir out)
   set(${out} "${root}/ort-tconv/onnxruntime-headers-${ORT_TCONV_ORT_VERSION}" PARENT_SCOPE)
 endfunction()
 
-# Copies the headers in `dir` to `cache`. Through a temporary name, so that two builds at the same
-# time, or one that is interrupted, never leave half a directory behind.
+# Copies the verified headers in `dir` to `cache`. Through a temporary name, so that two builds at the
+# same time, or one that is interrupted, never leave half a directory behind.
 function(_ort_tconv_keep dir cache out)
   string(RANDOM LENGTH 8 suffix)
-  file(GLOB headers "${dir}/*.h")
-  file(COPY ${headers} DESTINATION "${cache}.${suffix}")
+  foreach(header IN LISTS ORT_TCONV_ORT_HEADERS)
+    string(REGEX REPLACE "=.*" "" name "${header}")
+    file(COPY "${dir}/${name}" DESTINATION "${cache}.${suffix}")
+  endforeach()
   if(NOT EXISTS "${cache}")
     file(RENAME "${cache}.${suffix}" "${cache}" RESULT ignored)
   endif()
   file(REMOVE_RECURSE "${cache}.${suffix}")
-  _ort_tconv_check_headers("${cache}" reason)
+  _ort_tconv_verify_headers("${cache}" reason)
   set(${out} "${reason}" PARENT_SCOPE)
 endfunction()
 
@@ -69,11 +97,9 @@ function(_ort_tconv_fetch_release work out_dir out_reason)
   else()
     set(name onnxruntime-linux-x64-${ORT_TCONV_ORT_VERSION})
   endif()
-  set(url https://github.com/microsoft/onnxruntime/releases/download/v${ORT_TCONV_ORT_VERSION}/${name}.tgz)
+  set(url ${ORT_TCONV_ORT_RELEASES}/v${ORT_TCONV_ORT_VERSION}/${name}.tgz)
   message(STATUS "ONNX Runtime headers: trying ${url}")
-  # The release publishes no checksum that we could have verified independently, so none is pinned:
-  # the source is authenticated by TLS, and the content by its ORT_API_VERSION. The timeouts are
-  # short because a machine that cannot reach GitHub still has the next source.
+  # The timeouts are short because a machine that cannot reach GitHub still has the next source.
   file(DOWNLOAD ${url} "${work}/release.tgz"
        TLS_VERIFY ON TIMEOUT 60 INACTIVITY_TIMEOUT 10 STATUS status)
   list(GET status 0 code)
@@ -147,7 +173,7 @@ function(ort_tconv_find_ort_headers out)
 
   # 3. An earlier download.
   _ort_tconv_cache_dir(cache)
-  _ort_tconv_check_headers("${cache}" reason)
+  _ort_tconv_verify_headers("${cache}" reason)
   if(NOT reason)
     message(STATUS "ONNX Runtime headers: ${cache} (downloaded by an earlier build)")
     set(${out} "${cache}" PARENT_SCOPE)
@@ -165,7 +191,7 @@ function(ort_tconv_find_ort_headers out)
       file(MAKE_DIRECTORY "${work}")
       cmake_language(CALL _ort_tconv_fetch_${source} "${work}" dir reason)
       if(NOT reason)
-        _ort_tconv_check_headers("${dir}" reason)
+        _ort_tconv_verify_headers("${dir}" reason)
       endif()
       if(NOT reason)
         _ort_tconv_keep("${dir}" "${cache}" reason)

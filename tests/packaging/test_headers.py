@@ -1,9 +1,12 @@
 """The search for ONNX Runtime's headers (cmake/OrtHeaders.cmake), without a network."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,18 +19,26 @@ needs_cmake = pytest.mark.skipif(CMAKE is None, reason="cmake is not installed")
 
 
 def make_headers(directory: Path, api: int) -> Path:
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "onnxruntime_c_api.h").write_text(f"#define ORT_API_VERSION {api}\n")
     (directory / "onnxruntime_cxx_api.h").write_text("")
     return directory
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def find(tmp_path: Path, *options: str, **env: str) -> subprocess.CompletedProcess:
     """Runs the search as a script, which needs neither a compiler nor a build tool. In this mode
-    CMake has no system prefixes, so that headers installed on this machine do not interfere."""
+    CMake has no system prefixes, so that headers installed on this machine do not interfere.
+    Releases are looked for in tmp_path/releases; the known headers are make_headers' of API 21."""
+    known = [f"{p.name}={sha256(p)}" for p in make_headers(tmp_path / "known", 21).iterdir()]
     script = tmp_path / "find.cmake"
     script.write_text(
         f'include("{ROOT}/cmake/OrtHeaders.cmake")\n'
+        f'set(ORT_TCONV_ORT_RELEASES "file://{tmp_path}/releases")\n'
+        f'set(ORT_TCONV_ORT_HEADERS "{";".join(known)}")\n'
         'ort_tconv_find_ort_headers(directory)\nmessage("FOUND ${directory}")\n'
     )
     clean = {k: v for k, v in os.environ.items() if k not in ("CONDA_PREFIX", "CMAKE_PREFIX_PATH")}
@@ -99,6 +110,73 @@ def test_too_old_installed_package_is_passed_over(tmp_path):
     cached = make_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0", api=21)
     result = find(tmp_path, CMAKE_PREFIX_PATH=str(tmp_path / "prefix"))
     assert f"FOUND {cached}" in result.stderr
+
+
+# ---- downloads ---------------------------------------------------------------------------------
+
+
+def download(tmp_path: Path, headers: Path, also: dict[str, str] | None = None):
+    """The search where the release archive holds `headers`, and Debian's tools are missing."""
+    names = [f"onnxruntime-linux-{machine}-1.21.0" for machine in ("x64", "aarch64")]
+    (tmp_path / "releases/v1.21.0").mkdir(parents=True)
+    for name, text in (also or {}).items():
+        (headers / name).write_text(text)
+    for name in names:
+        with tarfile.open(tmp_path / f"releases/v1.21.0/{name}.tgz", "w:gz") as archive:
+            archive.add(headers, f"{name}/include")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sh").symlink_to("/bin/sh")
+    return find(tmp_path, "-DORT_TCONV_DOWNLOAD=ON", PATH=str(tools))
+
+
+@needs_cmake
+def test_download_of_known_headers_is_kept(tmp_path):
+    result = download(tmp_path, make_headers(tmp_path / "release", 21), {"unknown.h": "?"})
+    cache = tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0"
+    assert f"FOUND {cache}" in result.stderr
+    # What has no known hash is left behind.
+    assert sorted(p.name for p in cache.iterdir()) == [
+        "onnxruntime_c_api.h",
+        "onnxruntime_cxx_api.h",
+    ]
+    assert f"FOUND {cache}" in find(tmp_path).stderr
+
+
+@needs_cmake
+@pytest.mark.parametrize("name", ["onnxruntime_c_api.h", "onnxruntime_cxx_api.h"])
+def test_download_with_one_byte_changed_is_refused(tmp_path, name):
+    headers = make_headers(tmp_path / "release", 21)
+    (headers / name).write_text((headers / name).read_text() + "\n")
+    result = download(tmp_path, headers)
+    assert result.returncode != 0 and "FOUND" not in result.stderr
+    words = " ".join(result.stderr.split())
+    assert f"{name} has the SHA-256 {sha256(headers / name)}, not" in words
+    assert "Debian's libonnxruntime-dev: not a Debian system" in words
+    assert not list((tmp_path / "cache").rglob("*.h"))
+
+
+@needs_cmake
+def test_earlier_download_that_was_changed_is_not_used(tmp_path):
+    cache = make_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0", 21)
+    (cache / "onnxruntime_cxx_api.h").write_text("#error")
+    result = find(tmp_path)
+    assert result.returncode != 0
+    assert "onnxruntime_cxx_api.h has the SHA-256" in " ".join(result.stderr.split())
+
+
+def test_every_header_that_we_include_has_a_hash():
+    text = (ROOT / "cmake/OrtHeaders.cmake").read_text()
+    for name in ("c_api", "cxx_api", "cxx_inline", "float16"):
+        assert re.search(rf"onnxruntime_{name}\.h=[0-9a-f]{{64}}\b", text)
+    included = {
+        line
+        for folder in ("custom_op", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".h", ".cc", ".cu", ".cuh"}
+        for line in re.findall(r"#include <(onnxruntime\w+\.h)>", path.read_text())
+    }
+    assert included == {"onnxruntime_cxx_api.h"}  # which includes the other three
 
 
 # ---- Debian's package, with stand-ins for apt-get and dpkg-deb ---------------------------------

@@ -6,6 +6,7 @@ OLDEST ?= .venv-oldest
 GPU ?= .venv-gpu
 BENCH_ARGS ?=
 FUZZ_ARGS ?= --seconds 30
+SANITIZE_ARGS ?=
 COMPAT_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -102,7 +103,7 @@ figures: $(VENV)/.package $(VENV)/.docs
 
 # Needs g++ with its sanitizers' libraries, which Debian's g++ brings along.
 sanitize: $(VENV)/.package $(VENV)/.test
-	tests/reliability/sanitize.sh $(BIN)/python
+	tests/reliability/sanitize.sh $(BIN)/python $(SANITIZE_ARGS)
 
 # Needs clang with libFuzzer (Debian: clang-19 libclang-rt-19-dev).
 fuzz: $(VENV)/.package $(VENV)/.test

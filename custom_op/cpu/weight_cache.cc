@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <utility>
 
 namespace ort_tconv {
 namespace {
@@ -71,9 +72,10 @@ std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, co
       }
       it = dead ? c.entries.erase(it) : std::next(it);
     }
-    auto& slot = c.entries[{prepared.layout(), d}];
-    if (!slot) slot = std::make_shared<Entry>();
-    entry = slot;
+    std::pair key(prepared.layout(), d);
+    auto found = c.entries.find(key);
+    if (found == c.entries.end()) found = c.entries.emplace(std::move(key), std::make_shared<Entry>()).first;
+    entry = found->second;
   }
   std::lock_guard<std::mutex> lock(entry->packing);
   if (auto alive = entry->weights.lock()) return alive;

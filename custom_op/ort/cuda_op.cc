@@ -46,11 +46,12 @@ ProviderMemory::~ProviderMemory() {
 }
 
 CudaKernel::CudaKernel(const OrtApi& api, const OrtKernelInfo* info, DType dtype)
-    : api_(api), dtype_(dtype), name_(node_name(api, info)), attributes_(read_attributes(api, info)) {
+    : api_(api), dtype_(dtype), name_(node_name(api, info)), attributes_(read_attributes(api, info)),
+      allocator_(nullptr, api.ReleaseAllocator) {
   check_attributes(attributes_);
   OrtAllocator* allocator = nullptr;
   check(api_, api_.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator));
-  allocator_ = {allocator, Release{&api_}};
+  allocator_.reset(allocator);
   const auto& slopes = attributes_.activation_params;
   if (attributes_.activation == "PRelu" && slopes.size() > 1)
     slopes_ = ProviderMemory(allocator, static_cast<int64_t>(slopes.size() * sizeof(float)));

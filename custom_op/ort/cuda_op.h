@@ -55,11 +55,7 @@ class CudaKernel {
   DType dtype_;
   std::string name_;  // of the node, for messages
   Attributes attributes_;
-  struct Release {
-    const OrtApi* api;
-    void operator()(OrtAllocator* allocator) const { api->ReleaseAllocator(allocator); }
-  };
-  std::unique_ptr<OrtAllocator, Release> allocator_;
+  Owned<OrtAllocator> allocator_;
   cuda::Device device_;
   ConstantWeights weights_;
   ProviderMemory slopes_;  // PRelu's, if there is more than one

@@ -15,15 +15,14 @@ namespace {
 // The session's thread pool and CPU allocator.
 class SessionExecutor final : public Executor {
  public:
-  SessionExecutor(const OrtApi& api, OrtKernelContext* context) : api_(api), context_(context) {
+  SessionExecutor(const OrtApi& api, OrtKernelContext* context)
+      : api_(api), context_(context), allocator_(nullptr, api.ReleaseAllocator) {
     OrtMemoryInfo* info = nullptr;
     check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
-    const std::string error = take_message(api_, api_.KernelContext_GetAllocator(context_, info, &allocator_));
-    api_.ReleaseMemoryInfo(info);
-    if (!error.empty()) throw Error(error);
-  }
-  ~SessionExecutor() override {
-    if (allocator_) api_.ReleaseAllocator(allocator_);
+    const Owned<OrtMemoryInfo> owned(info, api_.ReleaseMemoryInfo);
+    OrtAllocator* allocator = nullptr;
+    check(api_, api_.KernelContext_GetAllocator(context_, info, &allocator));
+    allocator_.reset(allocator);
   }
 
   void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
@@ -37,18 +36,18 @@ class SessionExecutor final : public Executor {
   void* allocate(size_t bytes) override {
     void* p = nullptr;
     try {
-      p = allocator_->Alloc(allocator_, bytes);
+      p = allocator_->Alloc(allocator_.get(), bytes);
     } catch (...) {  // ORT's allocators report by throwing, of their own types
     }
     if (!p) throw std::bad_alloc();
     return p;
   }
-  void release(void* p) override { allocator_->Free(allocator_, p); }
+  void release(void* p) override { allocator_->Free(allocator_.get(), p); }
 
  private:
   const OrtApi& api_;
   OrtKernelContext* context_;
-  OrtAllocator* allocator_ = nullptr;
+  Owned<OrtAllocator> allocator_;
 };
 
 constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
@@ -146,11 +145,7 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
 
   OrtTensorTypeAndShapeInfo* info = nullptr;
   check(api, api.CreateTensorTypeAndShapeInfo(&info));
-  struct Release {
-    const OrtApi& api;
-    OrtTensorTypeAndShapeInfo* info;
-    ~Release() { api.ReleaseTensorTypeAndShapeInfo(info); }
-  } release{api, info};
+  const Owned<OrtTensorTypeAndShapeInfo> owned(info, api.ReleaseTensorTypeAndShapeInfo);
   check(api, api.SetTensorElementType(info, type));
   check(api, api.SetDimensions(info, y.data(), y.size()));
   // An unknown size must carry a name, or ORT records -1 as if it were a size; ORT 1.21 also drops the

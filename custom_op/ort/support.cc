@@ -17,10 +17,9 @@ ONNXTensorElementDataType element_type(DType dtype) {
 
 std::string take_message(const OrtApi& api, OrtStatusPtr status) {
   if (!status) return {};
-  std::string message = api.GetErrorMessage(status);
-  if (message.empty()) message = "unknown error";
-  api.ReleaseStatus(status);
-  return message;
+  const Owned<OrtStatus> owned(status, api.ReleaseStatus);
+  const char* message = api.GetErrorMessage(status);
+  return *message ? message : "unknown error";
 }
 
 void check(const OrtApi& api, OrtStatusPtr status) {
@@ -153,11 +152,7 @@ Dims dims_of(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
 Dims shape_of(const OrtApi& api, const OrtValue* value) {
   OrtTensorTypeAndShapeInfo* info = nullptr;
   check(api, api.GetTensorTypeAndShape(value, &info));
-  struct Release {
-    const OrtApi& api;
-    OrtTensorTypeAndShapeInfo* info;
-    ~Release() { api.ReleaseTensorTypeAndShapeInfo(info); }
-  } release{api, info};
+  const Owned<OrtTensorTypeAndShapeInfo> owned(info, api.ReleaseTensorTypeAndShapeInfo);
   return dims_of(api, info);
 }
 
@@ -190,10 +185,10 @@ InputShapes declared_shapes(const OrtApi& api, const OrtKernelInfo* info, const 
   shapes.w = shape_of(api, w);
   OrtTypeInfo* type = nullptr;
   if (take_message(api, api.KernelInfo_GetInputTypeInfo(info, 0, &type)).empty() && type) {
+    const Owned<OrtTypeInfo> owned(type, api.ReleaseTypeInfo);
     const OrtTensorTypeAndShapeInfo* tensor = nullptr;
     check(api, api.CastTypeInfoToTensorInfo(type, &tensor));
     if (tensor) shapes.x = dims_of(api, tensor);
-    api.ReleaseTypeInfo(type);
   }
   guessed = shapes.x.empty() || std::any_of(shapes.x.begin(), shapes.x.end(), [](int64_t v) { return v < 0; });
   if (!guessed) return shapes;

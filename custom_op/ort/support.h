@@ -4,6 +4,7 @@
 #define ORT_API_MANUAL_INIT  // the API table arrives through RegisterCustomOps
 #include <onnxruntime_cxx_api.h>
 
+#include <memory>
 #include <new>
 #include <string>
 
@@ -16,6 +17,9 @@ constexpr const char* kDomain = "ort_tconv";
 constexpr const char* kOpName = "SegregatedConvTranspose";
 
 ONNXTensorElementDataType element_type(DType dtype);
+
+// An object of ONNX Runtime's, with the function of its API that releases it.
+template <class T> using Owned = std::unique_ptr<T, void (*)(T*)>;
 
 // Releases a status and returns its message; "" for success.
 std::string take_message(const OrtApi& api, OrtStatusPtr status);

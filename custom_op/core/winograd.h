@@ -14,10 +14,10 @@
 
 namespace ort_tconv {
 
-// Linear maps of a few lines of numbers; kernels apply them to whole vectors (cpu/kernel.h).
+// Linear maps of a few numbers along an axis; kernels apply them to whole vectors, two axes at a time
+// (cpu/kernel.h).
 enum class LineMap { kCopy, kInput4, kInput3, kOutput32, kOutput23, kOutput22 };
 constexpr int kLineMaps = 6;
-constexpr int kMaxLines = 4;  // lines a map reads or writes
 
 struct WinogradKind {
   int taps = 1;

@@ -65,6 +65,8 @@ struct RowsArgs {
   int64_t count;
 };
 
+struct Plane { ptrdiff_t row, column; };  // strides
+
 template <class T>
 struct Kernels {
   int lanes;                                          // L
@@ -76,8 +78,11 @@ struct Kernels {
   bool (*within)(const T* v, int64_t n, T limit);
   // dst[l*dst_stride + i] = src[offset[i] + l], i < n, l < nv*L.
   void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
-  // out[k][i] = row k of the map (core/winograd.h) times in[.][i], i < n; n is a multiple of L.
-  void (*lines[kLineMaps])(const T* const* in, T* const* out, int64_t n);
+  // One map (core/winograd.h) along the rows of a plane of vectors and one along its columns:
+  // out[p*out.row + q*out.column + i] = sum over r, c of rows(p, r) * columns(q, c) * in[r*in.row + c*in.column + i],
+  // i < n; n is a multiple of L.  By the maps of rows and of columns, which are both for inputs or both for outputs.
+  using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
+  PlaneMap planes[kLineMaps][kLineMaps];
   // dst[i*ways + r] = src[r][i], i < n.
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };

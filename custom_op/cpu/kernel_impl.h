@@ -213,15 +213,15 @@ void rows(const RowsArgs<T>& a) {
   for (; i < a.count; i += L) rows_chunk<T, NB, 1>(a, i);
 }
 
-// ---- Winograd transforms: maps of whole lines -----------------------------------------------------------
+// ---- Winograd transforms --------------------------------------------------------------------------------
 
-struct Copy1 {
+struct Copy {
   static constexpr int kIn = 1, kOut = 1;
-  template <class V> static void map(const V* d, V* o) { o[0] = d[0]; }
+  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) { o[0] = d[0]; }
 };
 struct Input4 {
   static constexpr int kIn = 4, kOut = 4;
-  template <class V> static void map(const V* d, V* o) {
+  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) {
     o[0] = d[0] - d[2];
     o[1] = d[1] + d[2];
     o[2] = d[2] - d[1];
@@ -230,7 +230,7 @@ struct Input4 {
 };
 struct Input3 {
   static constexpr int kIn = 3, kOut = 3;
-  template <class V> static void map(const V* d, V* o) {
+  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) {
     o[0] = d[0] - d[1];
     o[1] = d[1];
     o[2] = d[1] - d[2];
@@ -238,7 +238,7 @@ struct Input3 {
 };
 struct Output32 {
   static constexpr int kIn = 4, kOut = 3;
-  template <class V> static void map(const V* m, V* o) {
+  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
     const V sum = m[1] + m[2];
     o[0] = m[0] + sum;
     o[1] = m[1] - m[2];
@@ -247,30 +247,39 @@ struct Output32 {
 };
 struct Output23 {
   static constexpr int kIn = 4, kOut = 2;
-  template <class V> static void map(const V* m, V* o) {
+  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
     o[0] = m[0] + m[1] + m[2];
     o[1] = m[1] - m[2] - m[3];
   }
 };
 struct Output22 {
   static constexpr int kIn = 3, kOut = 2;
-  template <class V> static void map(const V* m, V* o) {
+  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
     o[0] = m[0] + m[1];
     o[1] = m[1] - m[2];
   }
 };
 
-template <class T, class Map>
-void lines(const T* const* in, T* const* out, int64_t n) {
-  const T* d[Map::kIn];
-  T* o[Map::kOut];
-  for (int k = 0; k < Map::kIn; ++k) d[k] = in[k];
-  for (int k = 0; k < Map::kOut; ++k) o[k] = out[k];
+template <class T, class Rows, class Columns>
+void plane(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n) {
   for (int64_t i = 0; i < n; i += Simd<T>::L) {
-    Vec<T> v[Map::kIn], r[Map::kOut];
-    for (int k = 0; k < Map::kIn; ++k) v[k] = loadu(d[k] + i);
-    Map::map(v, r);
-    for (int k = 0; k < Map::kOut; ++k) storeu(o[k] + i, r[k]);
+    Vec<T> half[Columns::kOut][Rows::kIn];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows::kIn; ++r) {
+      Vec<T> d[Columns::kIn], o[Columns::kOut];
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns::kIn; ++c) d[c] = loadu(in + r * in_plane.row + c * in_plane.column + i);
+      Columns::map(d, o);
+#pragma GCC unroll 4
+      for (int q = 0; q < Columns::kOut; ++q) half[q][r] = o[q];
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < Columns::kOut; ++q) {
+      Vec<T> o[Rows::kOut];
+      Rows::map(half[q], o);
+#pragma GCC unroll 4
+      for (int p = 0; p < Rows::kOut; ++p) storeu(out + p * out_plane.row + q * out_plane.column + i, o[p]);
+    }
   }
 }
 
@@ -456,8 +465,9 @@ void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t cha
   constexpr int L = Simd<T>::L;
   for (int64_t c = 0; c < channels; c += L) {
     const int64_t nc = channels - c < L ? channels - c : L;
-    for (int64_t i = 0; i < n; i += L) {
-      const int ni = n - i < L ? static_cast<int>(n - i) : L;
+    for (int64_t next = 0; next < n; next += L) {
+      const int ni = n < L ? static_cast<int>(n) : L;
+      const int64_t i = n - next < ni ? n - ni : next;  // the last block ends with the run
       Vec<T> r[L];
       for (int k = 0; k < L; ++k) r[k] = k < nc ? load_vector(src + (c + k) * src_stride + i, ni) : Vec<T>{};
       // The processor cannot guess where the next channels lie.
@@ -644,18 +654,26 @@ constexpr void (*rows_entry())(const RowsArgs<T>&) {
 
 template <class T>
 constexpr Kernels<T> make_kernels() {
-  return {
-      Simd<T>::L,
-      ORT_TCONV_MAX_VECTORS,
-      ORT_TCONV_MAX_ROWS,
-      {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
-      {rows_entry<T, 0>(), rows_entry<T, 1>(), rows_entry<T, 2>(), rows_entry<T, 3>(), rows_entry<T, 4>(),
-       rows_entry<T, 5>(), rows_entry<T, 6>(), rows_entry<T, 7>(), rows_entry<T, 8>(), rows_entry<T, 9>(),
-       rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
-      within<T>,
-      transpose<T>,
-      {lines<T, Copy1>, lines<T, Input4>, lines<T, Input3>, lines<T, Output32>, lines<T, Output23>, lines<T, Output22>},
-      interleave<T>};
+  return {Simd<T>::L,
+          ORT_TCONV_MAX_VECTORS,
+          ORT_TCONV_MAX_ROWS,
+          {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
+          {rows_entry<T, 0>(), rows_entry<T, 1>(), rows_entry<T, 2>(), rows_entry<T, 3>(), rows_entry<T, 4>(),
+           rows_entry<T, 5>(), rows_entry<T, 6>(), rows_entry<T, 7>(), rows_entry<T, 8>(), rows_entry<T, 9>(),
+           rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
+          within<T>,
+          transpose<T>,
+          {{plane<T, Copy, Copy>, plane<T, Copy, Input4>, plane<T, Copy, Input3>, plane<T, Copy, Output32>,
+            plane<T, Copy, Output23>, plane<T, Copy, Output22>},
+           {plane<T, Input4, Copy>, plane<T, Input4, Input4>, plane<T, Input4, Input3>},
+           {plane<T, Input3, Copy>, plane<T, Input3, Input4>, plane<T, Input3, Input3>},
+           {plane<T, Output32, Copy>, nullptr, nullptr, plane<T, Output32, Output32>, plane<T, Output32, Output23>,
+            plane<T, Output32, Output22>},
+           {plane<T, Output23, Copy>, nullptr, nullptr, plane<T, Output23, Output32>, plane<T, Output23, Output23>,
+            plane<T, Output23, Output22>},
+           {plane<T, Output22, Copy>, nullptr, nullptr, plane<T, Output22, Output32>, plane<T, Output22, Output23>,
+            plane<T, Output22, Output22>}},
+          interleave<T>};
 }
 
 template <class S>

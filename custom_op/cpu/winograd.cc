@@ -6,6 +6,8 @@
 // Packed weights: [group][block][leading classes][product][tap][channel][output channel of the block].
 #include "core/winograd.h"
 
+#include <map>
+
 #include "cpu/block_engine.h"
 
 namespace ort_tconv {
@@ -34,10 +36,13 @@ class WinogradEngine final : public BlockEngine<S> {
       input_tiles_.push_back(w.plain ? this->window_[i].extent : full_tiles_.back());
       if (!w.plain) transformed_.insert(transformed_.begin(), i);
       points_ *= w.points;
+      pass_lines_ *= std::max(w.window, w.points);
       winograd_.push_back(std::move(w));
     }
     input_stride_.assign(this->d_, this->pitch_);
     for (int i = this->d_ - 2; i >= 0; --i) input_stride_[i] = input_stride_[i + 1] * input_tiles_[i + 1];
+    point_stride_ = staggered(product(input_tiles_) * this->pitch_);
+    make_input_steps();
     for (const auto& sub : this->sub_kernels_) describe(sub);
     for (int64_t first = 0; first < static_cast<int64_t>(this->sub_kernels_.size()); first += last_classes_)
       groups_.push_back(make_group(first));
@@ -86,11 +91,38 @@ class WinogradEngine final : public BlockEngine<S> {
     int64_t class_point;  // among the class's own points
     int64_t first_tap;    // taps of all products before it
   };
+  // A transform goes through its axes two at a time, in lines: from a source to a destination, and through two
+  // buffers between if there are more axes.  A step is one call of a kernel; offsets and strides count in the
+  // units of the places that it reads and writes.
+  struct Place {
+    T* at;
+    ptrdiff_t unit;
+  };
+  struct PlaneStep {
+    typename Kernels<T>::PlaneMap map;
+    int from, to;  // places: source, two buffers, destination
+    ptrdiff_t in, out;
+    Plane in_plane, out_plane;
+  };
+  // How an axis of the source becomes one of the destination: maps, each from a line on to a line on.
+  struct AxisMaps {
+    struct Piece {
+      LineMap map;
+      int64_t in, out;
+    };
+    int64_t in = 1, out = 1;  // lines
+    std::vector<Piece> pieces;
+    void add(LineMap map, int lines, int64_t from, int64_t to) {
+      if (map != LineMap::kCopy) return pieces.push_back({map, from, to});
+      for (int l = 0; l < lines; ++l) pieces.push_back({map, from + l, to + l});
+    }
+  };
   // Of a sub-kernel: the taps of plain axes, as offsets in the transformed input; and where the weight of
   // (class point, tap) lies among its transformed weights.
   struct Form {
     std::vector<ptrdiff_t> taps;
     std::vector<int64_t> weight;
+    const std::vector<PlaneStep>* output = nullptr;
   };
   // Sub-kernels that share their leading classes: one output row pattern.
   struct Group {
@@ -103,12 +135,10 @@ class WinogradEngine final : public BlockEngine<S> {
     int64_t *x_offset, *acc_offset;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
-      int64_t window = 1;
-      for (const auto& w : e.winograd_) window *= std::max(w.window, w.points);
-      points = c.take<T>(e.points_ * product(e.input_tiles_) * e.pitch_);
-      products = c.take<T>(e.last_classes_ * e.max_class_points_ * tiles * block);
-      sums = c.take<T>(e.last_classes_ * product(e.steps_) * tiles * block);
-      pass = c.take<T>(2 * std::max(window * kChannelsPerPass, e.max_class_points_ * kResultsPerPass));
+      points = c.take<T>(e.points_ * e.point_stride_);
+      products = c.take<T>(e.last_classes_ * e.max_class_points_ * staggered(tiles * block));
+      sums = c.take<T>(e.last_classes_ * product(e.steps_) * staggered(tiles * block));
+      pass = c.take<T>(2 * e.pass_lines_ * std::max(kChannelsPerPass, kResultsPerPass));
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
     }
@@ -119,6 +149,8 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   void describe(const SubKernel& sub) {
+    std::vector<int> kinds;
+    for (int i = 0; i < this->d_; ++i) kinds.push_back(winograd_[i].kind_of_class[sub.classes[i]]);
     // Weights are ordered by axis, [point] of a transformed and [tap] of a plain one, the taps by rising
     // input position: the reverse of their order in the class.
     Form form;
@@ -152,7 +184,87 @@ class WinogradEngine final : public BlockEngine<S> {
         } while (t.next());
       } while (point.next());
     }
+    auto found = output_steps_.find(kinds);
+    if (found == output_steps_.end()) found = output_steps_.emplace(kinds, make_output_steps(sub)).first;
+    form.output = &found->second;
     forms_.push_back(std::move(form));
+  }
+
+  void make_input_steps() {
+    std::vector<AxisMaps> maps(this->d_);
+    Dims stride;
+    for (int i = 0; i < this->d_; ++i) {
+      const WinogradAxis& w = winograd_[i];
+      stride.push_back(this->window_stride_[i] * this->pitch_);
+      maps[i].in = w.window;
+      maps[i].out = w.points;
+      for (size_t k = 0; k < w.kinds.size(); ++k)
+        maps[i].add(w.kinds[k].input, w.kinds[k].alpha, w.kinds[k].first, w.first_point[k]);
+    }
+    input_steps_ = make_steps(maps, stride);
+  }
+
+  std::vector<PlaneStep> make_output_steps(const SubKernel& sub) const {
+    std::vector<AxisMaps> maps(this->d_);
+    for (int i = 0; i < this->d_; ++i) {
+      const WinogradKind& k = kind(i, sub);
+      maps[i].in = k.alpha;
+      maps[i].out = steps_[i];
+      maps[i].add(k.output, k.alpha, 0, 0);
+    }
+    return make_steps(maps, row_major(maps, &AxisMaps::in));
+  }
+
+  // Strides of lines that lie in the order of the axes.
+  static Dims row_major(const std::vector<AxisMaps>& maps, int64_t AxisMaps::* lines) {
+    Dims stride(maps.size(), 1);
+    for (size_t i = maps.size() - 1; i > 0; --i) stride[i - 1] = stride[i] * maps[i].*lines;
+    return stride;
+  }
+
+  std::vector<PlaneStep> make_steps(std::vector<AxisMaps> maps, Dims stride) const {
+    std::vector<PlaneStep> steps;
+    for (size_t done = 0; done < transformed_.size(); done += 2) {
+      const int column = transformed_[done];
+      const bool two = done + 1 < transformed_.size(), last = done + 2 >= transformed_.size();
+      const int row = two ? transformed_[done + 1] : column;
+      Dims others;
+      for (int i = 0; i < this->d_; ++i) others.push_back(i == row || i == column ? 1 : maps[i].in);
+      for (int axis : {row, column}) maps[axis].in = maps[axis].out;
+      const Dims to = row_major(maps, &AxisMaps::in);
+      const std::vector<typename AxisMaps::Piece> whole = {{LineMap::kCopy, 0, 0}};
+      Odometer at(others);
+      do {
+        ptrdiff_t in = 0, out = 0;
+        for (int i = 0; i < this->d_; ++i) in += at.at[i] * stride[i], out += at.at[i] * to[i];
+        for (const auto& r : two ? maps[row].pieces : whole)
+          for (const auto& c : maps[column].pieces)
+            steps.push_back({this->k_.planes[static_cast<int>(r.map)][static_cast<int>(c.map)],
+                             done == 0 ? 0 : 1 + static_cast<int>(done / 2 + 1) % 2,
+                             last ? 3 : 1 + static_cast<int>(done / 2) % 2,
+                             in + r.in * stride[row] + c.in * stride[column],
+                             out + r.out * to[row] + c.out * to[column],
+                             {stride[row], stride[column]},
+                             {to[row], to[column]}});
+      } while (at.next());
+      stride = to;
+    }
+    return steps;
+  }
+
+  // Stride of arrays of n values that are read or written side by side: an odd number of cache lines, so that
+  // they do not all meet in the same sets of the cache.
+  static int64_t staggered(int64_t n) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    return ((n + kLine - 1) / kLine | 1) * kLine;
+  }
+
+  static void run(const std::vector<PlaneStep>& steps, const Place (&places)[4], int64_t n) {
+    for (const PlaneStep& s : steps) {
+      const Place &from = places[s.from], &to = places[s.to];
+      s.map(from.at + s.in * from.unit, {s.in_plane.row * from.unit, s.in_plane.column * from.unit},
+            to.at + s.out * to.unit, {s.out_plane.row * to.unit, s.out_plane.column * to.unit}, n);
+    }
   }
 
   Group make_group(int64_t first) {
@@ -226,7 +338,7 @@ class WinogradEngine final : public BlockEngine<S> {
     if (regular) transform_input(task, tiles, s);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      const int64_t width = this->block_width(b), line = count * width;
+      const int64_t width = this->block_width(b), results = count * width, line = staggered(results);
       if (width != located) locate(task, tiles, line, located = width, s);
       const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
       GemmArgs<T> a{};
@@ -241,7 +353,7 @@ class WinogradEngine final : public BlockEngine<S> {
           const Form& form = forms_[group.first + p.last_class];
           a.taps = form.taps.data();
           a.ntaps = static_cast<int64_t>(form.taps.size());
-          a.x = s.points + p.point * product(input_tiles_) * this->pitch_;
+          a.x = s.points + p.point * point_stride_;
           a.w = w + p.first_tap * cg * width;
           a.prefetch = this->plan.heavy ? a.ntaps * cg * width : 0;
           a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
@@ -250,7 +362,9 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int64_t k = 0; k < last_classes_; ++k) {
           const SubKernel& sub = this->sub_kernels_[group.first + k];
           T* sums = s.sums + k * class_stride;
-          if (regular) transform_output(sub, s.products + k * max_class_points_ * line, sums, line, s.pass);
+          if (regular)
+            transform_output(forms_[group.first + k], s.products + k * max_class_points_ * line, sums, line, results,
+                             s.pass);
           else sum_taps(sub, task, t, b, sums, s);
         }
         this->store(this->sub_kernels_[group.first], task, t, b, 0, last_classes_, s.sums, class_stride, s);
@@ -283,7 +397,8 @@ class WinogradEngine final : public BlockEngine<S> {
 
   // Offsets of the GEMM's pixels, and of the sums, which lie as [class][position within a tile][tile]
   // [output channel].
-  void locate(const Task& task, const Dims& tiles, int64_t line, int64_t width, const Scratch& s) const {
+  void locate(const Task& task, const Dims& tiles, int64_t line, int64_t width, Scratch& s) const {
+    s.outputs_of = -1;  // made for other columns
     const int last = this->d_ - 1;
     Odometer lead(task.extent.begin(), task.extent.begin() + last);
     do {
@@ -314,102 +429,32 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int i = 0; i < this->d_; ++i)
       if (winograd_[i].plain)
         extents[i] = this->window_[i].dense ? input_tiles_[i] - (this->plan.tile[i] - task.extent[i]) : input_tiles_[i];
-    const int64_t point_stride = product(input_tiles_) * this->pitch_;
     Odometer tile(extents);
     do {
-      const T* corner = s.window;
-      T* out = s.points;
+      ptrdiff_t corner = 0, out = 0;
       for (int i = 0; i < this->d_; ++i) {
         corner += tile.at[i] * steps_[i] * this->window_stride_[i] * this->pitch_;
         out += tile.at[i] * input_stride_[i];
       }
       for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass)
-        transform_tile(corner + c, out + c, point_stride, std::min(kChannelsPerPass, this->pitch_ - c), s.pass);
+        run(input_steps_,
+            {{s.window + corner + c, 1},
+             {s.pass, kChannelsPerPass},
+             {s.pass + pass_lines_ * kChannelsPerPass, kChannelsPerPass},
+             {s.points + out + c, point_stride_}},
+            std::min(kChannelsPerPass, this->pitch_ - c));
     } while (tile.next());
   }
 
-  // One tile, n channels: axis by axis from the last, through two buffers of lines.
-  void transform_tile(const T* corner, T* out, int64_t point_stride, int64_t n, T* pass) const {
-    int64_t extents[1 + kMaxSpatial];
-    int64_t most = 1;
-    for (int i = 0; i < this->d_; ++i) {
-      extents[i] = winograd_[i].window;
-      most *= std::max(winograd_[i].window, winograd_[i].points);
-    }
-    T* buffers[2] = {pass, pass + most * kChannelsPerPass};
-    const T* from = nullptr;
-    for (int axis : transformed_) {
-      const WinogradAxis& w = winograd_[axis];
-      int64_t outer = 1, inner = 1;
-      for (int i = 0; i < axis; ++i) outer *= extents[i];
-      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-      T* to = buffers[axis % 2];
-      for (int64_t o = 0; o < outer; ++o)
-        for (int64_t j = 0; j < inner; ++j) {
-          const T* in[2 * kMaxLines];
-          for (int l = 0; l < w.window; ++l)
-            in[l] = from ? from + ((o * w.window + l) * inner + j) * n : corner + window_offset(extents, axis, o, l);
-          for (size_t k = 0; k < w.kinds.size(); ++k) {
-            T* lines[kMaxLines];
-            for (int p = 0; p < w.kinds[k].alpha; ++p) {
-              const int64_t point = (o * w.points + w.first_point[k] + p) * inner + j;
-              lines[p] = axis == transformed_.back() ? out + point * point_stride : to + point * n;
-            }
-            apply(w.kinds[k].input, in + w.kinds[k].first, lines, w.kinds[k].alpha, n);
-          }
-        }
-      extents[axis] = w.points;
-      from = to;
-    }
-  }
-
-  // Of line l of `axis`, at flat position o of the axes before it and 0 of those after it.
-  int64_t window_offset(const int64_t* extents, int axis, int64_t o, int64_t l) const {
-    int64_t position = l * this->window_stride_[axis];
-    for (int i = axis - 1; i >= 0; --i) {
-      position += o % extents[i] * this->window_stride_[i];
-      o /= extents[i];
-    }
-    return position * this->pitch_;
-  }
-
   // sums[position][tile][channel] = (At x At x ...) products[point][tile][channel] of one sub-kernel.
-  void transform_output(const SubKernel& sub, const T* products, T* sums, int64_t line, T* pass) const {
-    T* buffers[2] = {pass, pass + max_class_points_ * kResultsPerPass};
-    for (int64_t first = 0; first < line; first += kResultsPerPass) {
-      const int64_t n = std::min(kResultsPerPass, line - first);
-      int64_t extents[1 + kMaxSpatial];
-      for (int i = 0; i < this->d_; ++i) extents[i] = kind(i, sub).alpha;
-      const T* from = products + first;
-      int64_t from_stride = line;
-      for (int axis : transformed_) {
-        const WinogradKind& k = kind(axis, sub);
-        const int64_t step = steps_[axis];
-        int64_t outer = 1, inner = 1;
-        for (int i = 0; i < axis; ++i) outer *= extents[i];
-        for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-        const bool last = axis == transformed_.back();
-        T* to = last ? sums + first : buffers[axis % 2];
-        const int64_t to_stride = last ? line : kResultsPerPass;
-        for (int64_t o = 0; o < outer; ++o)
-          for (int64_t j = 0; j < inner; ++j) {
-            const T* in[kMaxLines];
-            T* out[kMaxLines];
-            for (int p = 0; p < k.alpha; ++p) in[p] = from + ((o * k.alpha + p) * inner + j) * from_stride;
-            for (int q = 0; q < step; ++q) out[q] = to + ((o * step + q) * inner + j) * to_stride;
-            apply(k.output, in, out, k.alpha, n);
-          }
-        extents[axis] = step;
-        from = to;
-        from_stride = to_stride;
-      }
-    }
-  }
-
-  // A one-tap sub-kernel's lines pass unchanged, any number of them.
-  void apply(LineMap map, const T* const* in, T* const* out, int lines, int64_t n) const {
-    if (map != LineMap::kCopy) return this->k_.lines[static_cast<int>(map)](in, out, n);
-    for (int l = 0; l < lines; ++l) std::copy_n(in[l], n, out[l]);
+  void transform_output(const Form& form, T* products, T* sums, int64_t line, int64_t results, T* pass) const {
+    for (int64_t first = 0; first < results; first += kResultsPerPass)
+      run(*form.output,
+          {{products + first, line},
+           {pass, kResultsPerPass},
+           {pass + pass_lines_ * kResultsPerPass, kResultsPerPass},
+           {sums + first, line}},
+          std::min(kResultsPerPass, results - first));
   }
 
   std::vector<WinogradAxis> winograd_;
@@ -418,7 +463,9 @@ class WinogradEngine final : public BlockEngine<S> {
   std::vector<int> transformed_;     // axes, last first
   Dims input_tiles_, input_stride_;  // of the transformed input
   std::vector<Form> forms_;          // parallel to sub_kernels_
-  int64_t last_classes_ = 0, points_ = 1, max_class_points_ = 1, max_weights_ = 1,
+  std::vector<PlaneStep> input_steps_;
+  std::map<std::vector<int>, std::vector<PlaneStep>> output_steps_;  // by the kinds of a sub-kernel's axes
+  int64_t last_classes_ = 0, points_ = 1, point_stride_ = 0, pass_lines_ = 1, max_class_points_ = 1, max_weights_ = 1,
           total_products_ = 0;  // total: taps included
 };
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .convolution import FLOATS, check_opset
-from .nodes import become_operator
+from .convolution import check_opset
+from .nodes import FLOATS, become_operator
 from .rewrite import Refusal, Rewrite, Scope, Site
 
 #: By name: the type of each attribute that ConvTranspose has in any version.

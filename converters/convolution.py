@@ -13,10 +13,9 @@ import onnx_ir as ir
 
 from .cost import engine_cost, moving_cost, nominal_sides
 from .facts import Facts
-from .nodes import become_operator, input_of, prune
+from .nodes import FLOATS, become_operator, input_of, prune
 from .rewrite import Refusal, Scope
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _CONV_ATTRIBUTES = {
     "auto_pad": ir.AttributeType.STRING,
     "dilations": ir.AttributeType.INTS,

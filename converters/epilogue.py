@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from .activations import Activation, per_channel, single, subgraph
-from .convolution import FLOATS, add_constant, constant_tensor, rounded
+from .convolution import add_constant, constant_tensor, rounded
 from .facts import Facts
-from .nodes import attribute, become_operator, input_of, is_operator, only_consumer, prune
+from .nodes import FLOATS, attribute, become_operator, input_of, is_operator, only_consumer, prune
 from .rewrite import Refusal, Rewrite, Scope, Site
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")

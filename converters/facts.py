@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .nodes import attribute, input_of, is_operator, own_op
+from .nodes import FLOATS, attribute, input_of, is_operator, own_op
 
 #: Elements of a tensor that counts as a shape, or as part of one.
 _MOST_CONTENT = 64
@@ -101,15 +102,14 @@ _SAME_SHAPE = frozenset(
     """.split()  # noqa: SIM905
 )
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div"))
-# Operators that are evaluated on constants, whatever the number of elements: weights pass through
-# them.
-_LAYOUT = frozenset(("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"))
+# Operators that are evaluated on constants.
 _FOLDED = frozenset(
     """
-    Ceil Concat ConstantOfShape Equal Expand Flatten Floor Gather Max Min Neg Pad Pow Range
-    Reciprocal ReduceProd Round ScatterND Shape Size Slice Split Sqrt Tile Where
+    Cast Ceil Concat ConstantOfShape Equal Expand Flatten Floor Gather Identity Max Min Neg Pad Pow
+    Range Reciprocal ReduceProd Reshape Round ScatterND Shape Size Slice Split Sqrt Squeeze Tile
+    Transpose Unsqueeze Where
     """.split()  # noqa: SIM905
-).union(_LAYOUT, _ARITHMETIC)
+).union(_ARITHMETIC)
 
 
 class Facts:
@@ -117,6 +117,7 @@ class Facts:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
+        self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._arrays: dict[ir.Value, np.ndarray | None] = {}
         self._dims: dict[ir.Value, tuple[Size, ...] | None] = {}
         self._ids: dict[ir.Value, int] = {}
@@ -149,16 +150,26 @@ class Facts:
     # ---- constants ---------------------------------------------------------------------------
 
     def tensor(self, value: ir.Value | None) -> ir.TensorProtocol | None:
-        """The tensor behind an initializer that no caller may replace, or a ``Constant`` node."""
+        """The tensor behind an initializer that no caller may replace, or a ``Constant`` node; also
+        if it comes through nodes that only copy, cast or rearrange it."""
         if value is None:
             return None
         if value.is_initializer():
             # Before IR version 4 every initializer was an input too, and none could be replaced.
             overridable = value.is_graph_input() and (self.model.ir_version or 0) >= 4
             return None if overridable else value.const_value
-        if own_op(value.producer(), "Constant"):
+        node = value.producer()
+        if own_op(node, "Constant"):
             return ir.convenience.get_const_tensor(value)
-        return None
+        if not own_op(node, *_PASSED):
+            return None
+        if value not in self._tensors:
+            self._tensors[value] = None
+            with contextlib.suppress(*_MALFORMED):
+                source = self.tensor(node.inputs[0])
+                if source is not None:
+                    self._tensors[value] = _PASSED[node.op_type](self, node, source)
+        return self._tensors[value]
 
     def array(self, value: ir.Value | None) -> np.ndarray | None:
         """Values of a constant, also of one that is computed from constants; None if it is not."""
@@ -194,7 +205,7 @@ class Facts:
         if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
             return None
         given = [a for a in arrays if a is not None]
-        if node.op_type not in _LAYOUT and any(a.size > _MOST_FOLDED for a in given):
+        if any(a.size > _MOST_FOLDED for a in given):
             return None
         if node.op_type == "ConstantOfShape" and math.prod(given[0].tolist()) > _MOST_FOLDED:
             return None
@@ -262,7 +273,7 @@ class Facts:
         if node.op_type in ("Conv", "ConvTranspose"):
             return self._of_convolution(node, node.op_type == "ConvTranspose")
         if node.op_type in _ARITHMETIC:
-            return self._of_broadcast(node)
+            return _broadcast(*map(self.dims, node.inputs))
         rule = _SHAPE_RULES.get(node.op_type)
         return None if rule is None else rule(self, node)
 
@@ -301,15 +312,6 @@ class Facts:
                 grown, change = 1, padded - reach
             result[2 + i] = x[2 + i] * Size.of(grown) + Size.of(change)
         return result
-
-    def _of_broadcast(self, node: ir.Node) -> Sequence[Size | None] | None:
-        shapes = [self.dims(value) for value in node.inputs]
-        if len(shapes) != 2 or None in shapes:
-            return None
-        rank = max(map(len, shapes))
-        a, b = ((Size.of(1),) * (rank - len(s)) + s for s in shapes)
-        one = Size.of(1)
-        return [p if p == q or q == one else q if p == one else None for p, q in zip(a, b)]
 
     # ---- contents ----------------------------------------------------------------------------
 
@@ -381,7 +383,70 @@ def _evaluate(node: ir.Node, arrays: list[np.ndarray | None], opset: int) -> np.
         return None
 
 
+# ---- rules: constants --------------------------------------------------------------------------
+
+
+def _cast_tensor(facts: Facts, node: ir.Node, source: ir.TensorProtocol):
+    dtype = ir.DataType(attribute(node, "to"))
+    if source.dtype not in FLOATS or dtype not in FLOATS:
+        return None
+    return _lazy(source, lambda array: array.astype(dtype.numpy()), source.shape, dtype)
+
+
+def _transposed_tensor(facts: Facts, node: ir.Node, source: ir.TensorProtocol):
+    axes = range(len(source.shape))
+    perm = attribute(node, "perm", axes[::-1])
+    if sorted(perm) != list(axes):
+        return None
+    shape = [source.shape[axis] for axis in perm]
+    return _lazy(source, lambda array: array.transpose(perm), shape)
+
+
+def _reshaped_tensor(facts: Facts, node: ir.Node, source: ir.TensorProtocol):
+    shape = [size.number for size in _SHAPE_RULES[node.op_type](facts, node)]
+    if None in shape or math.prod(shape) != source.size:
+        return None
+    return _lazy(source, lambda array: array.reshape(shape), shape)
+
+
+def _lazy(
+    source: ir.TensorProtocol,
+    change: Callable[[np.ndarray], np.ndarray],
+    shape: Iterable[int],
+    dtype: ir.DataType | None = None,
+) -> ir.TensorProtocol | None:
+    """``source`` changed, when it is needed; None if its values are in a file that is not there."""
+    if isinstance(source, ir.ExternalTensor) and not os.path.isfile(source.path):
+        return None
+    dtype = source.dtype if dtype is None else dtype
+
+    def tensor() -> ir.Tensor:
+        with np.errstate(over="ignore"):
+            return ir.Tensor(np.ascontiguousarray(change(source.numpy())), dtype=dtype)
+
+    return ir.LazyTensor(tensor, dtype=dtype, shape=ir.Shape(shape))
+
+
+#: What becomes of a constant in nodes that copy, cast or rearrange it.
+_PASSED: dict[str, Callable] = {
+    "Cast": _cast_tensor,
+    "Identity": lambda facts, node, source: source,
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), _reshaped_tensor),
+    "Transpose": _transposed_tensor,
+}
+
+
 # ---- rules: shapes -----------------------------------------------------------------------------
+
+
+def _broadcast(
+    first: Sequence[Size | None] | None, second: Sequence[Size | None] | None
+) -> list[Size | None] | None:
+    if first is None or second is None:
+        return None
+    rank, one = max(len(first), len(second)), Size.of(1)
+    a, b = ((one,) * (rank - len(s)) + tuple(s) for s in (first, second))
+    return [p if p == q or q == one else q if p == one else None for p, q in zip(a, b)]
 
 
 def _transpose_dims(facts: Facts, node: ir.Node):
@@ -456,6 +521,7 @@ def _axes(facts: Facts, node: ir.Node) -> list[int] | None:
 _SHAPE_RULES: dict[str, Callable] = {
     "Concat": _concat_dims,
     "DepthToSpace": _depth_to_space_dims,
+    "Expand": lambda f, n: _broadcast(f.dims(n.inputs[0]), f.content(n.inputs[1])),
     "Pad": _pad_dims,
     "Reshape": lambda facts, node: facts.resolve_reshape(node),
     "Resize": _resize_dims,

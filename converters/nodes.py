@@ -11,6 +11,9 @@ DOMAIN = "ort_tconv"
 OP_TYPE = "SegregatedConvTranspose"
 OP_VERSION = 1
 
+#: Types of the operator's tensors.
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 def own_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether ``node`` is one of ONNX's own operators (of these types)."""

@@ -95,6 +95,18 @@ class Carver {
   size_t used_ = 0;
 };
 
+// Writes n sums of channel m to outputs from `at` on, through the epilogue.
+template <class S>
+void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int64_t m,
+            const typename ComputeType<S>::type* sums, int64_t n, int64_t at, int64_t ahead) {
+  typename ComputeType<S>::type bias = 0;
+  if (t.b) io.load(static_cast<const S*>(t.b) + m, 1, &bias);
+  const auto& slopes = p.activation.slopes;
+  const auto slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
+  io.finish(sums, n, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
+            static_cast<S*>(t.y) + at, ahead);
+}
+
 template <class S>
 class EngineBase : public Engine {
  public:
@@ -250,13 +262,7 @@ class EngineBase : public Engine {
   void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
     const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
     if (hi <= lo) return;
-    const int64_t at = m * out_size_ + out_row + o + lo;
-    T bias = 0;
-    if (t.b) io_.load(static_cast<const S*>(t.b) + m, 1, &bias);
-    const auto& slopes = problem.activation.slopes;
-    const T slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
-    io_.finish(v + lo, hi - lo, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, problem.activation, slope,
-               static_cast<S*>(t.y) + at, row_ahead_);
+    finish(io_, problem, t, m, v + lo, hi - lo, m * out_size_ + out_row + o + lo, row_ahead_);
   }
 
   static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }

@@ -60,12 +60,7 @@ class Definition {
       }
       if (meets) add(n, m, in_row * p_.in[last_], tap_row * p_.kernel[last_], o0, count, sums);
     } while (tap.next());
-    T bias = 0;
-    if (t_.b) io_.load(static_cast<const S*>(t_.b) + m, 1, &bias);
-    const auto& slopes = p_.activation.slopes;
-    const T slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
-    const S* z = t_.z ? static_cast<const S*>(t_.z) + out_row + o0 : nullptr;
-    io_.finish(sums, count, bias, z, p_.activation, slope, static_cast<S*>(t_.y) + out_row + o0, 0);
+    finish(io_, p_, t_, m, sums, count, out_row + o0, 0);
   }
 
   // Adds what the input row and kernel row at these offsets give to outputs o0 .. o0+count-1.

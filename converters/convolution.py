@@ -28,7 +28,10 @@ _CONV_ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Convolution:
-    """A ``Conv`` with stride 1 and constant weights ``w`` [M, C/group, k1, ..., kd]."""
+    """A ``Conv`` with stride 1 and constant weights ``w`` [M, C/group, k1, ..., kd].
+
+    ``scale`` is a factor, or one for each of the M output channels, that follows it.
+    """
 
     node: ir.Node
     tensor: ir.TensorProtocol  # the weights
@@ -36,6 +39,7 @@ class Convolution:
     dilations: tuple[int, ...]
     begins: tuple[int, ...]  # pads
     ends: tuple[int, ...]
+    scale: np.ndarray | float = 1.0
 
     @property
     def dtype(self) -> ir.DataType:
@@ -86,7 +90,8 @@ class Convolution:
 
     def weights(self) -> np.ndarray:
         """[M, C/group, k1, ..., kd] in float64."""
-        return self.tensor.numpy().astype(np.float64)
+        weights = self.tensor.numpy().astype(np.float64)
+        return weights * np.reshape(self.scale, (-1, *[1] * (weights.ndim - 1)))
 
 
 def read_convolution(node: ir.Node, scope: Scope) -> Convolution:

@@ -9,12 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from .activations import Activation, per_channel, single, subgraph
+from .affine import ARITHMETIC, read_affine
 from .convolution import add_constant, constant_tensor, rounded
 from .facts import Facts
 from .nodes import FLOATS, attribute, become_operator, input_of, is_operator, only_consumer, prune
 from .rewrite import Refusal, Rewrite, Scope, Site
-
-_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
 class EpilogueRewrite(Rewrite):
@@ -137,7 +136,7 @@ def _step(node: ir.Node, before: ir.Node, scope: Scope) -> _Step | None:
         found = subgraph(value, facts, operator.rank, operator.dtype)
         if found is not None:
             return _activation_step(operator, *found)
-    if node.op_type in _ARITHMETIC:
+    if node.op_type in ARITHMETIC:
         if len(uses) > 1 or value.is_graph_output():
             return None
         return _arithmetic_step(operator, node, scope)
@@ -154,7 +153,7 @@ def _step(node: ir.Node, before: ir.Node, scope: Scope) -> _Step | None:
     if len(uses) > 1:
         raise Refusal(f"its input has {len(uses)} readers")
     if affine:
-        return _affine_step(operator, node, *_normalization(node, operator, scope), scope)
+        return _affine_step(operator, node, scope)
     return _activation_step(operator, activation, [node])
 
 
@@ -174,71 +173,27 @@ def _activation_step(operator: _Operator, activation: Activation, nodes: list[ir
 
 
 def _arithmetic_step(operator: _Operator, node: ir.Node, scope: Scope) -> _Step | None:
-    first = node.inputs[0] is operator.node.outputs[0]
-    other = node.inputs[1 if first else 0]
+    value, facts = operator.node.outputs[0], scope.facts
+    other = node.inputs[1 if node.inputs[0] is value else 0]
     if other is None:
         return None
-    array = scope.facts.array(other)
-    if array is None:
-        return _residual_step(operator, node, other, scope) if node.op_type == "Add" else None
-    factors = per_channel(array.astype(np.float64), operator.channels, operator.rank)
-    if factors is None:
-        if node.op_type == "Add" and scope.facts.dims(other) == scope.facts.dims(node.outputs[0]):
+    if node.op_type == "Add":
+        array = facts.array(other)
+        same = facts.dims(other) == facts.dims(node.outputs[0])
+        if array is None or (same and per_channel(array, operator.channels, operator.rank) is None):
             return _residual_step(operator, node, other, scope)
-        raise Refusal(f"its constant has shape {list(array.shape)}: not one for each channel")
-    if node.op_type == "Div" and not first:
-        return None
-    if node.op_type == "Div" and not factors.all():
-        raise Refusal("it divides by zero")
-    scale, shift = {
-        "Add": (1.0, factors),
-        "Sub": (1.0, -factors) if first else (-1.0, factors),
-        "Mul": (factors, 0.0),
-        "Div": (1 / factors if node.op_type == "Div" else 1.0, 0.0),
-    }[node.op_type]
-    return _affine_step(operator, node, scale, shift, scope)
+    return _affine_step(operator, node, scope)
 
 
-def _normalization(
-    node: ir.Node, operator: _Operator, scope: Scope
-) -> tuple[np.ndarray, np.ndarray]:
-    if attribute(node, "training_mode", 0) != 0 or len(node.outputs) != 1:
-        raise Refusal("it is in training mode")
-    if attribute(node, "spatial", 1) != 1:
-        raise Refusal("its attribute 'spatial' is not 1")
-    epsilon = attribute(node, "epsilon", float(np.float32(1e-5)))
-    if epsilon is None:
-        raise Refusal("its attribute 'epsilon' refers to an attribute of the enclosing function")
-    if node.inputs[0] is not operator.node.outputs[0]:
-        raise Refusal("its parameters are computed")
-    values = []
-    for name, value in zip(("scale", "B", "mean", "var"), node.inputs[1:], strict=True):
-        array = scope.facts.array(value)
-        if array is None:
-            raise Refusal(f"its input {name} is not a constant")
-        if array.shape != (operator.channels,):
-            raise Refusal(f"its input {name} has shape {list(array.shape)}")
-        values.append(array.astype(np.float64))
-    gamma, beta, mean, variance = values
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + epsilon)
-    return scale, beta - scale * mean
-
-
-def _affine_step(
-    operator: _Operator,
-    node: ir.Node,
-    scale: np.ndarray | float,
-    shift: np.ndarray | float,
-    scope: Scope,
-) -> _Step:
+def _affine_step(operator: _Operator, node: ir.Node, scope: Scope) -> _Step | None:
     """alpha y + beta: in the weights and the bias."""
     facts, bias, m = scope.facts, operator.bias, operator.channels
+    found = read_affine(node, operator.node.outputs[0], m, operator.rank, scope)
+    if found is None:
+        return None
     if m is None:
         raise Refusal("the number of output channels is not known")
-    if not np.isfinite(scale).all() or not np.isfinite(shift).all():
-        raise Refusal("its constants are not all finite")
-    alpha, beta = (np.broadcast_to(np.asarray(v, np.float64), (m,)) for v in (scale, shift))
+    alpha, beta = (np.broadcast_to(np.asarray(v, np.float64), (m,)) for v in found)
     scaled, shifted = bool((alpha != 1).any()), bool((beta != 0).any())
     if scaled and operator.residual is not None:
         raise Refusal("it scales a sum with a residual")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .activations import Activation, single, subgraph
+from .affine import Affine, read_affine
 from .convolution import (
     Convolution,
     Equivalent,
@@ -17,6 +18,7 @@ from .convolution import (
     check_range,
     constant_tensor,
     read_convolution,
+    rounded,
     swap_channels,
     write_operator,
 )
@@ -29,7 +31,7 @@ _MOST_NODES = 8  # between a Conv and its pixels
 
 
 class SubpixelConvRewrite(Rewrite):
-    r"""``Conv``, (activation,) ``DepthToSpace`` -> the operator.
+    r"""``Conv``, (constants per channel,) (activation,) ``DepthToSpace`` -> the operator.
 
     Channel :math:`\chi(m, r)` of the convolution, :math:`0 \le r < s` along each axis, is output
     :math:`y_{m, si + r}`.  Along one axis, with k taps, dilation d and p zeros in front,
@@ -50,7 +52,9 @@ class SubpixelConvRewrite(Rewrite):
 
     The shuffle is a ``DepthToSpace`` of either mode or any chain of ``Reshape``, ``Transpose``,
     ``Squeeze`` and ``Unsqueeze`` that deals channels out to the spatial axes, in 1-D to n-D.
-    Activations in between act on values one by one, so they come after it as well.
+    Activations in between act on values one by one, so they come after it as well.  A
+    ``BatchNormalization``, or arithmetic with constants per channel, goes into weights and biases
+    before they are shuffled.
 
     Left alone: a convolution, or a step of the shuffle, that others read or that is an output;
     strides; weights that are not constant; groups that the shuffle tears apart; and what would not
@@ -64,7 +68,7 @@ class SubpixelConvRewrite(Rewrite):
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         trace: _Trace = _trace(node, scope)  # type: ignore[assignment]
-        conv = read_convolution(node, scope)
+        conv = replace(read_convolution(node, scope), scale=trace.affine[0])
         if trace.reason:
             raise Refusal(trace.reason)
         index, group = trace.index, conv.group
@@ -75,7 +79,7 @@ class SubpixelConvRewrite(Rewrite):
         if m % group or (owner.reshape(group, -1) != np.arange(group)[:, None]).any():
             raise Refusal(f"its {group} groups do not become groups of the output's channels")
         begins, ends = conv.transposed_pads()
-        biases = _biases(conv, index, scope.facts)
+        biases = _biases(conv, index, trace.affine, scope.facts)
         at = None if biases is None or biases.uniform else _tap_inside(conv)
         extra = 0 if at is None else 1
 
@@ -86,9 +90,7 @@ class SubpixelConvRewrite(Rewrite):
                 m // group,
                 *(s * (reach + 1) for s, reach in zip(factors, conv.reach)),
             ),
-            lambda w: _interleave(
-                w if at is None else _append(w, biases.values(), at), conv, index
-            ),
+            lambda w: _interleave(w if at is None else _append(w, biases.values, at), conv, index),
             tuple(factors),
             tuple(s * pad for s, pad in zip(factors, begins)),
             tuple(s * pad for s, pad in zip(factors, ends)),
@@ -114,10 +116,10 @@ class SubpixelConvRewrite(Rewrite):
                 )
                 added, moved = [ones], replace(form, x=ones.outputs[0])
             elif biases is not None:
-                name = f"{conv.bias.name}_shuffled"
+                name = f"{(conv.bias or node.outputs[0]).name}_shuffled"
                 first = index.reshape(m, -1)[:, 0]
                 bias = add_constant(
-                    target, name, conv.dtype, (m,), lambda: biases.values()[first], scope
+                    target, name, conv.dtype, (m,), lambda: biases.values[first], scope
                 )
             attributes = [*self.algorithm_attribute(), *_activation_attributes(trace.activation)]
             return [*added, write_operator(target, conv, moved, attributes, scope, bias)]
@@ -130,22 +132,22 @@ class SubpixelConvRewrite(Rewrite):
 
 @dataclass(frozen=True)
 class _Biases:
-    tensor: ir.TensorProtocol
+    values: np.ndarray  # of the Conv's channels, in float64
     uniform: bool  # over the channels that become one
 
-    def values(self) -> np.ndarray:
-        return self.tensor.numpy().astype(np.float64)
 
-
-def _biases(conv: Convolution, index: np.ndarray, facts: Facts) -> _Biases | None:
-    if conv.bias is None:
+def _biases(conv: Convolution, index: np.ndarray, affine: Affine, facts: Facts) -> _Biases | None:
+    (scale, shift), values = affine, np.zeros(conv.shape[0])
+    if conv.bias is not None:
+        values = constant_tensor(conv.bias, "B", facts).numpy().astype(np.float64)
+        if values.shape != (conv.shape[0],):
+            raise Refusal(f"its input B has shape {list(values.shape)}")
+    elif not np.any(shift):
         return None
-    tensor = constant_tensor(conv.bias, "B", facts)
-    values = tensor.numpy().astype(np.float64)
-    if values.shape != (conv.shape[0],):
-        raise Refusal(f"its input B has shape {list(values.shape)}")
+    values = scale * values + shift
+    rounded(values, conv.dtype, "biases")
     rows = values[index].reshape(index.shape[0], -1)
-    return _Biases(tensor, bool((rows == rows[:, :1]).all()))
+    return _Biases(values, bool((rows == rows[:, :1]).all()))
 
 
 def _tap_inside(conv: Convolution) -> tuple[int, ...]:
@@ -197,10 +199,12 @@ def _activation_attributes(activation: Activation | None) -> list[ir.Attr]:
 
 @dataclass(frozen=True)
 class _Trace:
-    """What follows a Conv: an activation and the shuffle, whose last node gives the result."""
+    """What follows a Conv: constants, an activation and the shuffle, whose last node gives the
+    result."""
 
     nodes: list[ir.Node]
     index: np.ndarray  # [M, s1, ..., sd]: the Conv's channel for each channel and place
+    affine: Affine  # of the Conv's channels
     activation: Activation | None
     reason: str = ""  # why it is left alone all the same
 
@@ -210,7 +214,8 @@ def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
     dims = scope.facts.dims(value)
     if dims is None or len(dims) < 3 or dims[1].number is None:
         return None
-    found = None
+    folded, affine = _folded(value, dims, scope)
+    value, found = folded[-1].outputs[0] if folded else value, None
     if len(list(value.uses())) > 1:
         found = subgraph(value, scope.facts, len(dims), value.dtype)
     else:
@@ -228,6 +233,7 @@ def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
     shuffle = _shuffle(value, dims, scope)
     if shuffle is None:
         return None
+    before = [*folded, *before]
     nodes, index = shuffle
     reason = ""
     for each in (node, *before, *nodes[:-1]):
@@ -237,7 +243,24 @@ def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
             reason = f"'{each.outputs[0].name}' is an output of the graph"
         elif readers - chain:
             reason = f"'{each.outputs[0].name}' has other readers"
-    return _Trace([*before, *nodes], index, activation, reason)
+    return _Trace([*before, *nodes], index, affine, activation, reason)
+
+
+def _folded(value: ir.Value, dims: tuple[Size, ...], scope: Scope) -> tuple[list[ir.Node], Affine]:
+    """Nodes that do something affine to each channel, and all of it."""
+    nodes: list[ir.Node] = []
+    affine: Affine = (1.0, 0.0)
+    while (node := only_consumer(value)) is not None and len(nodes) < _MOST_NODES:
+        try:
+            found = read_affine(node, value, dims[1].number, len(dims), scope)
+        except Refusal:
+            break
+        if found is None or scope.facts.dims(node.outputs[0]) != dims:
+            break
+        scale, shift = found
+        affine, value = (scale * affine[0], scale * affine[1] + shift), node.outputs[0]
+        nodes.append(node)
+    return nodes, affine
 
 
 def _sizes_only(node: ir.Node, chain: set[ir.Node]) -> bool:

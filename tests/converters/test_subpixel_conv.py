@@ -196,6 +196,76 @@ def test_activation_before_the_shuffle(free, between, activation):
     assert [a.s for a in nodes[-1].attribute if a.name == "activation"] == [activation]
 
 
+def with_constants(model: onnx.ModelProto, **arrays) -> onnx.ModelProto:
+    dtype = helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    for name, array in arrays.items():
+        constant = onnx.numpy_helper.from_array(np.asarray(array, dtype), name)
+        model.graph.initializer.append(constant)
+    return model
+
+
+NORMALIZATION = helper.make_node(
+    "BatchNormalization", ["v", "gamma", "beta", "mean", "var"], ["n"], "bn", epsilon=1e-3
+)
+SHIFT = [NORMALIZATION, helper.make_node("Sub", ["one", "n"], ["z"], "sub")]
+
+
+@pytest.mark.parametrize("bias", ["different", "same", None])
+@pytest.mark.parametrize(
+    ("between", "activation"),
+    [
+        (SHIFT, False),
+        ([helper.make_node("Div", ["v", "k"], ["z"], "div")], False),
+        ([helper.make_node("Add", ["k", "v"], ["z"], "add")], False),
+        ([NORMALIZATION, helper.make_node("Relu", ["n"], ["z"], "act")], True),
+        (
+            [
+                helper.make_node("Mul", ["v", "k"], ["n"], "mul"),
+                helper.make_node("Sigmoid", ["n"], ["s"], "act"),
+                helper.make_node("Mul", ["n", "s"], ["z"], "gate"),
+            ],
+            True,
+        ),
+    ],
+    ids=["BatchNormalization, Sub", "Div", "Add", "BatchNormalization, Relu", "Mul, Silu"],
+)
+def test_constants_before_the_shuffle(free, between, activation, bias):
+    constants = {name: RNG.standard_normal(16) for name in ("gamma", "beta", "mean")}
+    constants |= {"var": RNG.random(16) + 0.5, "one": 1.0, "k": RNG.random((16, 1, 1)) + 0.5}
+    read = {name for node in between for name in node.input}
+    model = with_constants(
+        subpixel_model(between=between, bias=bias),
+        **{name: array for name, array in constants.items() if name in read},
+    )
+    *_, node = rewritten(model)
+    assert ("activation" in {a.name for a in node.attribute}) == activation
+    (change,) = convert_with_report(model).changes
+    assert change.nodes == ("conv", *(n.name for n in between), "d2s")
+
+
+def test_groups_are_scaled(free):
+    between = [helper.make_node("Mul", ["v", "k"], ["z"], "mul")]
+    model = subpixel_model(between=between, channels=(32, 8), group=4, bias=None)
+    rewritten(with_constants(model, k=RNG.random((1, 32, 1, 1)) + 0.5))
+
+
+def test_constants_that_are_not_one_for_each_channel():
+    between = [helper.make_node("Mul", ["v", "k"], ["z"], "mul")]
+    for shape in ((5, 4), (2, 16, 1, 1), (3, 1, 1, 1, 1)):
+        model = with_constants(subpixel_model(between=between), k=RNG.random(shape))
+        assert not convert_with_report(model).report.sites
+
+
+def test_folded_biases_beyond_the_range():
+    between = [helper.make_node("Mul", ["v", "k"], ["z"], "mul")]
+    model = subpixel_model(between=between, dtype="float16", bias="same")
+    model = with_constants(model, k=np.full((16, 1, 1), 60000.0))
+    for initializer in model.graph.initializer:
+        if initializer.name == "b":
+            initializer.CopyFrom(onnx.numpy_helper.from_array(np.full(16, 2.0, np.float16), "b"))
+    assert refusal(model) == "the folded biases exceed the range of FLOAT16"
+
+
 def test_activation_after_the_shuffle(free):
     model = subpixel_model("CRD")
     nodes_of(model, "DepthToSpace")[0].output[0] = "t"

@@ -27,7 +27,7 @@ TARGETS = ("engine", "model")
 CHECKS = ("engine_check", "stress", "engine_faults", "session_stress", "session_faults")
 ENVIRONMENT = {
     # A tensor too large is an allocation that fails, as it is in production.
-    "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=256:malloc_context_size=8"
+    "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=32:malloc_context_size=8"
 }
 
 

@@ -53,10 +53,17 @@ def call(*command: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
 
 
+def environment(python: str, name: str) -> Path:
+    """The interpreter of a new virtual environment: not every Python has pip itself."""
+    call(python, "-m", "venv", "--clear", WORK / name)
+    return WORK / name / "bin" / "python"
+
+
 def wheel(python: str, version: str) -> Path:
     folder = WORK / f"wheel-{version}"
     shutil.rmtree(folder, ignore_errors=True)
-    make = (python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder)
+    builder = environment(python, f"{version}-build")
+    make = (builder, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder)
     built = call(*make, "-C", "cmake.define.ORT_TCONV_CUDA=OFF", ROOT)
     if built.returncode:
         sys.exit(built.stdout + built.stderr)
@@ -67,9 +74,7 @@ def combination(
     python: str, version: str, built: Path, ort: str, tests: list[str]
 ) -> tuple[str, str]:
     """What pip chose, and the last line of pytest, empty if there is no such wheel."""
-    env = WORK / f"{version}-{ort}"
-    bin_python = env / "bin" / "python"
-    call(python, "-m", "venv", "--clear", env)
+    bin_python = environment(python, f"{version}-{ort}")
     pip = (bin_python, "-m", "pip", "--disable-pip-version-check", "-q", "install")
     runtime = call(*pip, "--only-binary", "onnxruntime,onnxruntime-gpu", ORTS[ort])
     if runtime.returncode and "No matching distribution" in runtime.stderr:
@@ -80,7 +85,7 @@ def combination(
     if done.returncode:
         return "not installed", done.stderr.strip().splitlines()[-1]
     chosen = call(bin_python, "-c", "import onnxruntime; print(onnxruntime.__version__)").stdout
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = call(
         bin_python,
         "-m",
@@ -90,11 +95,11 @@ def combination(
         "no:cacheprovider",
         *tests,
         cwd=ROOT,
-        env=environment,
+        env=variables,
     )
     (WORK / f"{version}-{ort}.log").write_text(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
-    shutil.rmtree(env)
+    shutil.rmtree(bin_python.parents[1])
     return chosen.strip(), ("" if done.returncode == 0 else "FAILED: ") + last.strip("= ")
 
 

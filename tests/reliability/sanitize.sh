@@ -57,7 +57,7 @@ address() {
   step "engine: the fuzzer's seeds" $dir/tests/fuzz_engine $seeds/engine
   step "sessions: threads, creation and destruction, leaks" $dir/tests/session_stress
   step "sessions: each allocation fails once, leaks" $dir/tests/session_faults
-  ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=256 \
+  ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=32 \
     step "sessions: the fuzzer's malformed models, leaks" $dir/tests/fuzz_model $seeds/model
   site $dir
   step "sessions: pytest, through Python" sessions

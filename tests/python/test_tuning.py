@@ -348,6 +348,22 @@ def test_sites_that_are_alike_share_a_decision(times):
     assert {change.node for change in result.changes} == {"conv0", "conv2", "conv4"}
 
 
+def test_values_are_fetched_a_few_at_a_time(times, monkeypatch):
+    """A run that kept all of them to its end would need the memory for all."""
+    fetched = []
+    session = tuning._Machine.session
+
+    def count(machine, model):
+        fetched.append({output.name for output in model.graph.output} & {"y0", "y1", "y2"})
+        return session(machine, model)
+
+    monkeypatch.setattr(tuning._Machine, "session", count)
+    monkeypatch.setattr(tuning, "_MOST_FETCHED", 2)
+    times += [(2.0, 1.0), (2.0, 3.0), (4.0, 3.0)]
+    convert_with_report(plain_model(3, 5, 3, 5, up=False), tune=True)
+    assert fetched[:2] == [{"y0", "y1"}, {"y2"}]
+
+
 def branches_model(first: dict, second: dict) -> onnx.ModelProto:
     """Two branches of one input; each is Resize, Conv and, if there is one, an activation."""
     nodes, weights = [], {}

@@ -24,7 +24,8 @@ AxisGeometry segregate(const Problem& p, int axis, bool aligned) {
   }
 
   const auto has_taps = [](const ResidueClass& c) { return !c.taps.empty(); };
-  if (aligned && dil == 1 && std::all_of(g.classes.begin(), g.classes.end(), has_taps) && owned == g.stride) {
+  if (aligned && (dil == 1 || g.stride == 1) && std::all_of(g.classes.begin(), g.classes.end(), has_taps) &&
+      owned == g.stride) {
     g.aligned = true;
     // taps[0] has the greatest offset; bring all of them to the smallest.
     int64_t least = INT64_MAX;

@@ -39,7 +39,7 @@ struct AxisGeometry {
 
 // Segregates axis `axis` of the problem.  Exact mode: q = j for each class.  Aligned mode shifts the
 // classes so that all read the same input window at the same q (at the price of a slightly longer
-// domain); it needs every class to own a tap and dilation 1, and falls back to exact mode otherwise.
+// domain); it needs every class to own a tap and dilation 1 or stride 1, and falls back to exact mode otherwise.
 AxisGeometry segregate(const Problem& problem, int axis, bool aligned);
 
 // All spatial axes.

@@ -243,23 +243,24 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   Dims units;
   // Over all sub-kernels of one Winograd tile: GEMMs, and products summed in them.
   double gemms = 1, products = 1;
-  int64_t points = 1, class_points = 1, all_tiles = 1;
+  int64_t points = 1, class_points = 1, all_tiles = 1, unit_tiles = 1;
   for (size_t i = 0; i < d; ++i) {
     WinogradAxis axis = plain_axis(s.axes[i]);
     if (transform[i]) winograd_axis(s.axes[i], &axis);
-    units.push_back(axis.step);
+    units.push_back(axis.unit());
+    unit_tiles *= axis.spacing;
     points *= axis.points;
     int64_t most = 0;
     double axis_gemms = 0, axis_products = 0;
     for (int k : axis.kind_of_class) {
       most = std::max<int64_t>(most, axis.kinds[k].alpha);
       axis_gemms += axis.kinds[k].alpha;
-      axis_products += axis.plain ? axis.kinds[k].taps : axis.kinds[k].alpha;
+      axis_products += axis.plain ? axis.kinds[k].taps : axis.kinds[k].alpha * static_cast<double>(axis.groups);
     }
     gemms *= axis_gemms;
     products *= axis_products;
     class_points *= most;
-    all_tiles *= std::max<int64_t>(1, ceil_div(s.axes[i].domain, axis.step));
+    all_tiles *= std::max<int64_t>(1, axis.tiles(s.axes[i].domain));
     axes.push_back(std::move(axis));
   }
 
@@ -268,10 +269,17 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   plan.class_chunk = s.last_classes();
   plan.channel_chunk = s.cg;
   const int64_t pitch = round_up(s.cg, s.lanes);
-  // Positions of the transformed input of a tile, in units: a plain axis adds its halo.
+  // Of a tile, in units: positions of its window, and of its transformed input, where plain and sliding axes
+  // add their halo.
+  const auto window = [&](size_t i, int64_t t) { return WindowAxis(s.axes[i], t * units[i], axes[i].beyond()).extent; };
+  const auto window_positions = [&](const Dims& t) {
+    int64_t n = 1;
+    for (size_t i = 0; i < d; ++i) n *= window(i, t[i]);
+    return n;
+  };
   const auto transformed = [&](const Dims& t) {
     int64_t n = points;
-    for (size_t i = 0; i < d; ++i) n *= axes[i].plain ? WindowAxis(s.axes[i], t[i]).extent : t[i];
+    for (size_t i = 0; i < d; ++i) n *= axes[i].plain || axes[i].sliding ? window(i, t[i]) : t[i];
     return n;
   };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
@@ -286,14 +294,12 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
   const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
   cut(plan, s, units, 12, [&](const Dims& t) {
-    const int64_t n = product(t);
+    const int64_t n = product(t) * unit_tiles;
     const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
     const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
     const int64_t input = transformed(t) * pitch * bytes;
-    Dims positions = t;
-    for (size_t i = 0; i < d; ++i) positions[i] *= units[i];
     return n == 1 || (n <= 96 && enough_tasks && input <= most_transformed && results <= s.machine.l2_bytes / 2 &&
-                      input + s.window_positions(positions) * pitch * bytes + 3 * results <= kMostScratch);
+                      input + window_positions(t) * pitch * bytes + 3 * results <= kMostScratch);
   });
   split_blocks(plan, s, share);
 
@@ -369,12 +375,12 @@ const char* name(Algorithm algorithm) {
   return "?";
 }
 
-WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t) : tile(t), offsets(axis.offsets) {
+WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t, int64_t beyond) : tile(t), offsets(axis.offsets) {
   if (offsets.empty()) offsets.push_back(0);  // no class has a tap: nothing is read
   const int64_t n = static_cast<int64_t>(offsets.size());
   const int64_t span = offsets.back() - offsets.front();
   dense = span + tile <= n * tile + 16;
-  extent = dense ? span + tile : n * tile;
+  extent = dense ? span + tile + beyond : n * tile;
 }
 
 int64_t WindowAxis::position(int64_t offset) const {

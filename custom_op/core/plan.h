@@ -70,7 +70,8 @@ struct WindowAxis {
   int64_t extent = 0;  // positions in the window
   bool dense = true;
   std::vector<int64_t> offsets;  // distinct tap offsets
-  WindowAxis(const AxisGeometry& axis, int64_t tile);
+  // `beyond`: more positions at the end.
+  WindowAxis(const AxisGeometry& axis, int64_t tile, int64_t beyond = 0);
   int64_t position(int64_t offset) const;  // of the tile's first domain index
   // Input coordinate, relative to the tile's first domain index, of window position i.
   int64_t coordinate(int64_t i) const { return dense ? i + offsets.front() : i % tile + offsets[i / tile]; }

@@ -45,17 +45,22 @@ bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
   WinogradAxis w;
   size_t most = 0;
   for (const auto& c : axis.classes) most = std::max(most, c.taps.size());
-  if (!axis.aligned || most < 2 || most > 3) return false;
+  if (!axis.aligned || most < 2) return false;
   w.plain = false;
-  w.step = most == 3 ? 2 : 3;
-  w.window = w.step + static_cast<int>(most) - 1;
+  w.most_taps = static_cast<int64_t>(most);
+  w.spacing = axis.offsets[1] - axis.offsets[0];
+  const int group = most == 3 ? 3 : 2;
+  w.groups = (w.most_taps + group - 1) / group;
+  w.sliding = w.groups > 1 || w.spacing > 1;
+  w.step = group == 3 ? 2 : 3;
+  w.window = w.step + group - 1;
   w.points = 0;
   for (const auto& c : axis.classes) {
-    const int taps = static_cast<int>(c.taps.size());
+    const int taps = w.groups > 1 ? group : static_cast<int>(c.taps.size());
     auto same = std::find_if(w.kinds.begin(), w.kinds.end(), [&](const WinogradKind& k) { return k.taps == taps; });
     if (same == w.kinds.end()) {
       w.first_point.push_back(w.points);
-      w.kinds.push_back(kind(taps, static_cast<int>(most)));
+      w.kinds.push_back(kind(taps, group));
       w.points += w.kinds.back().alpha;
       same = w.kinds.end() - 1;
     }

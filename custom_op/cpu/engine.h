@@ -120,7 +120,12 @@ class EngineBase : public Engine {
     d_ = 1 + problem.rank();
     axes_ = segregate(problem, plan.aligned);
     axes_.insert(axes_.begin(), batch_axis(problem));
-    for (int i = 0; i < d_; ++i) window_.emplace_back(axes_[i], plan.tile[i]);
+    for (int i = 0; i < d_; ++i) {
+      WinogradAxis w = plain_axis(axes_[i]);
+      if (!plan.transform.empty() && plan.transform[i]) winograd_axis(axes_[i], &w);
+      window_.emplace_back(axes_[i], plan.tile[i], w.beyond());
+      winograd_.push_back(std::move(w));
+    }
     window_stride_.assign(d_, 1);
     for (int i = d_ - 2; i >= 0; --i) window_stride_[i] = window_stride_[i + 1] * window_[i + 1].extent;
     window_positions_ = window_stride_[0] * window_[0].extent;
@@ -276,6 +281,7 @@ class EngineBase : public Engine {
   int threads_;
   int d_ = 0;
   std::vector<AxisGeometry> axes_;
+  std::vector<WinogradAxis> winograd_;  // how the Winograd engine transforms them
   std::vector<WindowAxis> window_;
   Dims window_stride_, in_stride_, out_stride_;
   int64_t row_ahead_ = 0;    // elements of Y from a row to the next of its class

@@ -23,21 +23,20 @@ template <class S>
 class WinogradEngine final : public BlockEngine<S> {
  public:
   using Base = BlockEngine<S>;
+  using Base::winograd_;
   using typename Base::T;
   using typename Base::Task;
 
   WinogradEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
     last_classes_ = static_cast<int64_t>(this->axes_.back().classes.size());
     for (int i = 0; i < this->d_; ++i) {
-      WinogradAxis w = plain_axis(this->axes_[i]);
-      if (this->plan.transform[i]) winograd_axis(this->axes_[i], &w);
-      steps_.push_back(w.step);
-      full_tiles_.push_back((this->plan.tile[i] + w.step - 1) / w.step);
-      input_tiles_.push_back(w.plain ? this->window_[i].extent : full_tiles_.back());
+      const WinogradAxis& w = winograd_[i];
+      full_tiles_.push_back(w.tiles(this->plan.tile[i]));
+      input_tiles_.push_back(w.plain ? this->window_[i].extent : input_tiles(w, full_tiles_.back()));
       if (!w.plain) transformed_.insert(transformed_.begin(), i);
       points_ *= w.points;
+      places_ *= w.step;
       pass_lines_ *= std::max(w.window, w.points);
-      winograd_.push_back(std::move(w));
     }
     input_stride_.assign(this->d_, this->pitch_);
     for (int i = this->d_ - 2; i >= 0; --i) input_stride_[i] = input_stride_[i + 1] * input_tiles_[i + 1];
@@ -137,7 +136,7 @@ class WinogradEngine final : public BlockEngine<S> {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
       points = c.take<T>(e.points_ * e.point_stride_);
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * staggered(tiles * block));
-      sums = c.take<T>(e.last_classes_ * product(e.steps_) * staggered(tiles * block));
+      sums = c.take<T>(e.last_classes_ * e.places_ * staggered(tiles * block));
       pass = c.take<T>(2 * e.pass_lines_ * std::max(kChannelsPerPass, kResultsPerPass));
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
@@ -151,15 +150,15 @@ class WinogradEngine final : public BlockEngine<S> {
   void describe(const SubKernel& sub) {
     std::vector<int> kinds;
     for (int i = 0; i < this->d_; ++i) kinds.push_back(winograd_[i].kind_of_class[sub.classes[i]]);
-    // Weights are ordered by axis, [point] of a transformed and [tap] of a plain one, the taps by rising
-    // input position: the reverse of their order in the class.
+    // Weights are ordered by axis, [point] of a transformed and [tap] or [group of taps], by rising input
+    // position: the reverse of the taps' order in the class.
     Form form;
     Dims alpha, plain, all;
     for (int i = 0; i < this->d_; ++i) {
       const WinogradKind& k = kind(i, sub);
       alpha.push_back(k.alpha);
-      plain.push_back(winograd_[i].plain ? k.taps : 1);
-      all.push_back(winograd_[i].plain ? k.taps : k.alpha);
+      plain.push_back(winograd_[i].plain ? k.taps : winograd_[i].groups);
+      all.push_back(alpha[i] * plain[i]);
     }
     max_class_points_ = std::max(max_class_points_, product(alpha));
     max_weights_ = std::max(max_weights_, std::max(product(all), static_cast<int64_t>(sub.taps.size())));
@@ -168,9 +167,12 @@ class WinogradEngine final : public BlockEngine<S> {
       do {
         ptrdiff_t offset = 0;
         for (int i = 0; i < this->d_; ++i) {
-          if (!winograd_[i].plain) continue;
-          const auto& taps = this->axes_[i].classes[sub.classes[i]].taps;
-          offset += this->window_[i].position(taps[taps.size() - 1 - tap.at[i]].offset) * input_stride_[i];
+          int64_t position = tap.at[i] * winograd_[i].kinds[0].taps * winograd_[i].spacing;
+          if (winograd_[i].plain) {
+            const auto& taps = this->axes_[i].classes[sub.classes[i]].taps;
+            position = this->window_[i].position(taps[taps.size() - 1 - tap.at[i]].offset);
+          }
+          offset += position * input_stride_[i];
         }
         form.taps.push_back(offset);
       } while (tap.next());
@@ -179,7 +181,7 @@ class WinogradEngine final : public BlockEngine<S> {
         Odometer t(plain);
         do {
           int64_t index = 0;
-          for (int i = 0; i < this->d_; ++i) index = index * all[i] + (winograd_[i].plain ? t.at[i] : point.at[i]);
+          for (int i = 0; i < this->d_; ++i) index = index * all[i] + point.at[i] * plain[i] + t.at[i];
           form.weight.push_back(index);
         } while (t.next());
       } while (point.next());
@@ -195,7 +197,7 @@ class WinogradEngine final : public BlockEngine<S> {
     Dims stride;
     for (int i = 0; i < this->d_; ++i) {
       const WinogradAxis& w = winograd_[i];
-      stride.push_back(this->window_stride_[i] * this->pitch_);
+      stride.push_back(this->window_stride_[i] * w.spacing * this->pitch_);
       maps[i].in = w.window;
       maps[i].out = w.points;
       for (size_t k = 0; k < w.kinds.size(); ++k)
@@ -209,7 +211,7 @@ class WinogradEngine final : public BlockEngine<S> {
     for (int i = 0; i < this->d_; ++i) {
       const WinogradKind& k = kind(i, sub);
       maps[i].in = k.alpha;
-      maps[i].out = steps_[i];
+      maps[i].out = winograd_[i].step;
       maps[i].add(k.output, k.alpha, 0, 0);
     }
     return make_steps(maps, row_major(maps, &AxisMaps::in));
@@ -299,7 +301,8 @@ class WinogradEngine final : public BlockEngine<S> {
   const T* transform_weights(int64_t which, const T* row, int64_t width, int64_t taps, T* a, T* b) const {
     const SubKernel& sub = this->sub_kernels_[which];
     Dims extents;
-    for (int i = 0; i < this->d_; ++i) extents.push_back(kind(i, sub).taps);
+    for (int i = 0; i < this->d_; ++i)
+      extents.push_back(static_cast<int64_t>(this->axes_[i].classes[sub.classes[i]].taps.size()));
     const int64_t n = product(extents);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t m = 0; m < width; ++m) a[(n - 1 - i) * width + m] = row[m * taps + sub.taps[i]];
@@ -308,18 +311,21 @@ class WinogradEngine final : public BlockEngine<S> {
       int64_t outer = 1, inner = width;
       for (int i = 0; i < axis; ++i) outer *= extents[i];
       for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
+      const int64_t taps_here = extents[axis], groups = winograd_[axis].groups, rows = k.alpha * groups;
+      const int64_t lead = groups > 1 ? winograd_[axis].most_taps - taps_here : 0;  // zeros before the first tap
       for (int64_t o = 0; o < outer; ++o)
-        for (int p = 0; p < k.alpha; ++p) {
-          T* out = b + (o * k.alpha + p) * inner;
+        for (int64_t row = 0; row < rows; ++row) {
+          T* out = b + (o * rows + row) * inner;
           std::fill_n(out, inner, T(0));
+          const int64_t p = row / groups, first = row % groups * k.taps - lead;
           for (int l = 0; l < k.taps; ++l) {
             const T g = static_cast<T>(k.g[(k.taps == 1 ? 0 : p * k.taps) + l]);
-            if (g == 0) continue;
-            const T* in = a + (o * k.taps + l) * inner;
+            if (g == 0 || first + l < 0 || first + l >= taps_here) continue;
+            const T* in = a + (o * taps_here + first + l) * inner;
             for (int64_t i = 0; i < inner; ++i) out[i] += g * in[i];
           }
         }
-      extents[axis] = k.alpha;
+      extents[axis] = rows;
       std::swap(a, b);
     }
     return a;
@@ -330,7 +336,7 @@ class WinogradEngine final : public BlockEngine<S> {
     Carver carver(memory);
     Scratch s(*this, carver);
     Dims tiles;
-    for (int i = 0; i < this->d_; ++i) tiles.push_back((task.extent[i] + steps_[i] - 1) / steps_[i]);
+    for (int i = 0; i < this->d_; ++i) tiles.push_back(winograd_[i].tiles(task.extent[i]));
     const int64_t count = product(tiles), cg = this->cg_;
 
     this->load_window(task, t, s.window);
@@ -347,7 +353,7 @@ class WinogradEngine final : public BlockEngine<S> {
       a.channels = cg;
       a.count = count;
       for (const auto& group : groups_) {
-        const int64_t class_stride = product(steps_) * line;
+        const int64_t class_stride = places_ * line;
         for (const Product& p : group.products) {
           if (!regular) break;
           const Form& form = forms_[group.first + p.last_class];
@@ -405,35 +411,45 @@ class WinogradEngine final : public BlockEngine<S> {
       int64_t row = 0, within = 0, tile = 0;
       for (int i = 0; i < last; ++i) {
         row = row * this->plan.tile[i] + lead.at[i];
-        within = within * steps_[i] + lead.at[i] % steps_[i];
-        tile = tile * tiles[i] + lead.at[i] / steps_[i];
+        within = within * winograd_[i].step + winograd_[i].place(lead.at[i]);
+        tile = tile * tiles[i] + winograd_[i].tile(lead.at[i]);
       }
-      s.row_offset[row] = within * steps_[last] * line + tile * tiles[last] * width;
+      s.row_offset[row] = within * winograd_[last].step * line + tile * tiles[last] * width;
     } while (lead.next());
     for (int64_t i = 0; i < task.extent[last]; ++i)
-      s.column_offset[i] = i % steps_[last] * line + i / steps_[last] * width;
+      s.column_offset[i] = winograd_[last].place(i) * line + winograd_[last].tile(i) * width;
     Odometer tile(tiles);
     int64_t i = 0;
     do {
       s.x_offset[i] = 0;
-      for (int axis = 0; axis < this->d_; ++axis) s.x_offset[i] += tile.at[axis] * input_stride_[axis];
+      for (int axis = 0; axis < this->d_; ++axis) {
+        const WinogradAxis& w = winograd_[axis];
+        s.x_offset[i] += (w.sliding ? w.position(tile.at[axis]) : tile.at[axis]) * input_stride_[axis];
+      }
       s.acc_offset[i] = i * width;
       ++i;
     } while (tile.next());
   }
 
-  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile; on plain axes every window position
-  // is a tile of its own.
+  // Tiles of the transformed input along an axis that is transformed, for so many of the output.
+  static int64_t input_tiles(const WinogradAxis& w, int64_t tiles) {
+    return w.sliding ? w.position(tiles - 1) + w.reach() + 1 : tiles;
+  }
+
+  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile; on plain and sliding axes every window
+  // position is a tile of its own.
   void transform_input(const Task& task, const Dims& tiles, const Scratch& s) const {
-    Dims extents = tiles;
-    for (int i = 0; i < this->d_; ++i)
-      if (winograd_[i].plain)
-        extents[i] = this->window_[i].dense ? input_tiles_[i] - (this->plan.tile[i] - task.extent[i]) : input_tiles_[i];
+    Dims extents;
+    for (int i = 0; i < this->d_; ++i) {
+      const int64_t missing = this->window_[i].dense ? this->plan.tile[i] - task.extent[i] : 0;
+      extents.push_back(winograd_[i].plain ? input_tiles_[i] - missing : input_tiles(winograd_[i], tiles[i]));
+    }
     Odometer tile(extents);
     do {
       ptrdiff_t corner = 0, out = 0;
       for (int i = 0; i < this->d_; ++i) {
-        corner += tile.at[i] * steps_[i] * this->window_stride_[i] * this->pitch_;
+        const int64_t step = winograd_[i].sliding ? 1 : winograd_[i].step;
+        corner += tile.at[i] * step * this->window_stride_[i] * this->pitch_;
         out += tile.at[i] * input_stride_[i];
       }
       for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass)
@@ -457,15 +473,15 @@ class WinogradEngine final : public BlockEngine<S> {
           std::min(kResultsPerPass, results - first));
   }
 
-  std::vector<WinogradAxis> winograd_;
-  Dims steps_, full_tiles_;
+  Dims full_tiles_;
   std::vector<Group> groups_;
   std::vector<int> transformed_;     // axes, last first
   Dims input_tiles_, input_stride_;  // of the transformed input
   std::vector<Form> forms_;          // parallel to sub_kernels_
   std::vector<PlaneStep> input_steps_;
   std::map<std::vector<int>, std::vector<PlaneStep>> output_steps_;  // by the kinds of a sub-kernel's axes
-  int64_t last_classes_ = 0, points_ = 1, point_stride_ = 0, pass_lines_ = 1, max_class_points_ = 1, max_weights_ = 1,
+  int64_t last_classes_ = 0, points_ = 1, point_stride_ = 0, places_ = 1, pass_lines_ = 1, max_class_points_ = 1,
+          max_weights_ = 1,
           total_products_ = 0;  // total: taps included
 };
 

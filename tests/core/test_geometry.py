@@ -162,9 +162,8 @@ def check_order(geometry: dict[str, Any]) -> None:
 
 def check_alignment(axis: Axis, geometry: dict[str, Any], wanted: bool) -> None:
     found = geometry["classes"]
-    possible = (
-        axis.dilation == 1 and len(found) == axis.stride and all(one["taps"] for one in found)
-    )
+    spaced_alike = axis.dilation == 1 or axis.stride == 1
+    possible = spaced_alike and len(found) == axis.stride and all(one["taps"] for one in found)
     assert geometry["aligned"] == (wanted and possible)
     if geometry["aligned"]:
         # All classes read the same window: they agree on the greatest offset, and the window is

@@ -188,7 +188,7 @@ def test_algorithm_that_does_not_apply_says_so(algorithm: str) -> None:
     assert used > 0, "no layer of the workload can use it"
 
 
-#: Kernel, strides, and whether an axis has 2 or 3 taps a class and no class without one.
+#: Kernel, strides, and whether an axis has a class of several taps and none without one.
 WINOGRAD_FORMS = {
     "2 taps": ((4, 4), (2, 2), True),
     "3 and 2 taps": ((5, 5), (2, 2), True),
@@ -202,7 +202,9 @@ WINOGRAD_FORMS = {
     "2 taps beside 4": ((4, 8), (2, 2), True),
     "2 taps beside none": ((4, 2), (2, 3), True),
     "1 tap": ((2, 2), (2, 2), False),
-    "4 taps": ((8, 8), (2, 2), False),
+    "4 taps": ((8, 8), (2, 2), True),
+    "7 and 6 taps": ((13, 13), (2, 2), True),
+    "stride 1, 11 taps": ((11,), (1,), True),
     "classes without a tap": ((2, 2), (3, 3), False),
 }
 
@@ -212,6 +214,15 @@ WINOGRAD_FORMS = {
 )
 def test_winograd_forms(kernel: tuple[int, ...], strides: tuple[int, ...], has_form: bool) -> None:
     case = Case((20,) * len(kernel), kernel, group_in=16, group_out=16, strides=strides)
+    plan = _core.plan(case.x_shape, case.w_shape, algorithm="winograd", **case.attributes)
+    assert plan["algorithm"] == ("winograd" if has_form else "direct")
+
+
+@pytest.mark.parametrize(
+    "stride, dilation, has_form", [(1, 3, True), (2, 3, False), (2, 1, True)]
+)
+def test_winograd_of_taps_far_apart(stride: int, dilation: int, has_form: bool) -> None:
+    case = Case((40,), (7,), group_in=16, group_out=16, strides=(stride,), dilations=(dilation,))
     plan = _core.plan(case.x_shape, case.w_shape, algorithm="winograd", **case.attributes)
     assert plan["algorithm"] == ("winograd" if has_form else "direct")
 

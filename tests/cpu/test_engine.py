@@ -74,9 +74,12 @@ def engine_cases(draw) -> Case:
         return tuple(draw(st.integers(1, most[axes - 1])) for _ in range(axes))
 
     strides = each([9, 5, 3, 2])
-    if draw(st.booleans()):  # dense: one to three taps a sub-kernel, which is what transforms take
-        dilations = (1,) * axes
-        kernel = tuple(s * draw(st.integers(1, 3)) - draw(st.integers(0, s - 1)) for s in strides)
+    if draw(st.booleans()):  # dense, or of stride 1: what transforms take
+        most = [7, 5, 3, 3][axes - 1]  # taps of a sub-kernel
+        dilations = tuple(draw(st.integers(1, 4)) if s == 1 else 1 for s in strides)
+        kernel = tuple(
+            s * draw(st.integers(1, most)) - draw(st.integers(0, s - 1)) for s in strides
+        )
     else:
         dilations, kernel = each([4, 4, 3, 2]), each([12, 6, 4, 3])
     case = Case(
@@ -185,6 +188,11 @@ CHOSEN = CORNERS | {
     "8-D": Case((1, 2, 1, 2, 1, 2, 1, 2), (2, 1, 2, 1, 2, 1, 2, 1), strides=(2,) * 8),
     "mostly outside the input": Case((2, 3), (3, 3), strides=(2, 2), output_shape=(40, 51)),
     "stride 1, kernel 3": Case((9, 8), (3, 3), group_in=5, pads=(1, 1, 1, 1)),
+    "stride 1, kernel 7": Case((29, 31), (7, 7), group_in=5, group_out=9, pads=(3, 3, 3, 3)),
+    "stride 1, kernel 11, dilation 3": Case((200,), (11,), group_in=20, dilations=(3,)),
+    "stride 1, kernel 3, dilation 5": Case((9, 70), (3, 3), group_in=3, dilations=(2, 5)),
+    "7 and 6 taps a class": Case((30, 11), (13, 8), group_in=5, strides=(2, 2), pads=(5, 3, 6, 2)),
+    "short last block of channels": Case((3,), (2,), group_in=1, group_out=9),
     "stride 1, kernel 1": Case((9, 8), (1, 1), group_in=5, group_out=6),
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/integers.h"
 #include "core/status.h"
 
 namespace ort_tconv {
@@ -15,7 +16,7 @@ AxisGeometry segregate(const Problem& p, int axis, bool aligned) {
 
   const int64_t owned = std::min(g.stride, g.out);  // residues that own an output
   g.classes.resize(owned);
-  for (int64_t a = 0; a < owned; ++a) g.classes[a] = {a, (g.out - a + g.stride - 1) / g.stride, 0, {}};
+  for (int64_t a = 0; a < owned; ++a) g.classes[a] = {a, ceil_div(g.out - a, g.stride), 0, {}};
   // t*dil = a + pad (mod s): each tap belongs to exactly one residue.
   for (int64_t t = 0; t < k; ++t) {
     const int64_t residue = (((t * dil - pad) % g.stride) + g.stride) % g.stride;

@@ -2,18 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
+#include "core/integers.h"
 #include "core/status.h"
 #include "core/winograd.h"
 
 namespace ort_tconv {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-int64_t product(const Dims& v) { return std::accumulate(v.begin(), v.end(), int64_t{1}, std::multiplies<>()); }
 
 struct Shape {  // what the choices below need, computed once
   const Problem& problem;

@@ -50,7 +50,7 @@ bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
   w.most_taps = static_cast<int64_t>(most);
   w.spacing = axis.offsets[1] - axis.offsets[0];
   const int group = most == 3 ? 3 : 2;
-  w.groups = (w.most_taps + group - 1) / group;
+  w.groups = ceil_div(w.most_taps, group);
   w.sliding = w.groups > 1 || w.spacing > 1;
   w.step = group == 3 ? 2 : 3;
   w.window = w.step + group - 1;

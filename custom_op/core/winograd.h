@@ -20,13 +20,10 @@
 #include <vector>
 
 #include "core/geometry.h"
+#include "core/integers.h"
+#include "core/line_map.h"
 
 namespace ort_tconv {
-
-// Linear maps of a few numbers along an axis; kernels apply them to whole vectors, two axes at a time
-// (cpu/kernel.h).
-enum class LineMap { kCopy, kInput4, kInput3, kOutput32, kOutput23, kOutput22 };
-constexpr int kLineMaps = 6;
 
 struct WinogradKind {
   int taps = 1;
@@ -51,7 +48,7 @@ struct WinogradAxis {
   int points = 1;                   // alphas together
 
   int64_t unit() const { return step * spacing; }  // domain positions that whole tiles cover
-  int64_t tiles(int64_t extent) const { return (extent + unit() - 1) / unit() * spacing; }
+  int64_t tiles(int64_t extent) const { return ceil_div(extent, unit()) * spacing; }
   // The tile that domain position q is in, its place there, and the first position of a tile.
   int64_t tile(int64_t q) const { return q / unit() * spacing + q % spacing; }
   int64_t place(int64_t q) const { return q / spacing % step; }

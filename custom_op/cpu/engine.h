@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "core/geometry.h"
+#include "core/integers.h"
 #include "core/plan.h"
+#include "core/winograd.h"
 #include "cpu/kernel.h"
 #include "cpu/run.h"
 
@@ -28,13 +30,6 @@ class Engine {
   std::vector<int64_t> layout;
   size_t packed_bytes = 0;
 };
-
-inline int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-inline int64_t product(const Dims& v) {
-  int64_t n = 1;
-  for (int64_t x : v) n *= x;
-  return n;
-}
 
 template <class S> const StorageKernels<S>& storage_kernels(const KernelSet& set);
 template <> inline const StorageKernels<float>& storage_kernels<float>(const KernelSet& set) { return set.float_io; }
@@ -190,7 +185,7 @@ class EngineBase : public Engine {
   virtual void run_task(int64_t task, const PackedWeights& packed, const Tensors& t, char* scratch) const = 0;
 
   Task decode(int64_t index) const {
-    const int64_t per = plan.blocks_per_task, chunks = (plan.blocks + per - 1) / per;
+    const int64_t per = plan.blocks_per_task, chunks = ceil_div(plan.blocks, per);
     Task t;
     t.block_begin = index % chunks * per;
     t.block_end = std::min(plan.blocks, t.block_begin + per);

@@ -19,8 +19,6 @@ bool none_has(const void* values, int64_t n, U exponent) {
   return !any;
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 template <class S>
 class Definition {
  public:

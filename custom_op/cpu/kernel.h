@@ -8,8 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/line_map.h"
 #include "core/problem.h"
-#include "core/winograd.h"
 
 namespace ort_tconv {
 
@@ -78,7 +78,7 @@ struct Kernels {
   bool (*within)(const T* v, int64_t n, T limit);
   // dst[l*dst_stride + i] = src[offset[i] + l], i < n, l < nv*L.
   void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
-  // One map (core/winograd.h) along the rows of a plane of vectors and one along its columns:
+  // One map (core/line_map.h) along the rows of a plane of vectors and one along its columns:
   // out[p*out.row + q*out.column + i] = sum over r, c of rows(p, r) * columns(q, c) * in[r*in.row + c*in.column + i],
   // i < n; n is a multiple of L.  By the maps of rows and of columns, which are both for inputs or both for outputs.
   using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);

@@ -30,7 +30,7 @@ class NarrowEngine final : public EngineBase<S> {
                                  1, rows);
     // Rows run through the window's halo where that costs less than the last vector of each row.
     const int64_t end = (strip_ - 1) * row + width;
-    flat_ = (end + lanes - 1) / lanes <= strip_ * ((width + lanes - 1) / lanes);
+    flat_ = ceil_div(end, lanes) <= strip_ * ceil_div(width, lanes);
     row_stride_ = flat_ ? row : round_up(width, lanes);
     results_ = round_up((strip_ - 1) * row_stride_ + width, lanes);
     plain_ = this->plan.tile[0] == 1;

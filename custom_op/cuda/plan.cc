@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "core/geometry.h"
+#include "core/integers.h"
 #include "core/status.h"
 
 namespace ort_tconv::cuda {
@@ -15,7 +16,6 @@ namespace {
 constexpr int kAxes = 3;
 constexpr int64_t kIndexLimit = std::numeric_limits<int32_t>::max();
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int ceil_log2(int64_t v) {
   int log2 = 0;
   while ((int64_t{1} << log2) < v) ++log2;
@@ -36,8 +36,6 @@ Problem with_three_axes(Problem p) {
   lead(p.pad_begin, 0), lead(p.pad_end, 0);
   return p;
 }
-
-int64_t product(const Dims& v) { return std::accumulate(v.begin(), v.end(), int64_t{1}, std::multiplies<>()); }
 
 // ---- geometry of the implicit matrix product -------------------------------------------------------
 

@@ -1,0 +1,11 @@
+// By itself, as the microkernels may include no more than plain types (cpu/kernel.h).
+#pragma once
+
+namespace ort_tconv {
+
+// Linear maps of a few numbers along an axis, of Winograd's transforms (core/winograd.cc); kernels apply them to whole
+// vectors, two axes at a time (cpu/kernel.h).
+enum class LineMap { kCopy, kInput4, kInput3, kOutput32, kOutput23, kOutput22 };
+constexpr int kLineMaps = 6;
+
+}  // namespace ort_tconv

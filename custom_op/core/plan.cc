@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/integers.h"
 #include "core/status.h"
@@ -226,10 +227,12 @@ Plan plan_narrow(const Shape& s) {
   return plan;
 }
 
-// Winograd on the axes given, which all have the form; the others keep their taps.
+// Winograd on the axes given, which all have the form; the others keep their taps.  The cost stays infinite if
+// a tile takes too much memory.
 Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share share) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
+  plan.cost = std::numeric_limits<double>::infinity();
   plan.aligned = s.aligned;
   plan.transform = transform;
   const int64_t bytes = compute_bytes(s.dtype);
@@ -237,13 +240,13 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   std::vector<WinogradAxis> axes;
   Dims units;
   // Over all sub-kernels of one Winograd tile: GEMMs, and products summed in them.
-  double gemms = 1, products = 1;
-  int64_t points = 1, class_points = 1, all_tiles = 1, unit_tiles = 1;
+  double gemms = 1, products = 1, all_tiles = 1, unit_tiles = 1;
+  int64_t points = 1, class_points = 1;
   for (size_t i = 0; i < d; ++i) {
     WinogradAxis axis = plain_axis(s.axes[i]);
     if (transform[i]) winograd_axis(s.axes[i], &axis);
     units.push_back(axis.unit());
-    unit_tiles *= axis.spacing;
+    unit_tiles *= static_cast<double>(axis.spacing);
     points *= axis.points;
     int64_t most = 0;
     double axis_gemms = 0, axis_products = 0;
@@ -255,7 +258,7 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
     gemms *= axis_gemms;
     products *= axis_products;
     class_points *= most;
-    all_tiles *= std::max<int64_t>(1, axis.tiles(s.axes[i].domain));
+    all_tiles *= static_cast<double>(std::max<int64_t>(1, axis.tiles(s.axes[i].domain)));
     axes.push_back(std::move(axis));
   }
 
@@ -266,15 +269,17 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   const int64_t pitch = round_up(s.cg, s.lanes);
   // Of a tile, in units: positions of its window, and of its transformed input, where plain and sliding axes
   // add their halo.
-  const auto window = [&](size_t i, int64_t t) { return WindowAxis(s.axes[i], t * units[i], axes[i].beyond()).extent; };
+  const auto window = [&](size_t i, int64_t t) {
+    return static_cast<double>(WindowAxis(s.axes[i], t * units[i], axes[i].beyond()).extent);
+  };
   const auto window_positions = [&](const Dims& t) {
-    int64_t n = 1;
+    double n = 1;
     for (size_t i = 0; i < d; ++i) n *= window(i, t[i]);
     return n;
   };
   const auto transformed = [&](const Dims& t) {
-    int64_t n = points;
-    for (size_t i = 0; i < d; ++i) n *= axes[i].plain || axes[i].sliding ? window(i, t[i]) : t[i];
+    double n = static_cast<double>(points);
+    for (size_t i = 0; i < d; ++i) n *= axes[i].plain || axes[i].sliding ? window(i, t[i]) : static_cast<double>(t[i]);
     return n;
   };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
@@ -288,20 +293,25 @@ Plan plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   plan.heavy = heavy(plan.packed_bytes, s.machine);
   const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
   const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
+  const auto results = [&](const Dims& t) {
+    return s.last_classes() * class_points * product(t) * unit_tiles * plan.block * bytes;
+  };
+  const auto input = [&](const Dims& t) { return transformed(t) * pitch * bytes; };
+  const auto scratch = [&](const Dims& t) { return input(t) + window_positions(t) * pitch * bytes + 3 * results(t); };
   cut(plan, s, units, 12, [&](const Dims& t) {
-    const int64_t n = product(t) * unit_tiles;
-    const bool enough_tasks = base * channel_tasks * ceil_div(all_tiles, n) >= tasks_wanted || n <= least;
-    const int64_t results = s.last_classes() * class_points * n * plan.block * bytes;
-    const int64_t input = transformed(t) * pitch * bytes;
-    return n == 1 || (n <= 96 && enough_tasks && input <= most_transformed && results <= s.machine.l2_bytes / 2 &&
-                      input + window_positions(t) * pitch * bytes + 3 * results <= kMostScratch);
+    const double n = product(t) * unit_tiles;
+    const bool enough_tasks = base * channel_tasks * std::ceil(all_tiles / n) >= tasks_wanted || n <= least;
+    return n == 1 || (n <= 96 && enough_tasks && input(t) <= most_transformed && results(t) <= s.machine.l2_bytes / 2 &&
+                      scratch(t) <= kMostScratch);
   });
   split_blocks(plan, s, share);
 
   const double outputs = s.outputs();
   Dims tile_units = plan.tile;
   for (size_t i = 0; i < d; ++i) tile_units[i] /= units[i];
-  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = static_cast<double>(all_tiles);
+  // Taps far apart leave no small tile.
+  if (scratch(tile_units) > 2 * kMostScratch) return plan;
+  const double vectors = static_cast<double>(ceil_div(s.mg, s.lanes)), tiles = all_tiles;
   const double loads = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes;
   plan.cost = total_cost(
       plan, s.machine,
@@ -341,7 +351,8 @@ bool plan_winograd(const Shape& s, Plan* out) {
     }
     if (!ok) continue;
     Plan plan = cheaper_share(s.machine, [&](Share share) { return plan_winograd(s, transform, share); });
-    if (!found || plan.cost < out->cost) *out = std::move(plan);
+    if (std::isinf(plan.cost) || (found && plan.cost >= out->cost)) continue;
+    *out = std::move(plan);
     found = true;
   }
   return found;
@@ -408,7 +419,7 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
     plans.push_back(winograd);
   if (plans.empty()) {
     Plan plan = plan_direct(Shape(problem, machine, dtype, false));
-    plan.reason = "direct stands in: these sub-kernels have no Winograd form that saves products";
+    plan.reason = "direct stands in: these sub-kernels have no Winograd form that saves products in little memory";
     return plan;
   }
   std::string reason = automatic ? "cheapest of" : "asked for;";

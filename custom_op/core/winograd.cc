@@ -10,6 +10,8 @@ constexpr double kG32[] = {1, 0, 0.5, 0.5, 0.5, -0.5, 0, 1};
 constexpr double kG23[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
 constexpr double kG22[] = {1, 0, 1, 1, 0, 1};
 
+constexpr int64_t kMostSpacing = 1024;  // beyond, any tile takes too much memory
+
 WinogradKind kind(int taps, int most) {
   WinogradKind k;
   k.taps = taps;
@@ -49,6 +51,7 @@ bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out) {
   w.plain = false;
   w.most_taps = static_cast<int64_t>(most);
   w.spacing = axis.offsets[1] - axis.offsets[0];
+  if (w.spacing > kMostSpacing) return false;
   const int group = most == 3 ? 3 : 2;
   w.groups = ceil_div(w.most_taps, group);
   w.sliding = w.groups > 1 || w.spacing > 1;

@@ -61,7 +61,8 @@ struct WinogradAxis {
 
 WinogradAxis plain_axis(const AxisGeometry& axis);
 
-// False if the axis has no such form, as its classes read different windows or have one tap each.
+// False if the axis has no such form: its classes read different windows or have one tap each, or the taps are
+// far apart.
 bool winograd_axis(const AxisGeometry& axis, WinogradAxis* out);
 
 }  // namespace ort_tconv

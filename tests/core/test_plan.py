@@ -219,12 +219,25 @@ def test_winograd_forms(kernel: tuple[int, ...], strides: tuple[int, ...], has_f
 
 
 @pytest.mark.parametrize(
-    "stride, dilation, has_form", [(1, 3, True), (2, 3, False), (2, 1, True)]
+    "stride, dilation, has_form",
+    [(1, 3, True), (2, 3, False), (2, 1, True), (1, 1024, True), (1, 10**6, False)],
 )
 def test_winograd_of_taps_far_apart(stride: int, dilation: int, has_form: bool) -> None:
     case = Case((40,), (7,), group_in=16, group_out=16, strides=(stride,), dilations=(dilation,))
     plan = _core.plan(case.x_shape, case.w_shape, algorithm="winograd", **case.attributes)
     assert plan["algorithm"] == ("winograd" if has_form else "direct")
+
+
+@pytest.mark.parametrize("axes, dilation", [(1, 2**40), (2, 10**6), (2, 1000), (3, 1000)])
+def test_winograd_of_large_tiles_is_no_choice(axes: int, dilation: int) -> None:
+    # All but a few outputs of each axis are cut off.
+    pads = (dilation - 2, dilation - 2) * axes
+    case = Case((5,) * axes, (3,) * axes, 1, 1, 2048, 16, dilations=(dilation,) * axes)
+    plan = _core.plan(
+        case.x_shape, case.w_shape, pads=pads, algorithm="winograd", **case.attributes
+    )
+    assert plan["algorithm"] == "direct"
+    assert plan["scratch_bytes"] < 64e6
 
 
 @pytest.mark.parametrize("algorithm", ["Direct", "fast", " direct", "direct,narrow"])

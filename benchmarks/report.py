@@ -389,15 +389,20 @@ def readme_section(layers: dict, models: dict) -> str:
         cells = [f"{mean:.2f}x", f"{min(ratios):.2f}x", f"{max(ratios):.2f}x", f"{best:.2f}x"]
         title = WORKLOADS.get(group, group)
         rows.append([f"**{title}**" if group == ALL else title, str(len(entries)), *cells])
+    best_first = sorted(models["results"], key=lambda row: -row["ratio"]["tuned"])
     whole = ", ".join(
-        f"{row['layer']} {milliseconds(row['engines']['stock']['median_ms'])} and "
-        f"{milliseconds(row['engines']['ours']['median_ms'])} ms ({row['ratio']['stock']:.2f}x)"
-        for row in models["results"]
+        f"{row['layer']} {row['ratio']['stock']:.2f}x / {row['ratio']['tuned']:.2f}x"
+        for row in best_first
+    )
+    means = " / ".join(
+        f"{geometric_mean(row['ratio'][kind] for row in best_first):.2f}x"
+        for kind in ("stock", "tuned")
     )
     text = (
         f"Speed-ups, geometric means, float32: {machine['cpu']}, {machine['threads']} threads, "
         f"{machine['isa']}, ONNX Runtime {machine['onnxruntime']}. All others: "
-        f"{', '.join(['stock', *others])}. Whole models, stock and converted: {whole}."
+        f"{', '.join(['stock', *others])}. Whole models, converted / with `--tune`: {whole}; "
+        f"mean {means}."
     )
     return "\n".join([*markdown((header, rows)), "", *textwrap.wrap(text, 112)])
 

@@ -90,7 +90,8 @@ gpu-present:
 $(GPU)/.gpu: $(SOURCES) | gpu-present
 	$(PYTHON) -m venv $(GPU)
 	PATH="$$PATH:/usr/local/cuda/bin" $(GPU)/bin/python -m pip --disable-pip-version-check -q install '.[gpu,test,bench]' \
-	  -C build-dir=build/gpu -C cmake.define.ORT_TCONV_CUDA=ON -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native
+	  --config-settings build-dir=build/gpu \
+	  --config-settings cmake.define.ORT_TCONV_CUDA=ON --config-settings cmake.define.CMAKE_CUDA_ARCHITECTURES=native
 	$(GPU)/bin/python -m pip --disable-pip-version-check -q install torch
 	@touch $@
 

@@ -64,7 +64,7 @@ def wheel(python: str, version: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     builder = environment(python, f"{version}-build")
     make = (builder, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder)
-    built = call(*make, "-C", "cmake.define.ORT_TCONV_CUDA=OFF", ROOT)
+    built = call(*make, "--config-settings", "cmake.define.ORT_TCONV_CUDA=OFF", ROOT)
     if built.returncode:
         sys.exit(built.stdout + built.stderr)
     return next(folder.glob("*.whl"))

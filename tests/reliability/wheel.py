@@ -72,7 +72,15 @@ def main() -> None:
     print("source distribution:", sdist.name)
     # What is built does not depend on whether this machine has nvcc.
     make = (tools / "python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
-    call(*make, "-w", WORK / "built", "-C", "cmake.define.ORT_TCONV_CUDA=OFF", sdist, path=tools)
+    call(
+        *make,
+        "-w",
+        WORK / "built",
+        "--config-settings",
+        "cmake.define.ORT_TCONV_CUDA=OFF",
+        sdist,
+        path=tools,
+    )
     built = next((WORK / "built").glob("*.whl"))
     call(tools / "auditwheel", "repair", built, "-w", WORK / "repaired", path=tools)
     repaired = next((WORK / "repaired").glob("*.whl"))

@@ -34,7 +34,9 @@ def test_results_are_merged_into_those_of_a_machine_like_this(tmp_path):
     shown = output_of(*arguments)
     rows = json.loads(out.read_text())["results"]
     assert [row["layer"] for row in rows] == ["dcgan", "espcn", "?"]
-    assert rows[1]["sites"] == espcn["sites"] and rows[1]["commit"] == data["machine"]["commit"]
+    # Measured again; how many sites tuning keeps is up to the clock.
+    assert rows[1]["sites"]["ours"] == espcn["sites"]["ours"]
+    assert rows[1]["commit"] == data["machine"]["commit"]
     assert "model espcn, sites 1, " in shown  # as soon as it is measured
 
     data["machine"]["cpu"] = "another"

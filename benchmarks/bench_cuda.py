@@ -175,7 +175,10 @@ def torch_engine(layer: Layer, precision: str, x, w, *, channels_last: bool) -> 
         with torch.cuda.graph(graph):
             results = forward()
 
-    def replay(n: int) -> None:
+    # A graph knows addresses: what it reads has to live as long as it does.
+    read = (data, weights)
+
+    def replay(n: int, read=read) -> None:
         for _ in range(n):
             graph.replay()
         torch.cuda.synchronize()

@@ -136,7 +136,8 @@ struct GemmShared {
   TCONV_HOST_DEVICE GemmShared(int row_tiles, int columns, int accumulator_bytes, int shifts, int window) {
     sources = 0;
     flags = sources + 4 * shifts * row_tiles;
-    steps = flags + 4 * shifts;
+    // Compilers read flags four at a time: what they read too much is nobody's.
+    steps = (flags + 4 * shifts + 15) / 16 * 16;
     count = steps + 8 * shifts;
     weights = (count + 4 + 15) / 16 * 16;
     windows = weights + kStages * row_tiles * kRowTileBytes;

@@ -35,6 +35,17 @@ struct Machine {
   int64_t l3_bytes = 16 * 1024 * 1024;
 };
 
+// What a plan does, counted in vectors: its cost is made of these.
+struct Work {
+  double multiply_adds = 0;
+  double sums = 0;          // started: first loads, last stores
+  double stores = 0;        // of outputs
+  double copies = 0;        // into windows, repeated by each task
+  double transforms = 0;    // of input, into Winograd's form
+  double lone = 0;          // the part of multiply-adds whose kernel has too few rows or vectors at a time
+  double weight_bytes = 0;  // fetched: the packed weights once a tile
+};
+
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   bool aligned = false;         // residue classes shifted onto one input window (geometry.h)
@@ -50,6 +61,7 @@ struct Plan {
   bool heavy = false;  // weights come from memory each time they are fetched
   double cost = 0;     // predicted cost: vector multiply-adds and their equivalents
   double macs = 0;     // multiply-adds in its sums, those with padding included, without unused lanes
+  Work work;
   std::string reason;
 
   int64_t scratch_bytes = 0;  // a thread's

@@ -79,7 +79,7 @@ void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits 
 }
 
 // Weights that leave no room in the last-level cache come from memory each time they are fetched.
-bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.l3_bytes / 2; }
+bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.common_bytes(); }
 
 // Pairs of an output (of one channel) and a tap of its residue class, taps that meet padding included.
 double tap_pairs(const Shape& s) {

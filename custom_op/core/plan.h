@@ -3,6 +3,7 @@
 // `inspect` can ask for the plan of a machine they do not run on.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,23 @@ struct Machine {
   int max_vectors = 2;  // vectors of output channels a gemm tile takes
   int max_rows = 4;     // rows of positions a row tile takes
   int threads = 1;
+  // What one core can use: of the second level, and of the last one, if there is a third.  The last level's
+  // contents that threads have in common can take as many shares as there are threads beside one cache.
   int64_t l2_bytes = 512 * 1024;
-  int64_t l3_bytes = 16 * 1024 * 1024;
+  int64_t l3_bytes = 2 * 1024 * 1024;
+  int64_t l3_sharers = 1;
+  int64_t common_bytes() const { return std::max(l2_bytes, l3_bytes * std::min<int64_t>(threads, l3_sharers)); }
+};
+
+// What a plan does, counted in vectors: its cost is made of these.
+struct Work {
+  double multiply_adds = 0;
+  double sums = 0;          // started: first loads, last stores
+  double stores = 0;        // of outputs
+  double copies = 0;        // into windows, repeated by each task
+  double transforms = 0;    // of input, into Winograd's form
+  double lone = 0;          // the part of multiply-adds whose kernel has too few rows or vectors at a time
+  double weight_bytes = 0;  // fetched: the packed weights once a tile
 };
 
 struct Plan {
@@ -50,6 +66,7 @@ struct Plan {
   bool heavy = false;  // weights come from memory each time they are fetched
   double cost = 0;     // predicted cost: vector multiply-adds and their equivalents
   double macs = 0;     // multiply-adds in its sums, those with padding included, without unused lanes
+  Work work;
   std::string reason;
 
   int64_t scratch_bytes = 0;  // a thread's

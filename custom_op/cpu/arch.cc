@@ -1,13 +1,9 @@
 #include "cpu/arch.h"
 
-#include <sched.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 
 #include "core/status.h"
+#include "cpu/machine.h"
 
 namespace ort_tconv {
 
@@ -66,31 +62,6 @@ const Entry& entry(const std::string& isa, const char* origin = "") {
   fail("instruction set '", isa, "'", origin, ": must be one of ", join(compiled_isas()));
 }
 
-int available_threads() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return static_cast<int>(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
-}
-
-int64_t l2_bytes() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-  const long n = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (n > 0) return std::clamp<int64_t>(n, 256 * 1024, 2 * 1024 * 1024);
-#endif
-  return 512 * 1024;
-}
-
-// What one core can reach.  (sysconf adds up all the caches of a processor that has several.)
-int64_t l3_bytes() {
-  int64_t kib = 0;
-  if (std::FILE* f = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
-    long v = 0;
-    if (std::fscanf(f, "%ldK", &v) == 1) kib = v;
-    std::fclose(f);
-  }
-  return kib > 0 ? kib * 1024 : 8 * 1024 * 1024;
-}
-
 }  // namespace
 
 std::vector<std::string> compiled_isas() {
@@ -118,16 +89,23 @@ const KernelSet& kernel_set(const std::string& isa) {
 
 const KernelSet& compiled_kernel_set(const std::string& isa) { return *entry(isa).set; }
 
-Machine machine(const KernelSet& set, int threads) {
+Machine machine(const KernelSet& set, const Resources& resources) {
   Machine m;
   m.isa = set.name;
   m.vector_bytes = set.f32.lanes * static_cast<int>(sizeof(float));
   m.max_vectors = set.f32.max_vectors;
   m.max_rows = set.f32.max_rows;
-  m.threads = threads > 0 ? threads : available_threads();
-  m.l2_bytes = l2_bytes();
-  m.l3_bytes = l3_bytes();
+  m.threads = resources.threads;
+  m.l2_bytes = resources.l2_bytes;
+  m.l3_bytes = resources.l3_bytes;
+  m.l3_sharers = resources.l3_sharers;
   return m;
+}
+
+Machine machine(const KernelSet& set, int threads) {
+  Resources resources = conclude(ask());
+  if (threads > 0) resources.threads = threads;
+  return machine(set, resources);
 }
 
 }  // namespace ort_tconv

@@ -6,6 +6,7 @@
 
 #include "core/plan.h"
 #include "cpu/kernel.h"
+#include "cpu/machine.h"
 
 namespace ort_tconv {
 
@@ -27,5 +28,6 @@ const KernelSet& compiled_kernel_set(const std::string& isa);
 
 // The machine a plan is made for.  `threads` <= 0: as many as this process may use.
 Machine machine(const KernelSet& set, int threads = 0);
+Machine machine(const KernelSet& set, const Resources& resources);
 
 }  // namespace ort_tconv

@@ -72,6 +72,82 @@ Attributes attributes(const py::kwargs& kw) {
   return a;
 }
 
+// A machine of the instruction set named; `changes` overrides what one core of this machine can use.
+Machine parse_machine(const std::string& isa, int threads, const py::dict& changes) {
+  Resources r = conclude(ask());
+  for (const auto& [key, value] : changes) {
+    const auto k = py::cast<std::string>(key);
+    const auto v = py::cast<int64_t>(value);
+    require(v >= (k == "l3_bytes" ? 0 : 1), "machine: ", k, " = ", v, ": must be positive");
+    if (k == "threads") r.threads = static_cast<int>(v);
+    else if (k == "l2_bytes") r.l2_bytes = v;
+    else if (k == "l3_bytes") r.l3_bytes = v;
+    else if (k == "l3_sharers") r.l3_sharers = v;
+    else fail("machine: '", k, "' is none of threads, l2_bytes, l3_bytes, l3_sharers");
+  }
+  if (threads > 0) r.threads = threads;
+  return machine(isa.empty() ? kernel_set() : compiled_kernel_set(isa), r);
+}
+
+py::dict describe(const Resources& r) {
+  py::dict d;
+  d["threads"] = r.threads;
+  d["l2_bytes"] = r.l2_bytes;
+  d["l3_bytes"] = r.l3_bytes;
+  d["l3_sharers"] = r.l3_sharers;
+  return d;
+}
+
+constexpr const char* kCacheFiles[] = {"level", "type", "size", "shared_cpu_list"};
+
+py::dict describe(const Answers& a) {
+  py::list sysfs;
+  for (const auto& files : a.sysfs) {
+    py::list caches;
+    for (const CacheFiles& f : files) {
+      py::dict d;
+      const std::string* texts[] = {&f.level, &f.type, &f.size, &f.shared_cpu_list};
+      for (int i = 0; i < 4; ++i) d[kCacheFiles[i]] = *texts[i];
+      caches.append(d);
+    }
+    sysfs.append(caches);
+  }
+  py::dict d;
+  d["cpuid_caches"] = a.cpuid_caches;
+  d["hybrid"] = a.hybrid;
+  d["bare"] = a.bare;
+  d["sysfs"] = sysfs;
+  d["processors"] = a.processors;
+  d["cpu_max"] = a.cpu_max;
+  d["cfs"] = a.cfs;
+  return d;
+}
+
+Answers parse_answers(const py::dict& answers) {
+  Answers a;
+  for (const auto& [key, value] : answers) {
+    const auto k = py::cast<std::string>(key);
+    if (k == "cpuid_caches") a.cpuid_caches = py::cast<decltype(a.cpuid_caches)>(value);
+    else if (k == "hybrid") a.hybrid = py::cast<bool>(value);
+    else if (k == "bare") a.bare = py::cast<bool>(value);
+    else if (k == "processors") a.processors = py::cast<int>(value);
+    else if (k == "cpu_max") a.cpu_max = py::cast<decltype(a.cpu_max)>(value);
+    else if (k == "cfs") a.cfs = py::cast<decltype(a.cfs)>(value);
+    else if (k == "sysfs") {
+      for (const auto& files : py::cast<std::vector<std::vector<py::dict>>>(value)) {
+        a.sysfs.emplace_back();
+        for (const py::dict& d : files) {
+          std::string texts[4];
+          for (int i = 0; i < 4; ++i)
+            if (d.contains(kCacheFiles[i])) texts[i] = py::cast<std::string>(d[kCacheFiles[i]]);
+          a.sysfs.back().push_back({texts[0], texts[1], texts[2], texts[3]});
+        }
+      }
+    } else throw py::type_error("unknown answer '" + k + "'");
+  }
+  return a;
+}
+
 py::dict describe(const AxisGeometry& g) {
   py::list classes;
   for (const auto& c : g.classes) {
@@ -143,6 +219,14 @@ PYBIND11_MODULE(_core, m) {
       "Values of the attribute algorithm, besides auto.");
 
   m.def(
+      "machine",
+      [](const std::optional<py::dict>& answers) {
+        return describe(conclude(answers ? parse_answers(*answers) : ask()));
+      },
+      py::arg("answers") = py::none(), "What one core can use of this machine, or of one that gives these answers.");
+  m.def("machine_answers", [] { return describe(ask()); }, "What processor and operating system say of themselves.");
+
+  m.def(
       "output_shape",
       [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
         const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
@@ -165,18 +249,14 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "plan",
       [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
-         const std::string& algorithm, int threads, int64_t l2_bytes, int64_t l3_bytes, const py::kwargs& kw) {
+         const std::string& algorithm, int threads, const py::dict& machine, const py::kwargs& kw) {
         const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
-        const DType t = parse_dtype(dtype);
-        const KernelSet& kernels = isa.empty() ? kernel_set() : compiled_kernel_set(isa);
-        Machine m = machine(kernels, threads);
-        if (l2_bytes > 0) m.l2_bytes = l2_bytes;
-        if (l3_bytes > 0) m.l3_bytes = l3_bytes;
+        const Machine m = parse_machine(isa, threads, machine);
         // Scratch and packed bytes come from the engine, which lays out the buffers.
-        return describe(Prepared(p, t, kernels, m, algorithm).plan(), p);
+        return describe(Prepared(p, parse_dtype(dtype), compiled_kernel_set(m.isa), m, algorithm).plan(), p);
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
-      py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("l2_bytes") = 0, py::arg("l3_bytes") = 0,
+      py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("machine") = py::dict(),
       "Plan for the shapes, on any instruction set that is built in.");
 
   m.def(

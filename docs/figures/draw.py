@@ -213,8 +213,7 @@ def tiles() -> Drawing:
         [c, m, k, k],
         isa="avx2",
         threads=4,
-        l2_bytes=MIB,
-        l3_bytes=32 * MIB,
+        machine={"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16},
         strides=[s, s],
         pads=[p] * 4,
     )
@@ -370,8 +369,7 @@ def plans() -> Drawing:
                     [c, c, 4, 4],
                     isa=isa,
                     threads=2,
-                    l2_bytes=MIB,
-                    l3_bytes=32 * MIB,
+                    machine={"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16},
                     strides=[2, 2],
                     pads=[1] * 4,
                 )

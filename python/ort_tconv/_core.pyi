@@ -25,6 +25,33 @@ class Attributes(TypedDict, total=False):
     allow_tf32: int | None
     activation_params: Sequence[float] | None
 
+class Machine(TypedDict, total=False):
+    """What one core can use."""
+
+    threads: int  # that can run at once
+    l2_bytes: int  # of one core
+    l3_bytes: int  # of one logical processor; 0: there is no such cache
+    l3_sharers: int  # logical processors that share one
+
+class CacheFiles(TypedDict, total=False):
+    """Texts of ``/sys/devices/system/cpu/cpuN/cache/indexM``."""
+
+    level: str
+    type: str
+    size: str
+    shared_cpu_list: str
+
+class Answers(TypedDict, total=False):
+    """What processor and operating system say of themselves; what is left out is unknown."""
+
+    cpuid_caches: list[tuple[int, int, int, int]]  # registers of leaf 4 or 0x8000001D, by subleaf
+    hybrid: bool  # cores of several kinds
+    bare: bool  # no hypervisor
+    sysfs: list[list[CacheFiles]]  # of each processor that this process may use
+    processors: int
+    cpu_max: list[str]  # texts of cgroup v2
+    cfs: list[tuple[str, str]]  # texts of cgroup v1: quota and period
+
 class Error(ValueError): ...
 
 version: str
@@ -41,6 +68,12 @@ def supported_isas() -> list[str]:
 
 def emulated_isas() -> list[str]:
     """Other kernel shapes that this processor can run when they are named, for tests."""
+
+def machine(answers: Answers | None = None) -> Machine:
+    """What one core can use of this machine, or of one that gives these answers."""
+
+def machine_answers() -> Answers:
+    """What processor and operating system say of themselves."""
 
 def algorithms() -> list[str]:
     """Values of the attribute ``algorithm``, besides ``auto``."""
@@ -81,12 +114,11 @@ def plan(
     isa: str = "",
     algorithm: str = "",
     threads: int = 1,
-    l2_bytes: int = 0,
-    l3_bytes: int = 0,
+    machine: Machine = ...,
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
-    """Plan for the shapes, on any instruction set that is built in; caches of 0 bytes are those of
-    this machine.
+    """Plan for the shapes, on any instruction set that is built in.  What ``machine`` leaves out is
+    that of this machine; ``threads`` of 0 are its, too.
 
     ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
     with padding included.  ``cost`` is the predicted one, in vector multiply-adds and their

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from functools import cache
@@ -43,10 +42,11 @@ def processor() -> tuple[str, list[str]]:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Threads of this process that can run at once: logical cores, or fewer where a container is
+    limited to fewer."""
+    from . import _core
+
+    return _core.machine()["threads"]
 
 
 @cache

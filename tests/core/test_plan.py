@@ -425,7 +425,7 @@ def test_caches_of_another_machine() -> None:
     """A smaller L2 cache gets smaller tiles; weights beyond the last level count as heavy."""
     sides = {"strides": [2, 2], "pads": [1] * 4, "isa": ISAS[0]}
     shapes = [1, 64, 128, 128], [64, 64, 4, 4]
-    small = _core.plan(*shapes, l2_bytes=256 * 1024, l3_bytes=32 * MIB, **sides)
-    large = _core.plan(*shapes, l2_bytes=2 * MIB, l3_bytes=32 * MIB, **sides)
+    small = _core.plan(*shapes, machine={"l2_bytes": 256 * 1024, "l3_bytes": 32 * MIB}, **sides)
+    large = _core.plan(*shapes, machine={"l2_bytes": 2 * MIB, "l3_bytes": 32 * MIB}, **sides)
     assert small["scratch_bytes"] < large["scratch_bytes"]
     assert math.prod(small["tile"]) < math.prod(large["tile"])

@@ -89,6 +89,7 @@ Case draw(Reader& r) {
   c.machine = machine(kernel_set(c.isa), 1 + r.pick(6));
   c.machine.l2_bytes = int64_t{1} << (12 + r.pick(10));
   c.machine.l3_bytes = int64_t{1} << (12 + r.pick(14));
+  c.machine.l3_sharers = 1;
 
   const int axes = 1 + r.pick(4);
   Attributes& a = c.attributes;

@@ -7,6 +7,7 @@ passes in the order in which they run; each is one small class that states its a
 conditions and names its refusals.
 """
 
+from .model_io import Model
 from .pipeline import (
     DEFAULT_PASSES,
     ConversionError,
@@ -23,6 +24,7 @@ __all__ = [
     "ConversionError",
     "ConversionResult",
     "Cost",
+    "Model",
     "Report",
     "Skip",
     "analyze",

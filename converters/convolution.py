@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import onnx_ir as ir
 
 from .cost import engine_cost, moving_cost, nominal_sides
 from .facts import Facts
+from .model_io import is_there
 from .nodes import FLOATS, become_operator, input_of, prune
 from .rewrite import Refusal, Scope
 
@@ -173,7 +173,7 @@ def constant_tensor(value: ir.Value | None, name: str, facts: Facts) -> ir.Tenso
     tensor = facts.tensor(value)
     if tensor is None:
         raise Refusal(f"its input {name} is not a constant")
-    if isinstance(tensor, ir.ExternalTensor) and not os.path.isfile(tensor.path):
+    if not is_there(tensor):
         raise Refusal(f"the file with the values of its input {name} is not known")
     return tensor
 

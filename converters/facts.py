@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from .model_io import is_there
 from .nodes import FLOATS, attribute, input_of, is_operator, own_op
 
 #: Elements of a tensor that counts as a shape, or as part of one.
@@ -178,7 +178,10 @@ class Facts:
         if value not in self._arrays:
             tensor = self.tensor(value)
             small = tensor is not None and tensor.size <= _MOST_FOLDED
-            array = self._fold(value) if tensor is None else tensor.numpy()
+            if tensor is None:
+                array = self._fold(value)
+            else:
+                array = tensor.numpy() if is_there(tensor) else None
             if array is not None and not small:
                 return array  # the cache keeps no weights
             self._arrays[value] = array
@@ -416,7 +419,7 @@ def _lazy(
     dtype: ir.DataType | None = None,
 ) -> ir.TensorProtocol | None:
     """``source`` changed, when it is needed; None if its values are in a file that is not there."""
-    if isinstance(source, ir.ExternalTensor) and not os.path.isfile(source.path):
+    if not is_there(source):
         return None
     dtype = source.dtype if dtype is None else dtype
 

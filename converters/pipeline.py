@@ -17,7 +17,7 @@ from . import model_io
 from .conv_transpose import ConvTransposeRewrite
 from .epilogue import EpilogueRewrite
 from .facts import Facts
-from .model_io import ConversionError, ModelLike, Source
+from .model_io import ConversionError, Model, ModelLike
 from .nodes import DOMAIN, own_op
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
@@ -146,7 +146,7 @@ def convert_with_report(
         reasons: Mapping[str, str] = MappingProxyType({}), *, timed: bool = False
     ) -> tuple[onnx.ModelProto, Report]:
         rewritten = _rewrite(source, options.selection(reasons, timed), options.passes())
-        return rewritten.to_proto(source.proto), rewritten.report
+        return rewritten.to_proto(source), rewritten.report
 
     tuning = None
     if tune:
@@ -156,11 +156,11 @@ def convert_with_report(
     else:
         result, report = rewrite()
 
-    folder = source.folder
+    converted = source.derive(result)
     if output is not None:
-        folder = model_io.write_model(result, output, folder)
-    if load_external_data and folder is not None:
-        model_io.load_external_data(result, folder)
+        converted = converted.write(output)
+    if load_external_data and converted.folder is not None:
+        converted.load()
     return ConversionResult(result, report, tuning)
 
 
@@ -229,27 +229,33 @@ class _Rewritten:
     restore: Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]
     report: Report
 
-    def to_proto(self, original: onnx.ModelProto) -> onnx.ModelProto:
+    def to_proto(self, original: Model) -> onnx.ModelProto:
         if not self.modified:
-            result = onnx.ModelProto()
-            result.CopyFrom(original)
-            return result
-        result = self.restore(ir.to_proto(self.model), _typed_outputs(self.model))
-        _check(result, original, self.report)
+            return original.copy().proto
+        try:
+            proto = ir.to_proto(self.model)
+        except ir.serde.SerdeError as error:  # new weights are computed here, from files maybe
+            raise ConversionError(str(_root_cause(error))) from error
+        result = self.restore(proto, _typed_outputs(self.model))
+        _check(original.derive(result), original, self.report)
         return result
 
 
-def _rewrite(source: Source, selection: Selection, passes: Sequence[type[Rewrite]]) -> _Rewritten:
+def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]]) -> _Rewritten:
     """Apply the passes to a copy of the model; ``source`` is only read."""
     report = Report()
+    source.check_references()
     try:
         model, restore = _to_ir(source.proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError, TypeError) as error:
         raise ConversionError(f"the model cannot be represented: {_root_cause(error)}") from error
-    if source.folder is not None:
-        for graph in model.graphs():
-            ir.external_data.set_base_dir(graph, source.folder)
-    _annotate(model, source.proto)
+    model_io.use_file_tensors(model, source.folder)
+    if source.folder is None and (external := source.external):
+        report.notes.append(
+            f"the model was given without its folder, and with {len(external)} tensor(s) in other "
+            f"files, such as '{external[0].name}': what needs their values is left alone"
+        )
+    _annotate(model, source)
     facts = Facts(model)
     modified = [make(selection, report, facts)(model).modified for make in passes]
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
@@ -308,11 +314,10 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return False
 
 
-def _annotate(model: ir.Model, original: onnx.ModelProto) -> None:
+def _annotate(model: ir.Model, original: Model) -> None:
     """Add the types and shapes of the main graph that onnx infers and the model leaves out."""
     try:
-        skeleton = model_io.skeleton(original)
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(original.skeleton(), data_prop=True)
     except Exception:  # onnx's tools raise what they like, and do without what they cannot infer
         return
     infos = {info.name: info for info in inferred.graph.value_info}
@@ -337,7 +342,7 @@ def _typed_outputs(model: ir.Model) -> set[str]:
     }
 
 
-def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -> None:
+def _check(result: Model, original: Model, report: Report) -> None:
     """Check ``result``; what onnx.checker already rejects in the original is only noted."""
     failure = _checker_message(result)
     if failure is None:
@@ -347,9 +352,9 @@ def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -
     report.notes.append(f"onnx.checker rejects the original model too: {failure}")
 
 
-def _checker_message(model: onnx.ModelProto) -> str | None:
+def _checker_message(model: Model) -> str | None:
     try:
-        onnx.checker.check_model(model_io.skeleton(model), full_check=True)
+        onnx.checker.check_model(model.skeleton(), full_check=True)
     except Exception as error:  # the checker has several exception types, and they vary
         return str(error).strip().partition("\n")[0]
     return None

@@ -160,10 +160,18 @@ def import_operator(scope: Scope) -> None:
     all_imports = (scope.opset_imports, scope.model.graph.opset_imports)
     for imports in all_imports:
         version = imports.get(DOMAIN, OP_VERSION)
-        if version != OP_VERSION:
+        # Without a node of the domain it means nothing: ONNX Runtime saves models with imports of
+        # all domains that it knows.
+        if version != OP_VERSION and _holds_domain(scope.model):
             raise Refusal(
                 f"the model imports domain '{DOMAIN}' version {version}, "
                 f"and this converter writes version {OP_VERSION}"
             )
     for imports in all_imports:
         imports[DOMAIN] = OP_VERSION
+
+
+def _holds_domain(model: ir.Model) -> bool:
+    owners = (model.graph, *model.functions.values())
+    nodes = (node for owner in owners for node in ir.traversal.RecursiveGraphIterator(owner))
+    return any(node.domain == DOMAIN for node in nodes)

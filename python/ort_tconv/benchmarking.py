@@ -26,7 +26,7 @@ import onnx
 from . import machine, text
 from ._library import import_onnxruntime
 from .converters import analyze
-from .converters.model_io import ModelLike, Source, external_tensors, fits_protobuf
+from .converters.model_io import Model, ModelLike
 from .inputs import describe, make_inputs
 from .inspection import dtype_name, origins_of, plan_of
 from .session import EXTERNAL_FOLDER, available_providers, register
@@ -330,9 +330,9 @@ def benchmark(
         notes.append("nothing was rewritten: both models are the same")
     timings = {name: _timing(times[name], starts[name], peaks[name]) for name in jobs}
     return Benchmark(
-        model=str(source.path) if source.path else source.proto.graph.name or "model",
+        model=source.name,
         inputs={name: describe(value) for name, value in feeds.items()},
-        precision=_precision(target.proto, feeds),
+        precision=_precision(target, feeds),
         providers=ran_on,
         threads=threads,
         warm_up=warm_up,
@@ -417,22 +417,21 @@ class _Runner:
 
 
 def _job(
-    source: Source,
+    source: Model,
     feeds: dict[str, np.ndarray],
     providers: list[Any],
     threads: int,
     custom: bool,
 ) -> Job:
-    model = onnx.ModelProto()
-    model.CopyFrom(source.proto)
-    for container in (model.graph, *model.functions):
+    model = source.copy()
+    for container in (model.proto.graph, *model.proto.functions):
         _name_nodes(container.node)
-    if not fits_protobuf(model):
+    if not model.fits_protobuf():
         raise ValueError(
             "the model holds more than 2 GB of weights: save them beside it and pass its path"
         )
-    folder = str(source.folder) if source.folder and external_tensors(model) else None
-    return Job(model.SerializeToString(), feeds, providers, threads, custom, folder)
+    data, folder = model.serialize()
+    return Job(data, feeds, providers, threads, custom, folder and str(folder))
 
 
 def _name_nodes(nodes) -> None:
@@ -552,8 +551,8 @@ def _profile(
     jobs: Mapping[str, Job],
     warm_up: int,
     repeat: int,
-    source: Source,
-    target: Source,
+    source: Model,
+    target: Model,
     feeds: Mapping[str, np.ndarray],
 ) -> list[NodeTiming]:
     """Times of both models' kernels, those of the operator beside what they replace."""
@@ -576,10 +575,10 @@ def _profile(
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
         on_cpu = runners[OURS].session.get_providers()[0] == "CPUExecutionProvider"
 
-    changes = analyze(source.proto).changes
+    changes = analyze(source).changes
     origins = {name: origin.nodes for (_, name), origin in origins_of(changes).items()}
-    ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target.proto, feeds)}
-    plans = _plans(target.proto, feeds) if on_cpu else {}
+    ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target, feeds)}
+    plans = _plans(target, feeds) if on_cpu else {}
     stock = _Kernels(source.proto.graph, times[STOCK])
     converted = _Kernels(target.proto.graph, times[OURS])
     nodes = []
@@ -673,7 +672,7 @@ def node_times(events: Sequence[Mapping[str, Any]], skip: int = 0) -> dict[str, 
     return {name: (ops[name], statistics.median(runs.values())) for name, runs in totals.items()}
 
 
-def _plans(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _plans(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, str]:
     """The algorithm that runs each of the operator's nodes whose shapes are known."""
     plans = {}
     for node in _ours(model, feeds):
@@ -684,12 +683,12 @@ def _plans(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str,
     return plans
 
 
-def _ours(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[TypedNode]:
+def _ours(model: Model, feeds: Mapping[str, np.ndarray]) -> list[TypedNode]:
     nodes = typed_nodes(model, {name: value.shape for name, value in feeds.items()})
     return [node for node in nodes if node.is_ours]
 
 
-def _precision(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> str:
+def _precision(model: Model, feeds: Mapping[str, np.ndarray]) -> str:
     """Types of the operator's nodes, or of the model's inputs where it has none."""
     names = {dtype_name(node) for node in _ours(model, feeds)} - {None}
     return ", ".join(sorted(names)) or ", ".join(sorted({str(v.dtype) for v in feeds.values()}))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from ._library import import_onnxruntime
-from .converters import Report, convert_with_report
-from .converters.model_io import external_tensors, is_ort_format, read_model
-from .session import EXTERNAL_FOLDER, available_providers, register
+from .converters import Model, Report, convert_with_report
+from .converters.model_io import is_ort_format, read_model
+from .session import available_providers, external_folder, for_session, register
 
 ort = import_onnxruntime()
 
@@ -21,11 +24,14 @@ class InferenceSession(ort.InferenceSession):
     """Drop-in replacement for ``onnxruntime.InferenceSession`` that converts the model it loads.
 
     Args:
-        path_or_bytes: Path, bytes or ``onnx.ModelProto``.  External data is mapped from where it
-            lies.  A model in ORT format is loaded as it is.
-        sess_options: As for onnxruntime.  The operator is registered with these options (and, for
-            a model with external data, its folder is set in them); they may be used for other
-            sessions as well.
+        path_or_bytes: Path, bytes or ``onnx.ModelProto``.  A model in ORT format is loaded as it
+            is.  External data is that beside the file, or, of bytes and objects, in the folder that
+            ``session.model_external_initializers_file_folder_path`` names in the options; never in
+            the current directory.  It is mapped from where it lies; with ``sess_options`` it is
+            loaded, or, beyond 128 MiB, copied to a temporary folder that lasts as long as the
+            session.
+        sess_options: As for onnxruntime.  The operator is registered with these options, which are
+            not changed otherwise: they may be used for other sessions, in other threads as well.
         providers: As for onnxruntime; by default :func:`ort_tconv.available_providers`.
         provider_options: As for onnxruntime.
         extensions: Also register the operators of onnxruntime-extensions.
@@ -52,23 +58,23 @@ class InferenceSession(ort.InferenceSession):
         extensions: bool = False,
         **kwargs: Any,
     ) -> None:
-        options = register(
-            ort.SessionOptions() if sess_options is None else sess_options, extensions
-        )
+        owned = sess_options is None
+        options = register(ort.SessionOptions() if owned else sess_options, extensions)
         if providers is None and not getattr(options, "has_providers", lambda: False)():
             providers = available_providers()
-        if _holds_ort_format(path_or_bytes):
+        with ExitStack() as files:
+            content: Any = path_or_bytes
             self.conversion = None
-            model = path_or_bytes
-        else:
-            source = read_model(path_or_bytes)
-            result = convert_with_report(source.proto)
-            self.conversion = result.report
-            if source.folder is not None and external_tensors(result.model):
-                options.add_session_config_entry(EXTERNAL_FOLDER, str(source.folder))
-            model = result.model.SerializeToString()
+            if not _holds_ort_format(path_or_bytes):
+                model, self.conversion = _converted(path_or_bytes, options)
+                content = files.enter_context(for_session(model, options, owned=owned))
+            self._load(content, options, providers, provider_options, **kwargs)
+            # onnxruntime loads the model again when the providers are changed.
+            weakref.finalize(self, files.pop_all().close)
+
+    def _load(self, content: str | bytes, options: ort.SessionOptions, *args, **kwargs) -> None:
         try:
-            super().__init__(model, options, providers, provider_options, **kwargs)
+            super().__init__(content, options, *args, **kwargs)
         except Exception as error:
             if "Domain already set in registry" not in str(error):
                 raise
@@ -77,6 +83,16 @@ class InferenceSession(ort.InferenceSession):
                 "ort_tconv's with ort_tconv.register(), which does it once, and not with "
                 "register_custom_ops_library()"
             ) from error
+
+
+def _converted(
+    path_or_bytes: str | os.PathLike | bytes | onnx.ModelProto, options: ort.SessionOptions
+) -> tuple[Model, Report]:
+    source = read_model(path_or_bytes)
+    if source.folder is None:
+        source = replace(source, folder=external_folder(options))
+    result = convert_with_report(source, load_external_data=False)
+    return source.derive(result.model), result.report
 
 
 def _holds_ort_format(model: object) -> bool:

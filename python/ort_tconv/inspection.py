@@ -230,9 +230,9 @@ def inspect(
         raise ValueError(f"threads is {threads}; at least one is needed")
     source = read_model(model)
     inputs = input_shapes(source.proto, shapes)
-    result = convert_with_report(source.proto, load_external_data=False)
-    before = {(n.where, n.calls, n.name): n for n in typed_nodes(source.proto, inputs)}
-    after = typed_nodes(result.model, inputs)
+    result = convert_with_report(source, load_external_data=False)
+    before = {(n.where, n.calls, n.name): n for n in typed_nodes(source, inputs)}
+    after = typed_nodes(source.derive(result.model), inputs)
     origins = origins_of(result.changes)
     skips = {(skip.where, skip.node): skip for skip in result.skips}
 
@@ -259,8 +259,7 @@ def inspect(
     unknown = sum(site.macs is None for site in sites)
     if unknown:
         notes.append(f"{unknown} site(s) have no plan: see their reasons")
-    name = str(source.path) if source.path else source.proto.graph.name or "model"
-    return Inspection(name, inputs, isa, threads, sites, notes)
+    return Inspection(source.name, inputs, isa, threads, sites, notes)
 
 
 def _is_stock(node: TypedNode) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._library import get_library_path, import_onnxruntime
+from .converters.model_io import ConversionError
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
+
+    from .converters import Model
 
 #: Session option that says where a model given as bytes has its external data.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -20,6 +24,10 @@ EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # onnxruntime refuses, when a session is created, options to which a library was added twice.
 _registered: weakref.WeakKeyDictionary[onnxruntime.SessionOptions, set[str]]
 _registered = weakref.WeakKeyDictionary()
+_registering = threading.Lock()
+
+# Bytes of external data that are put into the model, where they cannot be referred to.
+_MOST_EMBEDDED = 1 << 27
 
 
 def register(
@@ -27,7 +35,7 @@ def register(
 ) -> onnxruntime.SessionOptions:
     """Add the operator to ``session_options`` and return them.
 
-    Calling it again for the same options does nothing.
+    Calling it again for the same options does nothing; threads may do so at the same time.
 
     Args:
         session_options: Options for any number of sessions.
@@ -52,11 +60,12 @@ def register(
                 "run `pip install onnxruntime-extensions`"
             ) from error
         libraries.append(onnxruntime_extensions.get_library_path())
-    done = _registered.setdefault(session_options, set())
-    for library in libraries:
-        if library not in done:
-            session_options.register_custom_ops_library(library)
-            done.add(library)
+    with _registering:
+        done = _registered.setdefault(session_options, set())
+        for library in libraries:
+            if library not in done:
+                session_options.register_custom_ops_library(library)
+                done.add(library)
     return session_options
 
 
@@ -76,29 +85,58 @@ def available_providers() -> list[str]:
 
 
 def open_session(
-    model: onnx.ModelProto,
-    folder: Path | None,
-    session_options: onnxruntime.SessionOptions,
-    providers: Sequence[Any],
+    model: Model, session_options: onnxruntime.SessionOptions, providers: Sequence[Any]
 ) -> onnxruntime.InferenceSession:
-    """A session of a model in memory, whose external data is relative to ``folder``.
+    """A session of a model, with options made for it alone: they are changed.
 
-    A model that protobuf cannot serialise goes through a temporary file.  ``session_options`` are
-    changed where the model has external data.
+    Raises ConversionError if the model's external data is out of reach.
     """
-    import onnx
-
-    from .converters import model_io
-
     ort = import_onnxruntime()
-    if model_io.fits_protobuf(model):
-        if folder is not None and model_io.external_tensors(model):
+    with for_session(model, session_options, owned=True) as content:
+        return ort.InferenceSession(content, session_options, list(providers), enable_fallback=0)
+
+
+@contextmanager
+def for_session(
+    model: Model, session_options: onnxruntime.SessionOptions, *, owned: bool
+) -> Iterator[bytes | str]:
+    """What ``onnxruntime.InferenceSession`` is to load: bytes, or the path of a temporary copy.
+
+    onnxruntime looks for the external data of bytes in a folder that is set in the options.  It is
+    set if they are ``owned`` by this session.  A caller's, who uses them for other models, maybe at
+    the same time, are not touched: then data of moderate size goes into the bytes, and more is
+    copied, with the model, to a folder that exists as long as the block runs.
+
+    Raises ConversionError if external data is out of reach.
+    """
+    if owned and model.fits_protobuf():
+        data, folder = model.serialize()
+        if folder is not None:
             session_options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
-        data = model.SerializeToString()
-        return ort.InferenceSession(data, session_options, list(providers), enable_fallback=0)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "model.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        model_io.write_model(copy, path, folder)
-        return ort.InferenceSession(path, session_options, list(providers), enable_fallback=0)
+        yield data
+        return
+    # onnxruntime prefers the folder in the options to that of the file.
+    elsewhere = external_folder(session_options) is not None
+    external = model.external_bytes()
+    if model.fits_protobuf(loaded=True) and (external <= _MOST_EMBEDDED or elsewhere):
+        loaded = model.copy().load() if external else model
+        yield loaded.proto.SerializeToString()
+    elif elsewhere:
+        raise ConversionError(
+            f"{model.name}: its weights exceed 2 GB, and sess_options set {EXTERNAL_FOLDER}, which "
+            "onnxruntime prefers to a model's own folder; use other options for this model"
+        )
+    else:
+        with tempfile.TemporaryDirectory(prefix="ort_tconv-") as temporary:
+            path = Path(temporary) / "model.onnx"
+            model.copy().write(path)
+            yield str(path)
+
+
+def external_folder(session_options: onnxruntime.SessionOptions) -> Path | None:
+    """The folder of external data that is set in the options, None if there is none."""
+    try:
+        folder = session_options.get_session_config_entry(EXTERNAL_FOLDER)
+    except RuntimeError:  # not set
+        return None
+    return Path(folder).absolute() if folder else None

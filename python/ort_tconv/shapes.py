@@ -10,7 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from .converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
-from .converters.model_io import skeleton
+from .converters.model_io import Model
 from .converters.rewrite import DOMAIN, OP_TYPE
 
 
@@ -46,16 +46,14 @@ class TypedNode:
         return (self.domain, self.op_type) == (DOMAIN, OP_TYPE)
 
 
-def typed_nodes(
-    model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]
-) -> list[TypedNode]:
+def typed_nodes(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> list[TypedNode]:
     """Nodes of the main graph, in order, each followed by those of its bodies and function.
 
     Shapes are those that ONNX's shape inference finds when the model's inputs have
     ``input_shapes``; the operator of this package counts as the ConvTranspose it computes.  A call
     of a local function stands before the nodes of its body.  Nothing is run.
     """
-    shadow = skeleton(model)
+    shadow = model.skeleton()
     for value in shadow.graph.input:
         if value.name in input_shapes and value.type.HasField("tensor_type"):
             _set_shape(value, input_shapes[value.name])

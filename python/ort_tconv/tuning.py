@@ -17,14 +17,13 @@ import statistics
 import time
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx
 
 from ._library import import_onnxruntime
-from .converters import model_io
+from .converters import Model
 from .converters.rewrite import DOMAIN, OP_TYPE
 from .converters.unit_stride_conv import UnitStrideConvRewrite
 from .inputs import make_inputs
@@ -230,7 +229,7 @@ def turn(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
 
 
 def tune(
-    source: model_io.Source,
+    source: Model,
     rewrite: Rewriter,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -268,7 +267,7 @@ def tune(
         providers=tuple(providers),
         shapes={name: array.shape for name, array in feeds.items()},
     )
-    machine = _Machine(source.folder, threads, tuple(providers))
+    machine = _Machine(source, threads, tuple(providers))
     candidates = {change.node for change in report.changes}
     plain = {change.node for change in report.changes if change.rewrite == _PLAIN}
     sites = list(find_sites(source.proto, converted, candidates))
@@ -545,7 +544,7 @@ def _is_random(node: onnx.NodeProto) -> bool:
 class _Machine:
     """How sessions are made."""
 
-    folder: Path | None
+    source: Model  #: what the models are made from, and whose files they refer to
     threads: int
     providers: tuple[str, ...]
 
@@ -553,7 +552,7 @@ class _Machine:
         options = register(import_onnxruntime().SessionOptions())
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
-        return open_session(model, self.folder, options, self.providers)
+        return open_session(self.source.derive(model), options, self.providers)
 
     def runs(
         self, models: Sequence[onnx.ModelProto], feeds: Mapping[str, np.ndarray]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -17,9 +17,8 @@ from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
 from .converters import convert_with_report
 from .converters.model_io import (
+    Model,
     ModelLike,
-    Source,
-    load_external_data,
     read_model,
 )
 from .converters.report import count_operators
@@ -211,8 +210,8 @@ def validate(
 
 
 def compare_models(
-    source: Source,
-    target: Source,
+    source: Model,
+    target: Model,
     all_feeds: Sequence[Mapping[str, np.ndarray]],
     providers: Sequence[Any],
     rtol: float | None = None,
@@ -253,7 +252,7 @@ def compare_models(
     return report
 
 
-def read_pair(original: ModelLike, converted: ModelLike | None) -> tuple[Source, Source]:
+def read_pair(original: ModelLike, converted: ModelLike | None) -> tuple[Model, Model]:
     """Both models; ``converted`` is made from ``original`` if it is None.
 
     Raises ValueError if ``original`` is converted already, or the two have different inputs or
@@ -263,11 +262,11 @@ def read_pair(original: ModelLike, converted: ModelLike | None) -> tuple[Source,
     if _rewritten(source.proto):
         raise ValueError("original: the model is converted already; pass the one it was made from")
     if converted is None:
-        result = convert_with_report(original, load_external_data=False)
-        target = Source(result.model, source.folder)
+        target = source.derive(convert_with_report(source, load_external_data=False).model)
     else:
         target = read_model(converted)
-        target = Source(target.proto, target.folder or source.folder)
+        if target.folder is None:  # made by convert, with references to the original's data
+            target = replace(target, folder=source.folder)
     _check_same_interface(source.proto, target.proto)
     return source, target
 
@@ -357,13 +356,13 @@ class _Session:
 
     def __init__(
         self,
-        source: Source,
+        source: Model,
         providers: Sequence[Any] = ("CPUExecutionProvider",),
         *,
         custom: bool = False,
         outputs: Sequence[str] = (),
     ) -> None:
-        self._source, self._custom = source, custom
+        self.source, self._custom = source, custom
         self._requested = list(providers)
         model = source.proto
         if outputs:
@@ -384,7 +383,7 @@ class _Session:
         options.log_severity_level = 3
         if self._custom:
             register(options)
-        return open_session(model, self._source.folder, options, self._requested)
+        return open_session(self.source.derive(model), options, self._requested)
 
     @property
     def providers(self) -> list[str]:
@@ -414,14 +413,14 @@ class _Session:
 
     @property
     def model(self) -> onnx.ModelProto:
-        return self._source.proto
+        return self.source.proto
 
     def inlined(self) -> _Session:
-        source = inline_functions(self._source)
+        source = inline_functions(self.source)
         return _Session(source, self._requested, custom=self._custom)
 
     def probe(self, outputs: Sequence[str]) -> _Session:
-        return _Session(self._source, self._requested, custom=self._custom, outputs=outputs)
+        return _Session(self.source, self._requested, custom=self._custom, outputs=outputs)
 
 
 class _Reference:
@@ -429,14 +428,13 @@ class _Reference:
 
     label = "onnx.reference, with a ConvTranspose that sums in float64"
 
-    def __init__(self, source: Source, why: str, outputs: Sequence[str] = ()) -> None:
+    def __init__(self, source: Model, why: str, outputs: Sequence[str] = ()) -> None:
         from onnx.reference import ReferenceEvaluator
 
-        self._source, self._why = source, why
+        self.source, self._why = source, why
         self.notes = (f"stock onnxruntime cannot run the original: {why}",)
         model = _with_outputs(source.proto, outputs or [o.name for o in source.proto.graph.output])
-        if source.folder is not None:
-            load_external_data(model, source.folder)
+        source.derive(model).load()
         self._names = [value.name for value in model.graph.output]
         self._evaluator = ReferenceEvaluator(model, new_ops=[_exact_conv_transpose()])
 
@@ -445,13 +443,13 @@ class _Reference:
 
     @property
     def model(self) -> onnx.ModelProto:
-        return self._source.proto
+        return self.source.proto
 
     def inlined(self) -> _Reference:
-        return _Reference(inline_functions(self._source), self._why)
+        return _Reference(inline_functions(self.source), self._why)
 
     def probe(self, outputs: Sequence[str]) -> _Reference:
-        return _Reference(self._source, self._why, outputs)
+        return _Reference(self.source, self._why, outputs)
 
 
 def _exact_conv_transpose() -> type:
@@ -471,7 +469,7 @@ def _exact_conv_transpose() -> type:
 
 
 def _run_baseline(
-    source: Source, all_feeds: Sequence[Mapping[str, np.ndarray]]
+    source: Model, all_feeds: Sequence[Mapping[str, np.ndarray]]
 ) -> tuple[_Session | _Reference, list[dict[str, Any]]]:
     baseline: _Session | _Reference
     try:
@@ -515,13 +513,13 @@ def _first_difference(
         for index, node, name in chunk:
             for comparison in compare(name, wanted[name], got[name], limits.after_node(index)):
                 if not comparison.ok:
-                    plan = _plan_of(converted, node, feeds, tested.providers)
+                    plan = _plan_of(tested.source, node, feeds, tested.providers)
                     return NodeDifference(node.name or name, node.op_type, comparison, plan)
     return None
 
 
 def _plan_of(
-    model: onnx.ModelProto,
+    model: Model,
     node: onnx.NodeProto,
     feeds: Mapping[str, np.ndarray],
     providers: Sequence[str],
@@ -551,7 +549,7 @@ def _plan_of(
     return "; ".join(f"'{known.name}' in it: {text(known)}" for known in ours)
 
 
-def inline_functions(source: Source) -> Source:
+def inline_functions(source: Model) -> Model:
     """The model with its local functions' nodes in place of the calls, so that these can be probed.
 
     A function's node goes by the same name in the original and the converted model.
@@ -560,7 +558,7 @@ def inline_functions(source: Source) -> Source:
         return source
     from onnx import inliner
 
-    return Source(inliner.inline_local_functions(source.proto), source.folder, source.path)
+    return source.derive(inliner.inline_local_functions(source.proto))
 
 
 def _produced(model: onnx.ModelProto) -> set[str]:

@@ -42,13 +42,13 @@ def test_attributes_may_be_external_too(tmp_path):
         size_threshold=0,
         convert_attribute=True,
     )
-    assert len(model_io.external_tensors(onnx.load(path, load_external_data=False))) == 2
+    assert len(model_io.read_model(path).external) == 2
     (tmp_path / "out").mkdir()
     convert(path, tmp_path / "out" / "out.onnx")
     (tmp_path / "weights.bin").unlink()
     written = onnx.load(tmp_path / "out" / "out.onnx", load_external_data=False)
-    assert len(model_io.external_tensors(written)) == 2
-    model_io.load_external_data(written, tmp_path / "out")
+    assert len(model_io.Model(written).external) == 2
+    written = model_io.Model(written, tmp_path / "out").load().proto
     np.testing.assert_array_equal(
         onnx.numpy_helper.to_array(written.graph.node[0].attribute[0].t), CASE.arrays()["w"]
     )
@@ -107,7 +107,7 @@ def test_a_failing_write_leaves_nothing_new(tmp_path, monkeypatch):
 
 def test_skeleton_has_no_weights():
     model = conv_transpose_model(CASE)
-    skeleton = model_io.skeleton(model)
+    skeleton = model_io.Model(model).skeleton()
     assert [t.name for t in skeleton.graph.initializer] == ["b"]
     assert [v.name for v in skeleton.graph.input] == ["x", "w"]
     assert skeleton.opset_import == model.opset_import

@@ -15,6 +15,7 @@ from onnx import AttributeProto, helper
 
 import ort_tconv
 from ort_tconv import _core
+from ort_tconv.converters import Model
 from ort_tconv.inputs import make_inputs
 from ort_tconv.shapes import typed_nodes
 
@@ -22,7 +23,7 @@ from ort_tconv.shapes import typed_nodes
 def transposed(model: onnx.ModelProto, **shapes) -> list:
     shapes = shapes or {name: array.shape for name, array in make_inputs(model).items()}
     names = ("ConvTranspose", "SegregatedConvTranspose")
-    return [node for node in typed_nodes(model, shapes) if node.op_type in names]
+    return [node for node in typed_nodes(Model(model), shapes) if node.op_type in names]
 
 
 @pytest.mark.parametrize("name", CORNERS)

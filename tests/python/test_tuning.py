@@ -23,7 +23,7 @@ from onnx import helper
 from sessions import agree, run_converted, run_stock
 
 from ort_tconv import tuning
-from ort_tconv.converters import convert, convert_with_report, model_io
+from ort_tconv.converters import Model, convert, convert_with_report, model_io
 from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
 from ort_tconv.tuning import ModelTiming, Tuning, find_sites, interleaved
 
@@ -599,7 +599,7 @@ def test_external_data(times, tmp_path):
     onnx.save(chain_model(1), path, save_as_external_data=True, size_threshold=0)
     result = convert_with_report(path, tune=True, shapes=SHAPES, load_external_data=False)
     assert len(result.tuning.sites) == 1
-    assert model_io.external_tensors(result.model)
+    assert Model(result.model).external
 
 
 def test_models_too_large_for_protobuf_are_timed(times, monkeypatch):

@@ -218,6 +218,7 @@ def test_no_onnx_opset():
 def test_another_version_of_the_domain():
     model = conv_transpose_model(CASE)
     model.opset_import.append(helper.make_opsetid("ort_tconv", 7))
+    model.graph.node.append(helper.make_node("Other", ["x"], ["other"], domain="ort_tconv"))
     assert refusal(model) == (
         "the model imports domain 'ort_tconv' version 7, and this converter writes version 1"
     )

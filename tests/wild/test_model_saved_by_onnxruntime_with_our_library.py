@@ -41,14 +41,3 @@ def test_imports_of_functions_mean_nothing_either():
     result = convert_with_report(model)
     assert result.changes and not result.skips
     agree(model, result.model)
-
-
-def test_a_node_of_another_version_still_counts():
-    model = ort_tconv.convert(conv_transpose_model(CASE))
-    for known in model.opset_import:
-        known.version = 2 if known.domain == "ort_tconv" else known.version
-    other = conv_transpose_model(CASE).graph.node[0]
-    other.name, other.output[0] = "other", "other"
-    model.graph.node.append(other)
-    (skip,) = convert_with_report(model).skips
-    assert "version 2" in skip.reason

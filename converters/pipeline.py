@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -18,12 +18,13 @@ from .conv_transpose import ConvTransposeRewrite
 from .epilogue import EpilogueRewrite
 from .facts import Facts
 from .model_io import ConversionError, ModelLike, Source
-from .nodes import DOMAIN, own_op
+from .nodes import own_op
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
 from .unit_stride_conv import UnitStrideConvRewrite
 from .upsample_conv import UpsampleConvRewrite
+from .value_types import annotate, cast_in_functions, describe_results
 from .zero_insertion import ZeroInsertionRewrite
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ class _Rewritten:
 
     model: ir.Model
     modified: bool
+    described: set[str]  # values of the main graph whose types have to be written down
     restore: Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]
     report: Report
 
@@ -234,7 +236,7 @@ class _Rewritten:
             result = onnx.ModelProto()
             result.CopyFrom(original)
             return result
-        result = self.restore(ir.to_proto(self.model), _typed_outputs(self.model))
+        result = self.restore(ir.to_proto(self.model), self.described)
         _check(result, original, self.report)
         return result
 
@@ -249,13 +251,19 @@ def _rewrite(source: Source, selection: Selection, passes: Sequence[type[Rewrite
     if source.folder is not None:
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, source.folder)
-    _annotate(model, source.proto)
+    annotate(model, source.proto)
     facts = Facts(model)
-    modified = [make(selection, report, facts)(model).modified for make in passes]
+    before = {node: node.name for node in _all_nodes(model)}
+    described: set[str] = set()
+    modified = any([make(selection, report, facts)(model).modified for make in passes])
+    if modified:
+        cast_in_functions(model, facts)
+        described = describe_results(model, facts)
+        _unique_names(model, before)
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
     report.operators = (count_operators(source.proto), after)
     _note_idle_patterns(selection.include, report)
-    return _Rewritten(model, any(modified), restore, report)
+    return _Rewritten(model, modified, described, restore, report)
 
 
 def _operator_name(node: ir.Node) -> str:
@@ -308,33 +316,27 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return False
 
 
-def _annotate(model: ir.Model, original: onnx.ModelProto) -> None:
-    """Add the types and shapes of the main graph that onnx infers and the model leaves out."""
-    try:
-        skeleton = model_io.skeleton(original)
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # onnx's tools raise what they like, and do without what they cannot infer
-        return
-    infos = {info.name: info for info in inferred.graph.value_info}
-    for node in model.graph:
-        for value in node.outputs:
-            known = value.shape is not None and value.dtype is not None
-            if value.name in infos and not known and not value.is_graph_output():
-                ir.serde.deserialize_value_info_proto(infos[value.name], value)
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for owner in (model.graph, *model.functions.values()):
+        yield from ir.traversal.RecursiveGraphIterator(owner)
 
 
-def _typed_outputs(model: ir.Model) -> set[str]:
-    """Names of our nodes' outputs whose types only ONNX's own operator would tell.
+def _unique_names(model: ir.Model, before: Mapping[ir.Node, str | None]) -> None:
+    """Rename nodes that a pass has made, or given another name, and whose name another node has.
 
-    They are written down, for tools that do not know the custom operator.
+    ``before`` has the names that the model's nodes had; those that kept theirs are not touched.
     """
-    return {
-        value.name
-        for node in model.graph
-        if node.domain == DOMAIN
-        for value in node.outputs
-        if value.shape is not None and value.dtype is not None and not value.is_graph_output()
-    }
+    named = [node for node in _all_nodes(model) if node.name]
+    taken = {node.name for node in named if before.get(node) == node.name}
+    for node in named:
+        if before.get(node) == node.name:
+            continue
+        name, number = node.name, 0
+        while name in taken:
+            number += 1
+            name = f"{node.name}_{number}"
+        node.name = name
+        taken.add(name)
 
 
 def _check(result: onnx.ModelProto, original: onnx.ModelProto, report: Report) -> None:

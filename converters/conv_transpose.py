@@ -7,6 +7,7 @@ import onnx_ir as ir
 from .convolution import check_opset
 from .nodes import FLOATS, become_operator
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .value_types import can_tell_type
 
 #: By name: the type of each attribute that ConvTranspose has in any version.
 CONV_TRANSPOSE_ATTRIBUTES = {
@@ -44,6 +45,11 @@ class ConvTransposeRewrite(Rewrite):
         _check_inputs(node)
         for attribute in node.attributes.values():
             _check_attribute(attribute, scope)
+        if scope.function is not None and not can_tell_type(node, scope):
+            raise Refusal(
+                "its type differs among the function's calls, or is not known, and before opset 15 "
+                "nothing could tell it to what follows"
+            )
 
         def apply() -> list[ir.Node]:
             inputs = list(node.inputs)

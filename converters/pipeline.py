@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -18,12 +18,13 @@ from .conv_transpose import ConvTransposeRewrite
 from .epilogue import EpilogueRewrite
 from .facts import Facts
 from .model_io import ConversionError, Model, ModelLike
-from .nodes import DOMAIN, own_op
+from .nodes import own_op
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
 from .unit_stride_conv import UnitStrideConvRewrite
 from .upsample_conv import UpsampleConvRewrite
+from .value_types import annotate, cast_in_functions, describe_results
 from .zero_insertion import ZeroInsertionRewrite
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ class _Rewritten:
 
     model: ir.Model
     modified: bool
+    described: set[str]  # values of the main graph whose types have to be written down
     restore: Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]
     report: Report
 
@@ -236,7 +238,7 @@ class _Rewritten:
             proto = ir.to_proto(self.model)
         except ir.serde.SerdeError as error:  # new weights are computed here, from files maybe
             raise ConversionError(str(_root_cause(error))) from error
-        result = self.restore(proto, _typed_outputs(self.model))
+        result = self.restore(proto, self.described)
         _check(original.derive(result), original, self.report)
         return result
 
@@ -255,13 +257,19 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
             f"the model was given without its folder, and with {len(external)} tensor(s) in other "
             f"files, such as '{external[0].name}': what needs their values is left alone"
         )
-    _annotate(model, source)
+    annotate(model, source)
     facts = Facts(model)
-    modified = [make(selection, report, facts)(model).modified for make in passes]
+    before = {node: node.name for node in _all_nodes(model)}
+    described: set[str] = set()
+    modified = any([make(selection, report, facts)(model).modified for make in passes])
+    if modified:
+        cast_in_functions(model, facts)
+        described = describe_results(model, facts)
+        _unique_names(model, before)
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
     report.operators = (count_operators(source.proto), after)
     _note_idle_patterns(selection.include, report)
-    return _Rewritten(model, any(modified), restore, report)
+    return _Rewritten(model, modified, described, restore, report)
 
 
 def _operator_name(node: ir.Node) -> str:
@@ -314,32 +322,27 @@ def _holds_map(type_: onnx.TypeProto) -> bool:
     return False
 
 
-def _annotate(model: ir.Model, original: Model) -> None:
-    """Add the types and shapes of the main graph that onnx infers and the model leaves out."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(original.skeleton(), data_prop=True)
-    except Exception:  # onnx's tools raise what they like, and do without what they cannot infer
-        return
-    infos = {info.name: info for info in inferred.graph.value_info}
-    for node in model.graph:
-        for value in node.outputs:
-            known = value.shape is not None and value.dtype is not None
-            if value.name in infos and not known and not value.is_graph_output():
-                ir.serde.deserialize_value_info_proto(infos[value.name], value)
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for owner in (model.graph, *model.functions.values()):
+        yield from ir.traversal.RecursiveGraphIterator(owner)
 
 
-def _typed_outputs(model: ir.Model) -> set[str]:
-    """Names of our nodes' outputs whose types only ONNX's own operator would tell.
+def _unique_names(model: ir.Model, before: Mapping[ir.Node, str | None]) -> None:
+    """Rename nodes that a pass has made, or given another name, and whose name another node has.
 
-    They are written down, for tools that do not know the custom operator.
+    ``before`` has the names that the model's nodes had; those that kept theirs are not touched.
     """
-    return {
-        value.name
-        for node in model.graph
-        if node.domain == DOMAIN
-        for value in node.outputs
-        if value.shape is not None and value.dtype is not None and not value.is_graph_output()
-    }
+    named = [node for node in _all_nodes(model) if node.name]
+    taken = {node.name for node in named if before.get(node) == node.name}
+    for node in named:
+        if before.get(node) == node.name:
+            continue
+        name, number = node.name, 0
+        while name in taken:
+            number += 1
+            name = f"{node.name}_{number}"
+        node.name = name
+        taken.add(name)
 
 
 def _check(result: Model, original: Model, report: Report) -> None:

@@ -500,6 +500,12 @@ def _first_difference(
     converted = tested.model
     limits = limits.of_model(converted, feeds)
     known = _produced(baseline.model)
+    # In functions a Cast tells the type of the operator's result, which may go by a new name.
+    operators = {
+        node.output[0]: node
+        for node in converted.graph.node
+        if node.domain == DOMAIN and node.output[0] not in known
+    }
     probes = [
         (index, node, name)
         for index, node in enumerate(converted.graph.node)
@@ -513,6 +519,7 @@ def _first_difference(
         for index, node, name in chunk:
             for comparison in compare(name, wanted[name], got[name], limits.after_node(index)):
                 if not comparison.ok:
+                    node = operators.get(node.input[0], node) if node.input else node
                     plan = _plan_of(tested.source, node, feeds, tested.providers)
                     return NodeDifference(node.name or name, node.op_type, comparison, plan)
     return None

@@ -9,6 +9,10 @@
 #   4. ONNX Runtime's release archive on GitHub
 #   5. Debian 13's package libonnxruntime-dev, through this machine's own apt mirror
 # -DORT_TCONV_DOWNLOAD=OFF stops after 3.
+#
+# The execution provider needs onnxruntime_ep_c_api.h, which is newer (API version 23).  The headers found
+# above serve it, too, if they have it; otherwise those of its own version are looked for in the places 3 to
+# 5, the suite after Debian 13 being the last.  Without them everything but the provider is built.
 
 option(ORT_TCONV_DOWNLOAD "Download ONNX Runtime's headers when none are installed" ON)
 set(ORT_TCONV_ORT_INCLUDE_DIR "" CACHE PATH "Directory that holds onnxruntime_cxx_api.h")
@@ -25,6 +29,22 @@ set(ORT_TCONV_ORT_HEADERS
   onnxruntime_cxx_api.h=b3b27d6a6fced0725e3f188379cca008b1d7a456997684756374d4b388f2cf05
   onnxruntime_cxx_inline.h=7f448e994c732eacd9e49900365fefa8f1ac998a6d6eb78e5f4aab1b8d9d8900
   onnxruntime_float16.h=6c4db3d1954b266c4febe413351af86cac922e3448538e7e452e51d646e56a4a)
+set(ORT_TCONV_DEBIAN_SUITE trixie)
+
+# The same for the execution provider, which uses the C API alone.
+set(ORT_TCONV_PROVIDER_MIN_API 23)
+set(ORT_TCONV_PROVIDER_ORT_VERSION 1.23.2)
+set(ORT_TCONV_PROVIDER_ORT_HEADERS
+  onnxruntime_c_api.h=71125e66180a991d65c9bdbad4aa20daaa1f7a48c7a5c0fa5f18f250ac839a02
+  onnxruntime_ep_c_api.h=b92778f50c36ecdf53d0344e0129a78b306afed653f81bba8a9597e3e6e9546f)
+set(ORT_TCONV_PROVIDER_DEBIAN_SUITE forky)
+
+# Sets <out> to the API version of the headers in `dir`, "" if they do not say.
+function(_ort_tconv_api_version dir out)
+  file(STRINGS "${dir}/onnxruntime_c_api.h" line REGEX "^#define ORT_API_VERSION [0-9]+")
+  string(REGEX MATCH "[0-9]+" version "${line}")
+  set(${out} "${version}" PARENT_SCOPE)
+endfunction()
 
 # Sets <out> to "" if `dir` holds usable headers, and to the reason otherwise.
 function(_ort_tconv_check_headers dir out)
@@ -32,8 +52,7 @@ function(_ort_tconv_check_headers dir out)
     set(${out} "no onnxruntime_cxx_api.h and onnxruntime_c_api.h in ${dir}" PARENT_SCOPE)
     return()
   endif()
-  file(STRINGS "${dir}/onnxruntime_c_api.h" line REGEX "^#define ORT_API_VERSION [0-9]+")
-  string(REGEX MATCH "[0-9]+" version "${line}")
+  _ort_tconv_api_version("${dir}" version)
   if(NOT version)
     set(${out} "no ORT_API_VERSION in ${dir}/onnxruntime_c_api.h" PARENT_SCOPE)
   elseif(version LESS ORT_TCONV_MIN_API)
@@ -121,7 +140,7 @@ endfunction()
 function(_ort_tconv_fetch_debian work out_dir out_reason)
   message(STATUS "ONNX Runtime headers: trying Debian's libonnxruntime-dev")
   execute_process(
-    COMMAND sh "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_ort_headers.sh" "${work}/debian"
+    COMMAND sh "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_ort_headers.sh" "${work}/debian" ${ORT_TCONV_DEBIAN_SUITE}
     RESULT_VARIABLE code OUTPUT_VARIABLE text ERROR_VARIABLE text TIMEOUT 240)
   if(NOT code EQUAL 0)
     string(STRIP "${text}" text)
@@ -131,6 +150,49 @@ function(_ort_tconv_fetch_debian work out_dir out_reason)
   endif()
   set(${out_dir} "${work}/debian/usr/include/onnxruntime" PARENT_SCOPE)
   set(${out_reason} "" PARENT_SCOPE)
+endfunction()
+
+# Looks for the headers of ORT_TCONV_ORT_VERSION, whose hashes are ORT_TCONV_ORT_HEADERS, in the cache and
+# then in the sources of downloads, which the cache keeps.  Sets <out> to the directory, "" if there is
+# none, and <out_tried> to the reasons.
+function(_ort_tconv_download_headers out out_tried)
+  set(tried "")
+  _ort_tconv_cache_dir(cache)
+  _ort_tconv_verify_headers("${cache}" reason)
+  if(NOT reason)
+    message(STATUS "ONNX Runtime headers: ${cache} (downloaded by an earlier build)")
+    set(${out} "${cache}" PARENT_SCOPE)
+    return()
+  endif()
+  list(APPEND tried "earlier download: ${reason}")
+  # Something is there but is not usable: make room for a good copy.
+  file(REMOVE_RECURSE "${cache}")
+
+  if(ORT_TCONV_DOWNLOAD)
+    set(work "${CMAKE_BINARY_DIR}/ort-headers-download")
+    foreach(source IN ITEMS release debian)
+      file(REMOVE_RECURSE "${work}")
+      file(MAKE_DIRECTORY "${work}")
+      cmake_language(CALL _ort_tconv_fetch_${source} "${work}" dir reason)
+      if(NOT reason)
+        _ort_tconv_verify_headers("${dir}" reason)
+      endif()
+      if(NOT reason)
+        _ort_tconv_keep("${dir}" "${cache}" reason)
+      endif()
+      file(REMOVE_RECURSE "${work}")
+      if(NOT reason)
+        message(STATUS "ONNX Runtime headers: ${cache} (downloaded)")
+        set(${out} "${cache}" PARENT_SCOPE)
+        return()
+      endif()
+      list(APPEND tried "${reason}")
+    endforeach()
+  else()
+    list(APPEND tried "downloads: switched off by ORT_TCONV_DOWNLOAD=OFF")
+  endif()
+  set(${out} "" PARENT_SCOPE)
+  set(${out_tried} "${tried}" PARENT_SCOPE)
 endfunction()
 
 function(ort_tconv_find_ort_headers out)
@@ -171,42 +233,13 @@ function(ort_tconv_find_ort_headers out)
     list(APPEND tried "installed package: no onnxruntime_cxx_api.h under CMAKE_PREFIX_PATH, CONDA_PREFIX or the system prefixes")
   endif()
 
-  # 3. An earlier download.
-  _ort_tconv_cache_dir(cache)
-  _ort_tconv_verify_headers("${cache}" reason)
-  if(NOT reason)
-    message(STATUS "ONNX Runtime headers: ${cache} (downloaded by an earlier build)")
-    set(${out} "${cache}" PARENT_SCOPE)
+  # 3., 4., 5.
+  _ort_tconv_download_headers(found reasons)
+  if(found)
+    set(${out} "${found}" PARENT_SCOPE)
     return()
   endif()
-  list(APPEND tried "earlier download: ${reason}")
-  # Something is there but is not usable: make room for a good copy.
-  file(REMOVE_RECURSE "${cache}")
-
-  # 4., 5. Download, and keep.
-  if(ORT_TCONV_DOWNLOAD)
-    set(work "${CMAKE_BINARY_DIR}/ort-headers-download")
-    foreach(source IN ITEMS release debian)
-      file(REMOVE_RECURSE "${work}")
-      file(MAKE_DIRECTORY "${work}")
-      cmake_language(CALL _ort_tconv_fetch_${source} "${work}" dir reason)
-      if(NOT reason)
-        _ort_tconv_verify_headers("${dir}" reason)
-      endif()
-      if(NOT reason)
-        _ort_tconv_keep("${dir}" "${cache}" reason)
-      endif()
-      file(REMOVE_RECURSE "${work}")
-      if(NOT reason)
-        message(STATUS "ONNX Runtime headers: ${cache} (downloaded)")
-        set(${out} "${cache}" PARENT_SCOPE)
-        return()
-      endif()
-      list(APPEND tried "${reason}")
-    endforeach()
-  else()
-    list(APPEND tried "downloads: switched off by ORT_TCONV_DOWNLOAD=OFF")
-  endif()
+  list(APPEND tried ${reasons})
 
   list(JOIN tried "\n  - " tried)
   message(FATAL_ERROR
@@ -217,4 +250,26 @@ function(ort_tconv_find_ort_headers out)
     "  - install them: 'apt install libonnxruntime-dev' (Debian 13 or newer),\n"
     "    'conda install -c conda-forge onnxruntime-cpp'\n"
     "  - build without the operator library: -DORT_TCONV_BUILD_OP=OFF (C++ core and tests only)")
+endfunction()
+
+# Sets <out> to the directory of headers with which the execution provider can be built, "" if there are
+# none.  `operator_headers` are those of the operator.
+function(ort_tconv_find_provider_headers operator_headers out)
+  if(EXISTS "${operator_headers}/onnxruntime_ep_c_api.h")
+    _ort_tconv_api_version("${operator_headers}" version)
+    if(NOT version LESS ORT_TCONV_PROVIDER_MIN_API)
+      set(${out} "${operator_headers}" PARENT_SCOPE)
+      return()
+    endif()
+  endif()
+  set(ORT_TCONV_ORT_VERSION ${ORT_TCONV_PROVIDER_ORT_VERSION})
+  set(ORT_TCONV_ORT_HEADERS ${ORT_TCONV_PROVIDER_ORT_HEADERS})
+  set(ORT_TCONV_DEBIAN_SUITE ${ORT_TCONV_PROVIDER_DEBIAN_SUITE})
+  _ort_tconv_download_headers(found tried)
+  if(NOT found)
+    list(PREPEND tried "headers of the operator: no onnxruntime_ep_c_api.h of API version ${ORT_TCONV_PROVIDER_MIN_API} or newer in ${operator_headers}")
+    list(JOIN tried "\n    - " tried)
+    message(STATUS "Execution provider: left out, it needs the headers of ONNX Runtime 1.23 or newer.  Tried:\n    - ${tried}")
+  endif()
+  set(${out} "${found}" PARENT_SCOPE)
 endfunction()

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Usage: debian_ort_headers.sh DEST
-# Downloads Debian 13's libonnxruntime-dev (85 kB) and unpacks it under DEST, with Debian's usual
+# Usage: debian_ort_headers.sh DEST SUITE
+# Downloads libonnxruntime-dev (about 100 kB) of a suite of Debian and unpacks it under DEST, with Debian's usual
 # chain of trust (keyring -> InRelease -> Packages -> .deb) and without touching the system: no
 # root, no installation, and all of apt's state in a temporary directory.
 set -eu
@@ -8,14 +8,14 @@ set -eu
 fail() { echo "$*" >&2; exit 1; }
 
 dest=$1
-suite=trixie
+suite=$2
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 for tool in apt-get dpkg-deb; do
   command -v "$tool" >/dev/null || fail "not a Debian system ($tool is missing)"
 done
-# Debian 13's Release file is signed with Debian 12's archive key too, so the keyring of either
-# will do.
+# The Release files of Debian 13 and of the suite after it are signed with Debian 12's archive key too, so
+# the keyring of any of them will do.
 [ -r "$keyring" ] || fail "$keyring is missing; install debian-archive-keyring"
 
 # The mirror this machine already uses. apt parses its own configuration, whatever its format

@@ -71,14 +71,14 @@ CudaKernel::CudaKernel(const OrtApi& api, const OrtKernelInfo* info, DType dtype
 // For the shape the model declares, or a likely one: packed weights depend on little of it.  No stream of
 // the session exists yet, and waiting is allowed.
 void CudaKernel::pack_ahead(const OrtKernelInfo* info, const OrtValue* w) {
-  bool guessed = false;
-  const InputShapes shapes = declared_shapes(api_, info, w, guessed);
+  const Dims declared = declared_shape(api_, info), w_shape = shape_of(api_, w);
+  const InputShapes shapes{likely_shape(declared, w_shape), w_shape, {}, {}};
   if (shapes.x.empty()) return;
   std::shared_ptr<const Entry> entry;
   try {
     entry = prepare(shapes);
   } catch (const Error&) {
-    if (!guessed) throw;
+    if (shapes.x == declared) throw;
     return;  // the guess did not fit; every run packs for itself
   }
   const cuda::LaunchPlan& plan = entry->plan;

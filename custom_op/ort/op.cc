@@ -2,55 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
-#include <new>
 
 #include "core/status.h"
-#include "cpu/arch.h"
-#include "cpu/weight_cache.h"
 
 namespace ort_tconv {
 namespace {
-
-// The session's thread pool and CPU allocator.
-class SessionExecutor final : public Executor {
- public:
-  SessionExecutor(const OrtApi& api, OrtKernelContext* context)
-      : api_(api), context_(context), allocator_(nullptr, api.ReleaseAllocator) {
-    OrtMemoryInfo* info = nullptr;
-    check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
-    const Owned<OrtMemoryInfo> owned(info, api_.ReleaseMemoryInfo);
-    OrtAllocator* allocator = nullptr;
-    check(api_, api_.KernelContext_GetAllocator(context_, info, &allocator));
-    allocator_.reset(allocator);
-  }
-
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    if (n == 1) return fn(0);
-    const auto call = [](void* f, size_t i) {
-      (*static_cast<const std::function<void(int64_t)>*>(f))(static_cast<int64_t>(i));
-    };
-    check(api_, api_.KernelContext_ParallelFor(context_, call, static_cast<size_t>(n), 0,
-                                               const_cast<std::function<void(int64_t)>*>(&fn)));
-  }
-  void* allocate(size_t bytes) override {
-    void* p = nullptr;
-    try {
-      p = allocator_->Alloc(allocator_.get(), bytes);
-    } catch (...) {  // ORT's allocators report by throwing, of their own types
-    }
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void release(void* p) override { allocator_->Free(allocator_.get(), p); }
-
- private:
-  const OrtApi& api_;
-  OrtKernelContext* context_;
-  Owned<OrtAllocator> allocator_;
-};
-
-constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
 
 // Attributes of the node in shape inference.  What is absent or of another type reads as the value given
 // for missing: the kernel refuses it.
@@ -168,82 +124,22 @@ void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
 }  // namespace
 
 CpuKernel::CpuKernel(const OrtApi& api, const OrtKernelInfo* info, DType dtype)
-    : api_(api), dtype_(dtype), name_(node_name(api, info)), attributes_(read_attributes(api, info)),
-      kernels_(kernel_set()), machine_(machine(kernels_)) {
-  check_attributes(attributes_);
+    : api_(api), name_(node_name(api, info)), node_(read_attributes(api, info), dtype) {
   int is_constant = 0;
   const OrtValue* w = nullptr;
   check(api_, api_.KernelInfoGetConstantInput_tensor(info, 1, &is_constant, &w));
   constant_w_ = is_constant && w;
-  if (constant_w_) prepare_ahead(info, w);
-}
-
-// Plans and packs when the session is created, for the shape the model declares, or a likely one.
-void CpuKernel::prepare_ahead(const OrtKernelInfo* info, const OrtValue* w) {
-  bool guessed = false;
-  const InputShapes shapes = declared_shapes(api_, info, w, guessed);
-  if (shapes.x.empty()) return;
-  if (!guessed) {
-    const auto prepared = prepare(shapes);
-    if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, data_of(api_, w));
-    return;
-  }
-  try {
-    constant_weights(*prepare(shapes), data_of(api_, w));
-  } catch (const Error&) {
-    // The guess did not fit; the shapes of the first run decide.
-  }
-}
-
-std::shared_ptr<const Prepared> CpuKernel::prepare(const InputShapes& shapes) {
-  const auto view = [](const std::shared_ptr<const Entry>& e) {
-    return std::shared_ptr<const Prepared>(e, &e->prepared);
-  };
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto found =
-        std::find_if(prepared_.begin(), prepared_.end(), [&](const auto& e) { return same(e->shapes, shapes); });
-    if (found != prepared_.end()) {
-      std::rotate(found, found + 1, prepared_.end());
-      return view(prepared_.back());
-    }
-  }
-  const auto entry = std::make_shared<const Entry>(
-      Entry{shapes, Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm)});
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (prepared_.size() >= kPreparedShapes) prepared_.erase(prepared_.begin());
-  prepared_.push_back(entry);
-  return view(entry);
-}
-
-std::shared_ptr<const PackedWeights> CpuKernel::constant_weights(const Prepared& prepared, const void* w) {
-  std::lock_guard<std::mutex> lock(mutex_);  // the first run in a layout packs, others wait for it
-  for (const auto& p : packed_)
-    if (p->layout == prepared.layout()) return p;
-  const Problem& p = prepared.problem();
-  const int64_t count = p.channels * p.group_out() * element_count(p.kernel, "kernel size");
-  packed_.push_back(shared_weights(prepared, w, static_cast<size_t>(count * storage_bytes(dtype_))));
-  return packed_.back();
+  if (constant_w_) node_.prepare_ahead(declared_shape(api_, info), shape_of(api_, w), data_of(api_, w));
 }
 
 void CpuKernel::compute(OrtKernelContext* context) {
   const Inputs inputs(api_, context);
-  const auto prepared = prepare(inputs.shapes);
-
-  const Dims y_shape = prepared->problem().y_shape();
-  OrtValue* y = nullptr;
-  check(api_, api_.KernelContext_GetOutput(context, 0, y_shape.data(), y_shape.size(), &y));
-  if (element_count(y_shape, "output size") == 0) return;
-
   Tensors tensors;
   tensors.x = data_of(api_, inputs.x);
   tensors.w = data_of(api_, inputs.w);
   if (inputs.b) tensors.b = data_of(api_, inputs.b);
   if (inputs.z) tensors.z = data_of(api_, inputs.z);
-  tensors.y = const_cast<void*>(data_of(api_, y));
-  SessionExecutor executor(api_, context);
-  const auto packed = constant_w_ ? constant_weights(*prepared, tensors.w) : prepared->pack(tensors.w);
-  prepared->run(*packed, tensors, executor);
+  node_.run(api_, context, inputs.shapes, tensors, constant_w_);
 }
 
 OrtStatusPtr CpuKernel::ComputeV2(OrtKernelContext* context) noexcept {

@@ -2,15 +2,18 @@
 // attributes and statuses and the engine.  No arithmetic here.
 #pragma once
 
-#include <memory>
-#include <mutex>
-#include <vector>
+#define ORT_API_MANUAL_INIT  // the API table arrives through RegisterCustomOps
+#include <onnxruntime_cxx_api.h>
 
-#include "core/plan.h"
-#include "cpu/run.h"
+#include <string>
+
+#include "ort/cpu_node.h"
 #include "ort/support.h"
 
 namespace ort_tconv {
+
+// The oldest ONNX Runtime's, whose API is all that the operator uses.
+constexpr uint32_t kOperatorApi = 21;
 
 // One node of a session.
 class CpuKernel {
@@ -20,25 +23,11 @@ class CpuKernel {
 
  private:
   void compute(OrtKernelContext* context);
-  std::shared_ptr<const Prepared> prepare(const InputShapes& shapes);
-  std::shared_ptr<const PackedWeights> constant_weights(const Prepared& prepared, const void* w);
-  void prepare_ahead(const OrtKernelInfo* info, const OrtValue* w);
 
   const OrtApi& api_;
-  DType dtype_;
   std::string name_;  // of the node, for messages
-  Attributes attributes_;
-  const KernelSet& kernels_;
-  Machine machine_;
+  CpuNode node_;
   bool constant_w_ = false;
-
-  std::mutex mutex_;  // guards the two caches; their entries are immutable
-  struct Entry {
-    InputShapes shapes;
-    Prepared prepared;
-  };
-  std::vector<std::shared_ptr<const Entry>> prepared_;  // most recently used last
-  std::vector<std::shared_ptr<const PackedWeights>> packed_;
 };
 
 // Shape inference, one for every element type and provider: ORT calls that of the first operator
@@ -49,6 +38,8 @@ OrtStatusPtr infer_output_shape(const OrtCustomOp* op, OrtShapeInferContext* con
 template <class Kernel> class Operator : public Ort::CustomOpBase<Operator<Kernel>, Kernel, /*WithStatus=*/true> {
  public:
   Operator(DType dtype, const char* provider) : dtype_(dtype), provider_(provider) {
+    // Whatever headers these are: a runtime refuses what is stamped with a newer version than its own.
+    OrtCustomOp::version = kOperatorApi;
     // Set directly: the C++ wrapper's context throws outside of any handler.
     OrtCustomOp::InferOutputShapeFn = infer_output_shape;
   }

@@ -48,9 +48,9 @@ OrtCustomOpDomain* make_domain(const OrtApi& api) {
 // `options` and `base` come from the ONNX Runtime that loads this library.
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                                const OrtApiBase* base) noexcept {
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  const OrtApi* api = base->GetApi(kOperatorApi);
   try {
-    require(api, "ort_tconv needs ONNX Runtime 1.", ORT_API_VERSION, " or newer, this is ", base->GetVersionString());
+    require(api, "ort_tconv needs ONNX Runtime 1.", kOperatorApi, " or newer, this is ", base->GetVersionString());
     // Once: threads of other sessions may be reading it.
     [[maybe_unused]] static const bool initialized = (Ort::InitApi(api), true);
     static OrtCustomOpDomain* const domain = make_domain(*api);

@@ -180,23 +180,23 @@ Inputs::Inputs(const OrtApi& api, const OrtKernelContext* context) {
 
 bool same(const InputShapes& a, const InputShapes& b) { return a.x == b.x && a.w == b.w && a.b == b.b && a.z == b.z; }
 
-InputShapes declared_shapes(const OrtApi& api, const OrtKernelInfo* info, const OrtValue* w, bool& guessed) {
-  InputShapes shapes;
-  shapes.w = shape_of(api, w);
+Dims declared_shape(const OrtApi& api, const OrtKernelInfo* info) {
   OrtTypeInfo* type = nullptr;
-  if (take_message(api, api.KernelInfo_GetInputTypeInfo(info, 0, &type)).empty() && type) {
-    const Owned<OrtTypeInfo> owned(type, api.ReleaseTypeInfo);
-    const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-    check(api, api.CastTypeInfoToTensorInfo(type, &tensor));
-    if (tensor) shapes.x = dims_of(api, tensor);
-  }
-  guessed = shapes.x.empty() || std::any_of(shapes.x.begin(), shapes.x.end(), [](int64_t v) { return v < 0; });
-  if (!guessed) return shapes;
-  if (shapes.w.size() < 3) return {};
-  if (shapes.x.size() != shapes.w.size()) shapes.x.assign(shapes.w.size(), -1);
-  for (size_t i = 0; i < shapes.x.size(); ++i)
-    if (shapes.x[i] < 0) shapes.x[i] = i == 0 ? 1 : i == 1 ? shapes.w[0] : 64;
-  return shapes;
+  if (!take_message(api, api.KernelInfo_GetInputTypeInfo(info, 0, &type)).empty() || !type) return {};
+  const Owned<OrtTypeInfo> owned(type, api.ReleaseTypeInfo);
+  const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+  check(api, api.CastTypeInfoToTensorInfo(type, &tensor));
+  return tensor ? dims_of(api, tensor) : Dims{};
+}
+
+Dims likely_shape(Dims declared, const Dims& w) {
+  const auto open = [](int64_t size) { return size < 0; };
+  if (!declared.empty() && std::none_of(declared.begin(), declared.end(), open)) return declared;
+  if (w.size() < 3) return {};
+  if (declared.size() != w.size()) declared.assign(w.size(), -1);
+  for (size_t i = 0; i < declared.size(); ++i)
+    if (declared[i] < 0) declared[i] = i == 0 ? 1 : i == 1 ? w[0] : 64;
+  return declared;
 }
 
 }  // namespace ort_tconv

@@ -1,8 +1,7 @@
 // ONNX Runtime's C API in the terms of the core: statuses as exceptions, shapes, attributes.
 #pragma once
 
-#define ORT_API_MANUAL_INIT  // the API table arrives through RegisterCustomOps
-#include <onnxruntime_cxx_api.h>
+#include <onnxruntime_c_api.h>
 
 #include <memory>
 #include <new>
@@ -42,28 +41,31 @@ struct Inputs {
 };
 bool same(const InputShapes& a, const InputShapes& b);
 
-// The shapes that X and W will have: as the model declares X, or a likely guess where it leaves sizes
-// open (`guessed`).  Empty if not even the rank is known.
-InputShapes declared_shapes(const OrtApi& api, const OrtKernelInfo* info, const OrtValue* w, bool& guessed);
+// Shape that the model declares for X, -1 where it leaves a size open; empty if not even the rank is known.
+Dims declared_shape(const OrtApi& api, const OrtKernelInfo* info);
 
-// Runs `body` and turns whatever it throws into a status: nothing may cross the C boundary.
+// `declared` with likely sizes for what it leaves open, given the shape of W; empty if there is no telling.
+Dims likely_shape(Dims declared, const Dims& w);
+
+// Runs `body` and turns whatever it throws into a status: nothing may cross the C boundary.  `where` names the
+// node of the operator, or of whatever `what` names.
 template <class Body>
-OrtStatusPtr guarded(const OrtApi& api, const std::string& where, Body body) noexcept {
+OrtStatusPtr guarded(const OrtApi& api, const std::string& where, Body body, const char* what = kOpName) noexcept {
   try {
     body();
     return nullptr;
   } catch (const std::bad_alloc&) {
-    return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose: out of memory");
+    return api.CreateStatus(ORT_FAIL, "ort_tconv: out of memory");
   } catch (const std::exception& e) {
     try {
       return api.CreateStatus(
           ORT_INVALID_ARGUMENT,
-          concat(kOpName, where.empty() ? "" : " '", where, where.empty() ? "" : "'", ": ", e.what()).c_str());
+          concat(what, where.empty() ? "" : " '", where, where.empty() ? "" : "'", ": ", e.what()).c_str());
     } catch (...) {
-      return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose failed, and so did describing why");
+      return api.CreateStatus(ORT_FAIL, "ort_tconv failed, and so did describing why");
     }
   } catch (...) {
-    return api.CreateStatus(ORT_FAIL, "SegregatedConvTranspose: unknown exception");
+    return api.CreateStatus(ORT_FAIL, "ort_tconv: unknown exception");
   }
 }
 

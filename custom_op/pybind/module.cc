@@ -204,6 +204,11 @@ PYBIND11_MODULE(_core, m) {
 #else
   m.attr("built_with_cuda") = false;
 #endif
+#ifdef ORT_TCONV_PROVIDER
+  m.attr("built_with_provider") = true;
+#else
+  m.attr("built_with_provider") = false;
+#endif
   m.def("isa", [] { return std::string(kernel_set().name); }, "Instruction set in use.");
   m.def("compiled_isas", &compiled_isas, "Instruction sets built in, best first.");
   m.def("supported_isas", &supported_isas, "Those of them this processor has, best first.");

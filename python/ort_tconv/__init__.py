@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .converters import ConversionError, convert
     from .inference_session import InferenceSession
     from .inspection import Inspection, inspect
+    from .provider import add_provider
     from .session import available_providers, register
     from .validation import ValidationReport, validate
 
@@ -36,6 +37,7 @@ _HOMES = {
     "InferenceSession": ".inference_session",
     "Inspection": ".inspection",
     "ValidationReport": ".validation",
+    "add_provider": ".provider",
     "available_providers": ".session",
     "benchmark": ".benchmarking",
     "convert": ".converters",
@@ -52,6 +54,7 @@ __all__ = [
     "InferenceSession",
     "Inspection",
     "ValidationReport",
+    "add_provider",
     "available_providers",
     "benchmark",
     "convert",

@@ -56,6 +56,7 @@ class Error(ValueError): ...
 
 version: str
 built_with_cuda: bool
+built_with_provider: bool
 
 def isa() -> str:
     """Instruction set in use; ``ORT_TCONV_ISA`` forces another."""

@@ -41,6 +41,7 @@ class Environment:
     library: str | None
     isa: str | None
     supported_isas: list[str]
+    execution_provider: bool  #: built in
     cuda_kernels: bool
     cuda_devices: list[str]
     missing: list[Missing] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Environment:
             ("features", " ".join(self.features) or "unknown"),
             ("library", self.library or "none"),
             ("instruction set", isa),
+            ("execution provider", "built in" if self.execution_provider else "not built in"),
             ("CUDA kernels", "built in" if self.cuda_kernels else "not built in"),
             ("CUDA devices", "; ".join(self.cuda_devices) or "none"),
         ]
@@ -107,12 +109,13 @@ def environment() -> Environment:
             what = f"onnxruntime {oldest} or newer ({onnxruntime.__version__} is installed)"
             missing.append(Missing(what, "run `pip install -U onnxruntime`", needed=True))
 
-    library, isa, isas, cuda_kernels = None, None, [], False
+    library, isa, isas, cuda_kernels, execution_provider = None, None, [], False, False
     try:
         from . import _core
 
         library = get_library_path()
         cuda_kernels = _core.built_with_cuda
+        execution_provider = _core.built_with_provider
         isas = _core.supported_isas()
         isa = _core.isa()
     except ImportError as error:
@@ -122,6 +125,9 @@ def environment() -> Environment:
 
     ours = {"CPUExecutionProvider"} | ({"CUDAExecutionProvider"} if cuda_kernels else set())
     devices = cuda_devices()
+    if library and not execution_provider:
+        how = "build ort-tconv with ONNX Runtime's headers of version 1.23 or newer"
+        missing.append(Missing("the execution provider, for unmodified models", how, False))
     missing += _optional(devices, cuda_kernels, providers, versions)
     name, features = machine.processor()
     return Environment(
@@ -135,6 +141,7 @@ def environment() -> Environment:
         library=library,
         isa=isa,
         supported_isas=isas,
+        execution_provider=execution_provider,
         cuda_kernels=cuda_kernels,
         cuda_devices=devices,
         missing=missing,

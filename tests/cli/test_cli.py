@@ -296,6 +296,7 @@ def test_info_json():
     assert report["ok"] and report["library"] == ort_tconv.get_library_path()
     assert report["usable_providers"] == ort_tconv.available_providers()
     assert report["cores"] >= 1 and report["cuda_kernels"] == _core.built_with_cuda
+    assert report["execution_provider"] == _core.built_with_provider
 
 
 def test_info_says_what_is_missing():

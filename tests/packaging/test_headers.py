@@ -25,6 +25,12 @@ def make_headers(directory: Path, api: int) -> Path:
     return directory
 
 
+def make_provider_headers(directory: Path, api: int) -> Path:
+    make_headers(directory, api)
+    (directory / "onnxruntime_ep_c_api.h").write_text("")
+    return directory
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -34,12 +40,20 @@ def find(tmp_path: Path, *options: str, **env: str) -> subprocess.CompletedProce
     CMake has no system prefixes, so that headers installed on this machine do not interfere.
     Releases are looked for in tmp_path/releases; the known headers are make_headers' of API 21."""
     known = [f"{p.name}={sha256(p)}" for p in make_headers(tmp_path / "known", 21).iterdir()]
+    provider = [
+        f"{p.name}={sha256(p)}"
+        for p in make_provider_headers(tmp_path / "provider", 23).iterdir()
+        if "cxx" not in p.name
+    ]
     script = tmp_path / "find.cmake"
     script.write_text(
         f'include("{ROOT}/cmake/OrtHeaders.cmake")\n'
         f'set(ORT_TCONV_ORT_RELEASES "file://{tmp_path}/releases")\n'
         f'set(ORT_TCONV_ORT_HEADERS "{";".join(known)}")\n'
+        f'set(ORT_TCONV_PROVIDER_ORT_HEADERS "{";".join(provider)}")\n'
         'ort_tconv_find_ort_headers(directory)\nmessage("FOUND ${directory}")\n'
+        'ort_tconv_find_provider_headers("${directory}" provider)\n'
+        'message("PROVIDER [${provider}]")\n'
     )
     clean = {k: v for k, v in os.environ.items() if k not in ("CONDA_PREFIX", "CMAKE_PREFIX_PATH")}
     clean["XDG_CACHE_HOME"] = str(tmp_path / "cache")
@@ -112,6 +126,41 @@ def test_too_old_installed_package_is_passed_over(tmp_path):
     assert f"FOUND {cached}" in result.stderr
 
 
+# ---- the execution provider's ------------------------------------------------------------------
+
+
+@needs_cmake
+@pytest.mark.parametrize("api", [23, 27])
+def test_the_operators_headers_serve_the_provider_if_they_have_its_api(tmp_path, api):
+    headers = make_provider_headers(tmp_path / "named", api)
+    result = find(tmp_path, ORT_TCONV_ORT_INCLUDE_DIR=str(headers))
+    assert f"PROVIDER [{headers}]" in result.stderr
+
+
+@needs_cmake
+@pytest.mark.parametrize("make, api", [(make_headers, 25), (make_provider_headers, 22)])
+def test_without_headers_the_provider_is_left_out_and_the_build_says_so(tmp_path, make, api):
+    headers = make(tmp_path / "named", api)
+    result = find(tmp_path, ORT_TCONV_ORT_INCLUDE_DIR=str(headers))
+    assert result.returncode == 0 and "PROVIDER []" in result.stderr
+    words = " ".join(result.stdout.split())
+    assert "Execution provider: left out" in words
+    for tried in ("headers of the operator:", "earlier download:", "ORT_TCONV_DOWNLOAD=OFF"):
+        assert tried in words
+
+
+@needs_cmake
+def test_the_providers_headers_are_kept_by_themselves(tmp_path):
+    operator = make_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.21.0", 21)
+    provider = make_provider_headers(tmp_path / "cache/ort-tconv/onnxruntime-headers-1.23.2", 23)
+    result = find(tmp_path)
+    assert f"FOUND {operator}" in result.stderr and f"PROVIDER [{provider}]" in result.stderr
+    (provider / "onnxruntime_ep_c_api.h").write_text("#error")
+    result = find(tmp_path)
+    assert result.returncode == 0 and "PROVIDER []" in result.stderr
+    assert "onnxruntime_ep_c_api.h has the SHA-256" in " ".join(result.stdout.split())
+
+
 # ---- downloads ---------------------------------------------------------------------------------
 
 
@@ -167,7 +216,7 @@ def test_earlier_download_that_was_changed_is_not_used(tmp_path):
 
 def test_every_header_that_we_include_has_a_hash():
     text = (ROOT / "cmake/OrtHeaders.cmake").read_text()
-    for name in ("c_api", "cxx_api", "cxx_inline", "float16"):
+    for name in ("c_api", "cxx_api", "cxx_inline", "float16", "ep_c_api"):
         assert re.search(rf"onnxruntime_{name}\.h=[0-9a-f]{{64}}\b", text)
     included = {
         line
@@ -176,7 +225,7 @@ def test_every_header_that_we_include_has_a_hash():
         if path.suffix in {".h", ".cc", ".cu", ".cuh"}
         for line in re.findall(r"#include <(onnxruntime\w+\.h)>", path.read_text())
     }
-    assert included == {"onnxruntime_cxx_api.h"}  # which includes the other three
+    assert included == {"onnxruntime_c_api.h", "onnxruntime_cxx_api.h"}  # which include the others
 
 
 # ---- Debian's package, with stand-ins for apt-get and dpkg-deb ---------------------------------
@@ -212,7 +261,7 @@ def fake_debian(tmp_path):
 
     def run(**env):
         return subprocess.run(
-            ["sh", str(ROOT / "cmake/debian_ort_headers.sh"), str(tmp_path / "out")],
+            ["sh", str(ROOT / "cmake/debian_ort_headers.sh"), str(tmp_path / "out"), "trixie"],
             env=os.environ
             | {
                 "PATH": f"{tools}:{os.environ['PATH']}",

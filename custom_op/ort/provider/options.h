@@ -1,0 +1,23 @@
+// What a user can set: session options `ep.tconvexecutionprovider.<name>`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ort/support.h"
+
+namespace ort_tconv::provider {
+
+struct Options {
+  std::string algorithm;             // "" or "auto": the plan decides
+  std::vector<std::string> exclude;  // shell-style patterns of names of nodes to leave alone
+  bool strict = false;               // a session in which nothing is claimed is an error
+
+  // Throws Error for an unknown option or value.
+  static Options read(const OrtApi& api, const OrtSessionOptions* options);
+};
+
+// Whether `name` matches a shell-style pattern: *, ? and [...].
+bool matches(const std::string& pattern, const std::string& name);
+
+}  // namespace ort_tconv::provider

@@ -1,0 +1,20 @@
+// Constants on their way from a model to the packed weights.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/plan.h"
+#include "ort/provider/graph.h"
+
+namespace ort_tconv::provider {
+
+// The values of a tensor of floats.  Throws Error for another type.
+std::vector<double> to_double(const Tensor& tensor);
+
+// Values rounded to `dtype`, to nearest, ties to even; bfloat16 by way of float32, as the converter does.
+std::shared_ptr<const void> rounded(const std::vector<double>& values, DType dtype);
+
+std::shared_ptr<const void> copy_of(const void* data, int64_t bytes);
+
+}  // namespace ort_tconv::provider

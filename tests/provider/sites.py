@@ -1,0 +1,42 @@
+"""Sessions with the execution provider, and what it takes in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from sessions import options
+
+import ort_tconv
+from ort_tconv.provider import PROVIDER
+
+
+def provider_session(
+    model: onnx.ModelProto | bytes, threads: int = 0, **settings
+) -> ort.InferenceSession:
+    """A session of the model as it is; an error in it is raised and not hidden by a fallback."""
+    session_options = ort_tconv.add_provider(options(threads), **settings)
+    if RECORDS:
+        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    return ort.InferenceSession(data, session_options, enable_fallback=0)
+
+
+RECORDS = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+
+
+def claimed(session: ort.InferenceSession) -> list[list[str]]:
+    """Names of the nodes that each of the provider's fused nodes stands for, main graph only."""
+    return [
+        [node.name for node in group.get_nodes()]
+        for group in session.get_provider_graph_assignment_info()
+        if group.ep_name == PROVIDER
+    ]
+
+
+def run_provider(model: onnx.ModelProto, feeds: dict[str, np.ndarray], **settings):
+    return provider_session(model, strict=True, **settings).run(None, feeds)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -54,7 +54,11 @@ class Element:
         return x, y, x + w, y + h
 
     def line_box(self, node) -> tuple[float, ...]:
-        return tuple(float(node.get(key)) for key in ("x1", "y1", "x2", "y2"))
+        left, top, right, bottom = (float(node.get(key)) for key in ("x1", "y1", "x2", "y2"))
+        self.is_upright = left == right or top == bottom
+        half = float(node.get("stroke-width")) / 2
+        dx, dy = (half, 0) if left == right else (0, half)
+        return left - dx, top - dy, right + dx, bottom + dy
 
     def polygon_box(self, node) -> tuple[float, ...]:
         xs, ys = zip(*(map(float, point.split(",")) for point in node.get("points").split()))
@@ -87,6 +91,8 @@ def below(painted: list[Element], x: float, y: float, edges: bool) -> str:
     """The colour at a point, beside the page that of the page; with edges, frames count as well."""
     for element in reversed(painted):
         left, top, right, bottom = element.box
+        if element.tag == "line" and element.is_upright and element.holds(x, y):
+            return element.stroke
         if element.tag == "rect" and element.holds(x, y):
             on_edge = min(abs(x - left), abs(x - right), abs(y - top), abs(y - bottom)) < 0.01
             if edges and on_edge and element.stroke != "none":

@@ -61,10 +61,16 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     (x,) = (value.name for value in model.graph.input)
     feeds = {x: np.random.default_rng(1).standard_normal(shape, dtype=np.float32)}
     files = [engine.file(model, {x: shape}) for engine in engines]
+    peaks = {}
     for engine, file in zip(engines[1:], files[1:]):
-        check = ort_tconv.validate(model, file, inputs=feeds)
-        if not check.ok:
-            raise SystemExit(f"{name}, {engine.name}: the model computes something else\n{check}")
+        # Compares the outputs, and measures memory in processes of their own.
+        once = {"threads": engine.threads, "warm_up": 0, "repeat": 1, "seconds": 0.0}
+        done = ort_tconv.benchmark(model, file, feeds, per_node=False, **once)
+        if not done.validation.ok:
+            raise SystemExit(
+                f"{name}, {engine.name}: the model computes something else\n{done.validation}"
+            )
+        peaks |= {"stock": done.stock.peak_bytes, engine.name: done.converted.peak_bytes}
 
     created = timing.creation(engines, files, feeds, min(repeat, 2))
     runs = [e.bind(e.session(file), feeds)[0] for e, file in zip(engines, files)]
@@ -75,7 +81,10 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
         "group": "models",
         "layer": name,
         "sites": {e.name: count[OPERATOR] for e, count in zip(engines[1:], counts[1:])},
-        "engines": {e.name: timing.spread(t) | c for e, t, c in zip(engines, times, created)},
+        "engines": {
+            e.name: timing.spread(t) | c | {"peak_bytes": peaks[e.name]}
+            for e, t, c in zip(engines, times, created)
+        },
     }
     stock, *others = (row["engines"][e.name]["median_ms"] for e in engines)
     row["ratio"] = {"stock": stock / others[0], "tuned": stock / others[1]}

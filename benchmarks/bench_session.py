@@ -195,7 +195,7 @@ def main() -> None:
     timing.add_threads_option(parser)
     timing.add_run_options(parser, "layer", 15, 2.0, "3 runs a layer")
     timing.add_json_option(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them, .svg or .png")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them, as SVG")
     args = parser.parse_args()
     creations = 5
     if args.quick:
@@ -234,7 +234,8 @@ def main() -> None:
     report.print_results(console, machine, report.layer_tables(data), report.notes(data))
     report.write_json(data, args.json)
     if args.plot:
-        report.plot(data, args.plot)
+        record = report.Record(machine["cpu"], args.threads, [data])
+        args.plot.write_text(str(report.chart([record])))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
-"""Tables and plot of result files.
+"""Tables and the chart of recorded results.
 
-    python benchmarks/report.py [layers.json] [--models models.json --rewrites rewrites.json]
-                                [--document docs/performance.md]
+    python benchmarks/report.py
 
-replaces the text between the markers of the document, and the plot beside it.
-
-    python benchmarks/report.py --readme
-
-replaces the README's table by a summary of the newest files in benchmarks/results.
+writes what benchmarks/results has recorded into README.md, docs/performance.md and the chart
+beside it. A file there is called DATE-PROCESSOR[-runN]-KIND.json, where KIND is layers, models or
+rewrites: files of one processor, one number of threads and one date are runs of the same thing, and
+the newest date counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import math
+import re
+import statistics
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import rich.table
@@ -24,6 +27,11 @@ from measure import geometric_mean
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+sys.path.append(str(ROOT / "docs/figures"))
+
+from drawing import COLORS, INK, LINE, MUTED, PAGE, Drawing  # noqa: E402
+
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 MEAN, SUM, MOST = "geometric mean", "sum", "greatest"
 OF_GROUPS = (MEAN, SUM, MOST)  # how rows begin that stand for a group
@@ -169,6 +177,8 @@ def model_table(data: dict) -> Table:
         *(f"{name} ms" for name in names),
         "stock / ours",
         "stock / tuned",
+        "stock peak memory",
+        "ours peak memory",
         "stock creation ms",
         "ours creation ms",
         "stock first run ms",
@@ -180,15 +190,19 @@ def model_table(data: dict) -> Table:
             *(str(row["sites"][name]) for name in names[1:]),
             *(milliseconds(row["engines"][name]["median_ms"]) for name in names),
             *(f"{row['ratio'][name]:.2f}" for name in ("stock", "tuned")),
+            *(peak_cell(row["engines"][name]) for name in ("stock", "ours")),
             *created_cells(row["engines"]),
         ]
         for row in data["results"]
     ]
     ratios = ([row["ratio"][name] for row in data["results"]] for name in ("stock", "tuned"))
     means = [geometric_mean(ratio) for ratio in ratios]
-    blank = [""] * 4
-    rows.append([MEAN, "", *blank, *(f"{mean:.2f}" for mean in means), *blank])
+    rows.append([MEAN, *[""] * 5, *(f"{mean:.2f}" for mean in means), *[""] * 6])
     return header, rows
+
+
+def peak_cell(engine: dict) -> str:
+    return size(engine["peak_bytes"]) if engine.get("peak_bytes") else "-"
 
 
 def rewrite_table(data: dict) -> Table:
@@ -275,93 +289,267 @@ def write_json(data: dict, path: Path | None) -> None:
         path.write_text(json.dumps(data, indent=1) + "\n")
 
 
-# ---- plot --------------------------------------------------------------------------------------
+# ---- recorded results --------------------------------------------------------------------------
 
 
-def plot(data: dict, path: Path) -> None:
-    """Speed relative to stock: a bar for ours, a mark for every other engine."""
-    import matplotlib
+@dataclass
+class Record:
+    """Runs of one kind on one processor, with one number of threads."""
 
-    matplotlib.use("Agg")
-    # The same data give the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "ort-tconv"
-    from matplotlib import pyplot, ticker
+    processor: str
+    threads: int
+    runs: list[dict]
 
-    results = data["results"]
-    positions, labels, y = [], [], 0.0
-    for rows in groups(results).values():
-        for row in rows:
-            positions.append(y)
-            labels.append(row["layer"])
-            y += 1
-        y += 0.7  # a gap between groups
-    figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.24 * y), layout="constrained")
+    @property
+    def name(self) -> str:
+        return f"{self.processor}, {threads_text(self.threads)}"
 
-    def speeds(name):
-        return [
-            row["engines"]["stock"]["median_ms"] / row["engines"][name]["median_ms"]
-            if name in row["engines"]
-            else float("nan")
-            for row in results
+    @property
+    def machine(self) -> dict:
+        return self.runs[0]["machine"]
+
+    def over_runs(self, value: Callable[[dict], float]) -> list[float]:
+        return [value(run) for run in self.runs]
+
+
+def threads_text(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+RESULT = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)-(?P<processor>.+?)(-run\d+)?-(?P<kind>[a-z]+)\.json"
+)
+WORDS = {"epyc": "EPYC", "avx2": "AVX2", "amd": "AMD"}
+
+
+def processor_name(slug: str) -> str:
+    """As in the names of files: epyc-milan-2-cores is EPYC Milan."""
+    words = re.sub(r"-\d+-(core|thread)s?", "", slug).split("-")
+    return " ".join(WORDS.get(word, word.capitalize()) for word in words)
+
+
+def records(kind: str, directory: Path | None = None) -> list[Record]:
+    """The newest of each processor and number of threads."""
+    found: dict[tuple[str, int], dict[str, list[dict]]] = {}
+    for path in sorted((directory or RESULTS).glob(f"*-{kind}.json")):
+        name = RESULT.fullmatch(path.name)
+        if not name or name["kind"] != kind:
+            raise SystemExit(f"{path.name}: not called DATE-PROCESSOR[-runN]-{kind}.json")
+        data = json.loads(path.read_text())
+        key = processor_name(name["processor"]), data["machine"]["threads"]
+        found.setdefault(key, {}).setdefault(name["date"], []).append(data)
+    if not found:
+        raise SystemExit(f"{directory or RESULTS} has no *-{kind}.json")
+    return [Record(*key, dates[max(dates)]) for key, dates in sorted(found.items())]
+
+
+def newest(kind: str) -> Path:
+    """Result files begin with their date."""
+    files = sorted(RESULTS.glob(f"*-{kind}.json"))
+    if not files:
+        raise SystemExit(f"{RESULTS} has no *-{kind}.json")
+    return files[-1]
+
+
+def middle_of(record: Record) -> dict:
+    """The runs as one: the median of each engine's medians, and `over_runs`, how far the ratio to
+    stock's time ranges."""
+    data = copy.deepcopy(record.runs[-1])
+    for row in data["results"]:
+        same = [
+            other
+            for run in record.runs
+            for other in run["results"]
+            if (other["group"], other["layer"]) == (row["group"], row["layer"])
         ]
+        for name, engine in row["engines"].items():
+            times = [r["engines"][name]["median_ms"] for r in same if name in r["engines"]]
+            middle = statistics.median(times)
+            if "gflops" in engine:
+                engine["gflops"] *= engine["median_ms"] / middle
+            engine["median_ms"] = middle
+        ms = {name: engine["median_ms"] for name, engine in row["engines"].items()}
+        row["ratio"] = {
+            "stock": ms["stock"] / ms["ours"],
+            **({"tuned": ms["stock"] / ms["tuned"]} if "tuned" in ms else {}),
+        }
+        others = {name: value for name, value in ms.items() if name not in ("ours", "tuned")}
+        row["best_peer"] = min(others, key=others.get)
+        row["ratio"]["best_peer"] = others[row["best_peer"]] / ms["ours"]
+        ratios = [r["ratio"]["stock"] for r in same]
+        row["over_runs"] = min(ratios), max(ratios)
+    if "means" in data:
+        data["means"] = means(data["results"])
+    return data
 
-    ours = speeds("ours")
-    axes.barh(positions, [s - 1 for s in ours], left=1, height=0.7, color="#4c9a6a", label="ours")
-    for position, speed in zip(positions, ours):
-        axes.annotate(
-            f"{speed:.2f}×",
-            (1.01, position),
-            xycoords=axes.get_yaxis_transform(),
-            color="#2c6e49",
-            fontsize=8,
-            va="center",
+
+def mean_ratio(data: dict, ratio: str, group: str | None = None) -> float:
+    rows = [row for row in data["results"] if group in (None, row["group"])]
+    return geometric_mean(row["ratio"][ratio] for row in rows)
+
+
+def times(values: Iterable[float], digits: int = 2) -> str:
+    """ "1.70x", or "1.70 to 1.76x" where runs differ."""
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return f"{low}x" if low == high else f"{low} to {high}x"
+
+
+# ---- chart -------------------------------------------------------------------------------------
+
+
+def chart(layers: Sequence[Record]) -> Drawing:
+    """For each group of layers a bar for each record: the geometric mean of the speed relative to
+    stock's, with the slowest and the fastest layer, and the best of the other engines."""
+    data = [middle_of(record) for record in layers]
+    names = list(dict.fromkeys(row["group"] for d in data for row in d["results"]))
+    bar, gap, left, right, top = 17, 14, 176, 600, 46 + 18 * len(layers)
+    height = top + (len(names) + 1) * (bar * len(layers) + gap) + 62
+    d = Drawing(720, height, "Speed relative to stock ONNX Runtime, by groups of layers")
+    ratios = [row["ratio"]["stock"] for part in data for row in part["results"]]
+    low, high = min(0.8, *ratios) * 0.95, max(2.0, *ratios) * 1.05
+
+    def x(speed: float) -> float:
+        scaled = math.log(speed / low) / math.log(high / low)
+        return round(left + (right - left) * min(max(scaled, 0.0), 1.0), 1)
+
+    bottom = height - 50
+    for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 50):
+        if low <= tick <= high:
+            d.line(x(tick), top - 8, x(tick), bottom, INK if tick == 1 else LINE, 1)
+            d.text(x(tick), bottom + 15, f"{tick:g}×", fill=MUTED)
+    d.text(
+        20,
+        bottom + 36,
+        "Speed relative to stock ONNX Runtime; 1× is equal, to the right is faster.",
+        anchor="start",
+        fill=MUTED,
+    )
+    for index, record in enumerate(layers):
+        y = 20 + 18 * index
+        d.rect(20, y, 24, 12, COLORS[index % len(COLORS)])
+        text = f"{chr(ord('a') + index)}  {record.name}, {record.machine['isa']}"
+        d.text(52, y + 10, text, anchor="start")
+    d.rect(382, 20, 12, 12, PAGE, INK, 1.5)
+    d.text(402, 30, "best of the other engines", anchor="start")
+    d.line(376, 44, 400, 44, INK, 1.5)
+    d.text(406, 48, "slowest to fastest layer", anchor="start")
+
+    y = top
+    for group in [*names, None]:
+        title = ALL if group is None else WORKLOADS.get(group, group)
+        rows = [[r for r in part["results"] if group in (None, r["group"])] for part in data]
+        words = textwrap.fill(title, 18)
+        weight = "bold" if group is None else None
+        line = 1.3 * 12 * words.count("\n")
+        d.text(20, y + (bar * len(layers) - line) / 2 + 4, words, 12, "start", weight)
+        for index, own in enumerate(rows):
+            if not own:
+                y += bar
+                continue
+            speeds = [row["ratio"]["stock"] for row in own]
+            mean = geometric_mean(speeds)
+            best = mean / geometric_mean(row["ratio"]["best_peer"] for row in own)
+            start, end = sorted((x(1), x(mean)))
+            color = COLORS[index % len(COLORS)]
+            slowest = min(own, key=lambda row: row["ratio"]["stock"])
+            fastest = max(own, key=lambda row: row["ratio"]["stock"])
+            note = (
+                f"{title}, {layers[index].name}: {mean:.2f}x; {slowest['layer']} "
+                f"{min(speeds):.2f}x, {fastest['layer']} {max(speeds):.2f}x"
+            )
+            d.rect(start, y + 2, max(end - start, 1), bar - 4, color, title=note)
+            middle = y + bar / 2
+            for stroke, width in ((PAGE, 4.5), (INK, 1.5)):
+                d.line(x(min(speeds)), middle, x(max(speeds)), middle, stroke, width)
+            d.rect(x(best) - 5, middle - 5, 10, 10, PAGE, INK, 1.5)
+            d.text(right + 28, middle + 4, chr(ord("a") + index), 11, fill=MUTED)
+            d.text(700, middle + 4, f"{mean:.2f}×", 12, "end", "bold")
+            y += bar
+        y += gap
+    return d
+
+
+# ---- the documents -----------------------------------------------------------------------------
+
+
+def details(summary: str, lines: Iterable[str]) -> list[str]:
+    """Folded away, on the site as on GitHub."""
+    opening = f'<details markdown="1"><summary>{summary}</summary>'
+    return [opening, "", *lines, "", "</details>", ""]
+
+
+def of_machine(record: Record) -> list[str]:
+    count = len(record.runs)
+    runs = ["", f"Medians of {count} runs; ranges are those of the runs."] if count > 1 else []
+    return ["```", *machine_lines(record.machine), "```", *runs]
+
+
+def group_table(layers: Sequence[Record]) -> Table:
+    """Speed-ups over stock by groups, one column a record: the mean, and how far layers range."""
+    header = ["layers", "of them", *(record.name for record in layers)]
+    names = dict.fromkeys(row["group"] for record in layers for row in record.runs[0]["results"])
+    rows = []
+    for group in [*names, None]:
+        cells = []
+        for record in layers:
+            own = [
+                row
+                for run in record.runs
+                for row in run["results"]
+                if group in (None, row["group"])
+            ]
+            if not own:
+                cells.append("")
+                continue
+            mean = times(record.over_runs(lambda run, g=group: mean_ratio(run, "stock", g)))
+            speeds = [row["ratio"]["stock"] for row in own]
+            cells.append(f"{mean} ({min(speeds):.2f} to {max(speeds):.2f})")
+        count = max(
+            sum(group in (None, row["group"]) for row in record.runs[0]["results"])
+            for record in layers
         )
-    axes.axvline(1, color="black", linewidth=1, label="stock")
-    others = dict.fromkeys(name for row in results for name in row["engines"])
-    others = [name for name in others if name not in ("stock", "ours")]
-    for name, marker in zip(others, "oDs^vPX"):
-        axes.plot(speeds(name), positions, marker, markersize=4, alpha=0.8, label=name)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(x=0.1, y=0.01)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.set_yticks(positions, labels, fontsize=8)
-    axes.invert_yaxis()
-    machine = data["machine"]
-    axes.set_xlabel("speed relative to stock ONNX Runtime; to the right is faster")
-    axes.set_title(f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    metadata = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, dpi=150, metadata=metadata)
-    pyplot.close(figure)
+        title = ALL if group is None else WORKLOADS.get(group, group)
+        cells = [title, str(count), *cells]
+        rows.append([f"**{cell}**" for cell in cells] if group is None else cells)
+    return header, rows
 
 
-# ---- the document ------------------------------------------------------------------------------
+def section(layers: Sequence[Record], image: str) -> str:
+    """The measured part of the document that is about layers."""
+    lines = [
+        "Speed relative to stock ONNX Runtime, as geometric means; in brackets the slowest and the",
+        "fastest layer of any run.",
+        "",
+        *markdown(group_table(layers)),
+        "",
+        f"![Speed relative to stock ONNX Runtime, by groups of layers]({image})",
+        "",
+    ]
+    for record in layers:
+        data = middle_of(record)
+        tables = [
+            line
+            for title, table in layer_tables(data).items()
+            for line in ("", f"**{title}**", "", *markdown(table))
+        ]
+        notes_ = ["", *(f"- {line}" for line in notes(data))]
+        name = f"Every layer: {record.name}, {record.machine['date']}"
+        lines += details(name, [*of_machine(record), *tables, *notes_])
+    return "\n".join(lines).rstrip()
 
 
-def section(layers: dict, image: str | None) -> str:
-    """The measured part of the document."""
-    lines = ["```", *machine_lines(layers["machine"]), "```", ""]
-    if image:
-        lines += [f"![Speed of each layer relative to stock ONNX Runtime]({image})", ""]
-    for title, table in layer_tables(layers).items():
-        lines += [f"### {title}", "", *markdown(table), ""]
-    lines += [f"- {line}" for line in notes(layers)]
-    return "\n".join(lines)
-
-
-def models_section(models: dict, rewrites: dict) -> str:
+def models_section(models: Sequence[Record], rewrites: Sequence[Record]) -> str:
     """Whole models and the sites that are no ConvTranspose."""
-    lines = ["```", *machine_lines(models["machine"]), "```"]
-    for title, table in (
-        ("Whole models", model_table(models)),
-        ("Rewritten sites", rewrite_table(rewrites)),
+    lines = []
+    for title, parts, table in (
+        ("Whole models", models, model_table),
+        ("Rewritten sites", rewrites, rewrite_table),
     ):
-        lines += ["", f"### {title}", "", *markdown(table)]
-    return "\n".join(lines)
+        lines += [f"### {title}", ""]
+        for record in parts:
+            body = [*of_machine(record), "", *markdown(table(middle_of(record)))]
+            lines += details(f"{record.name}, {record.machine['date']}", body)
+    return "\n".join(lines).rstrip()
 
 
 WORKLOADS = {
@@ -374,45 +562,75 @@ WORKLOADS = {
 }
 
 
-def readme_section(layers: dict, models: dict) -> str:
-    """The README's table: a row a group of layers, then whole models; the worst layer included."""
-    machine = layers["machine"]
-    peers = dict.fromkeys(name for row in layers["results"] for name in row["engines"])
-    names = {"torch": "PyTorch", "openvino": "OpenVINO", "litert": "LiteRT"}
-    others = [title for name, title in names.items() if name in peers]
-    header = ["layers", "of them", "vs stock", "slowest", "fastest", "vs best of all others"]
+def readme_table(layers: Sequence[Record], models: Sequence[Record]) -> Table:
+    """One row a processor and number of threads, with ranges over runs where there are several."""
+    header = [
+        "processor, threads",
+        "single layers",
+        "against the best other engine",
+        "whole models",
+        "with `--tune`",
+        "peak memory",
+    ]
+    of_models = {record.name: record for record in models}
     rows = []
-    for group, entries in {**groups(layers["results"]), ALL: layers["results"]}.items():
-        ratios = [row["ratio"]["stock"] for row in entries]
-        best = geometric_mean(row["ratio"]["best_peer"] for row in entries)
-        mean = geometric_mean(ratios)
-        cells = [f"{mean:.2f}x", f"{min(ratios):.2f}x", f"{max(ratios):.2f}x", f"{best:.2f}x"]
-        title = WORKLOADS.get(group, group)
-        rows.append([f"**{title}**" if group == ALL else title, str(len(entries)), *cells])
-    best_first = sorted(models["results"], key=lambda row: -row["ratio"]["tuned"])
-    whole = ", ".join(
-        f"{row['layer']} {row['ratio']['stock']:.2f}x / {row['ratio']['tuned']:.2f}x"
-        for row in best_first
+    for record in layers:
+        speeds = [row["ratio"]["stock"] for run in record.runs for row in run["results"]]
+        mean = times(record.over_runs(lambda run: mean_ratio(run, "stock")))
+        whole = of_models.get(record.name)
+        cells = ["-"] * 3
+        if whole:
+            has_tuned = all("tuned" in row["ratio"] for run in whole.runs for row in run["results"])
+            for index, kind in enumerate(("stock", "tuned")[: 1 + has_tuned]):
+                ratios = [r["ratio"][kind] for run in whole.runs for r in run["results"]]
+                of_kind = times(whole.over_runs(lambda run, k=kind: mean_ratio(run, k)))
+                cells[index] = f"{of_kind} ({min(ratios):.2f} to {max(ratios):.2f})"
+            if peaks := [p for run in whole.runs if (p := memory_ratio(run["results"]))]:
+                cells[2] = times(peaks)
+        rows.append(
+            [
+                f"{record.name} ({record.machine['isa']})",
+                f"{mean} ({min(speeds):.2f} to {max(speeds):.2f})",
+                times(record.over_runs(lambda run: mean_ratio(run, "best_peer"))),
+                *cells,
+            ]
+        )
+    return header, rows
+
+
+def memory_ratio(results: list[dict]) -> float | None:
+    """Peak memory over stock's, the geometric mean over models; None where it was not measured."""
+    pairs = [
+        [row["engines"][name].get("peak_bytes") for name in ("ours", "stock")] for row in results
+    ]
+    if not all(all(pair) for pair in pairs):
+        return None
+    return geometric_mean(ours / stock for ours, stock in pairs)
+
+
+def readme_section(layers: Sequence[Record], models: Sequence[Record]) -> str:
+    others = dict.fromkeys(
+        name for r in layers for row in r.runs[0]["results"] for name in row["engines"]
     )
-    means = " / ".join(
-        f"{geometric_mean(row['ratio'][kind] for row in best_first):.2f}x"
-        for kind in ("stock", "tuned")
-    )
+    others = [PEERS.get(name, name) for name in others if name not in ("stock", "ours")]
+    versions = ", ".join(sorted({record.machine["onnxruntime"] for record in layers}))
+    count = len(layers[0].runs[0]["results"])
     text = (
-        f"Speed-ups, geometric means, float32: {machine['cpu']}, {machine['threads']} threads, "
-        f"{machine['isa']}, ONNX Runtime {machine['onnxruntime']}. All others: "
-        f"{', '.join(['stock', *others])}. Whole models, converted / with `--tune`: {whole}; "
-        f"mean {means}."
+        f"How many times faster than stock ONNX Runtime {versions}, in float32: geometric means "
+        f"over {count} layers of published networks, and over whole networks, of which only a "
+        "part is transposed convolutions. In brackets: the slowest and the fastest. A range before "
+        f"them: of several runs. The other engines: stock, {', '.join(dict.fromkeys(others))}. "
+        "Peak memory is the converted model's over stock's. A dash: not measured."
     )
-    return "\n".join([*markdown((header, rows)), "", *textwrap.wrap(text, 112)])
+    return "\n".join([*markdown(readme_table(layers, models)), "", *textwrap.wrap(text, 112)])
 
 
-def newest(kind: str) -> Path:
-    """Result files begin with their date."""
-    files = sorted((ROOT / "benchmarks/results").glob(f"*-{kind}.json"))
-    if not files:
-        raise SystemExit(f"benchmarks/results has no *-{kind}.json")
-    return files[-1]
+PEERS = {
+    "torch": "PyTorch",
+    "torch_packed": "PyTorch",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+}
 
 
 def replace_section(document: str, text: str, name: str = "results") -> str:
@@ -430,31 +648,17 @@ def fill(document: Path, text: str, name: str = "results") -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("layers", type=Path, nargs="?", help="from bench_session.py --json")
-    parser.add_argument("--models", type=Path, help="from bench_models.py --json")
-    parser.add_argument("--rewrites", type=Path, help="from bench_rewrites.py --json")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs/performance.md")
-    parser.add_argument("--no-plot", action="store_true", help="leave the plot as it is")
-    parser.add_argument("--readme", action="store_true", help="the README's table instead")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (%(default)s)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="of the documents (%(default)s)")
     args = parser.parse_args()
-    if args.readme:
-        layers, models = (json.loads(newest(kind).read_text()) for kind in ("layers", "models"))
-        fill(ROOT / "README.md", readme_section(layers, models))
-        return
-    if bool(args.models) != bool(args.rewrites):
-        parser.error("--models and --rewrites go together")
-    if not args.layers and not args.models:
-        parser.error("a file from bench_session.py --json is needed, or --models and --rewrites")
-    if args.models:
-        models, rewrites = (json.loads(p.read_text()) for p in (args.models, args.rewrites))
-        fill(args.document, models_section(models, rewrites), "models")
-    if not args.layers:
-        return
-    layers = json.loads(args.layers.read_text())
-    image = args.document.with_suffix(".svg")
-    if not args.no_plot:
-        plot(layers, image)
-    fill(args.document, section(layers, image.name if image.exists() else None))
+    layers, models, rewrites = (
+        records(kind, args.results) for kind in ("layers", "models", "rewrites")
+    )
+    performance = args.root / "docs/performance.md"
+    performance.with_suffix(".svg").write_text(str(chart(layers)))
+    fill(performance, section(layers, "performance.svg"))
+    fill(performance, models_section(models, rewrites), "models")
+    fill(args.root / "README.md", readme_section(layers, models))
 
 
 if __name__ == "__main__":

@@ -10,97 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from xml.etree import ElementTree
+
+from drawing import COLORS, DATA, EMPTY, LINE, MUTED, OTHER_DATA, PAGE, Drawing
 
 from ort_tconv import _core
 
 HERE = Path(__file__).resolve().parent
-# One colour a residue class of the plane, or an algorithm; told apart by the colour-blind, too.
-COLORS = [
-    "#4477aa",
-    "#ee8866",
-    "#44aa77",
-    "#ddbb44",
-    "#bb5588",
-    "#77aadd",
-    "#99bb55",
-    "#aa7744",
-    "#888888",
-]
-INK, PALE, DATA = "#222222", "#eeeeee", "#99aabb"
-
-
-class Drawing:
-    """An SVG file: a white page, grids of cells, text, arrows."""
-
-    def __init__(self, width: int, height: int, title: str):
-        self.root = ElementTree.Element(
-            "svg",
-            {
-                "xmlns": "http://www.w3.org/2000/svg",
-                "viewBox": f"0 0 {width} {height}",
-                "width": str(width),
-                "height": str(height),
-                "font-family": "system-ui, Helvetica, Arial, sans-serif",
-                "role": "img",
-            },
-        )
-        ElementTree.SubElement(self.root, "title").text = title
-        self.rect(0, 0, width, height, "white")
-
-    def add(self, tag: str, text: str | None = None, **attributes) -> None:
-        names = {key.replace("_", "-"): f"{value}" for key, value in attributes.items()}
-        ElementTree.SubElement(self.root, tag, names).text = text
-
-    def rect(self, x, y, width, height, fill, stroke="none", line=1) -> None:
-        self.add(
-            "rect",
-            x=x,
-            y=y,
-            width=width,
-            height=height,
-            fill=fill,
-            stroke=stroke,
-            stroke_width=line,
-        )
-
-    def text(self, x, y, text, size=13, anchor="middle", weight="normal", fill=INK) -> None:
-        self.add(
-            "text",
-            text,
-            x=x,
-            y=y,
-            font_size=size,
-            text_anchor=anchor,
-            font_weight=weight,
-            fill=fill,
-        )
-
-    def cells(self, x, y, size, colors, labels=None) -> None:
-        """A grid of squares; colours and labels by row."""
-        for i, row in enumerate(colors):
-            for j, color in enumerate(row):
-                self.rect(x + j * size, y + i * size, size, size, color, "white")
-                if labels:
-                    at = x + (j + 0.5) * size, y + (i + 0.5) * size + 4
-                    self.text(*at, labels[i][j], size=10, fill="white")
-
-    def frame(self, x, y, size, rows, columns) -> None:
-        self.rect(x, y, size * columns, size * rows, "none", INK, 2.5)
-
-    def arrow(self, x, y, to_x, to_y=None) -> None:
-        """Horizontal, or vertical if to_y is given and to_x is x."""
-        to_y = y if to_y is None else to_y
-        self.add("line", x1=x, y1=y, x2=to_x, y2=to_y, stroke=INK, stroke_width=1.5)
-        head = [(-7, -4), (-7, 4)] if to_y == y else [(-4, -7), (4, -7)]
-        points = [(to_x, to_y), *((to_x + dx, to_y + dy) for dx, dy in head)]
-        self.add("polygon", points=" ".join(f"{px},{py}" for px, py in points), fill=INK)
-
-    def __str__(self) -> str:
-        ElementTree.indent(self.root, " ")
-        return ElementTree.tostring(self.root, encoding="unicode") + "\n"
 
 
 def axis_classes(k: int, s: int, p: int, n: int, aligned: bool = False) -> dict:
@@ -113,13 +31,19 @@ def color_of(axis: dict, row: int, column: int) -> str:
     return COLORS[row * len(axis["classes"]) + column]
 
 
-def output_colors(axis: dict) -> list[list[str]]:
+def output_grid(axis: dict, of: Callable[[dict, int, int], str]) -> list[list[str]]:
+    """What ``of`` says of the sub-kernel of each output."""
     residues = [c["residue"] for c in axis["classes"]]
     owner = [residues.index(o % axis["stride"]) for o in range(axis["out"])]
-    return [[color_of(axis, i, j) for j in owner] for i in owner]
+    return [[of(axis, i, j) for j in owner] for i in owner]
 
 
 # ---- the figures -------------------------------------------------------------------------------
+
+
+def letter(axis: dict, row: int, column: int) -> str:
+    """The name of a sub-kernel in the figures."""
+    return "ABCDEFGHI"[row * len(axis["classes"]) + column]
 
 
 def segregation() -> Drawing:
@@ -128,42 +52,48 @@ def segregation() -> Drawing:
     axis = axis_classes(k, s, p, n)
     classes = axis["classes"]
     owner = {tap: i for i, c in enumerate(classes) for tap, _ in c["taps"]}
-    d = Drawing(900, 300, "Kernel segregation: one 5x5 kernel of stride 2 is four dense kernels")
-    size, top = 24, 70
-    d.text(85, 40, f"kernel {k}×{k}, stride {s}", weight="bold")
+    d = Drawing(720, 264, "Kernel segregation: one 5x5 kernel of stride 2 is four dense kernels")
+    size, middle, caption = 22, 132, 232
+    top = middle - k * size / 2
+    d.text(20, 28, f"kernel {k}×{k}, stride {s}", 13, "start", "bold")
     colors = [[color_of(axis, owner[i], owner[j]) for j in range(k)] for i in range(k)]
     labels = [[f"{i}{j}" for j in range(k)] for i in range(k)]
-    d.cells(25, top, size, colors, labels)
-    d.arrow(155, top + 60, 190)
+    d.cells(20, top, size, colors, labels)
+    d.text(20, caption, "numbers: row and\ncolumn of a weight", anchor="start", fill=MUTED)
+    d.arrow(140, middle, 170)
 
     sizes = [len(c["taps"]) for c in classes]
-    d.text(285, 40, f"{len(classes) ** 2} dense sub-kernels", weight="bold")
+    d.text(182, 28, f"{len(classes) ** 2} dense sub-kernels", 13, "start", "bold")
     for a, b in product(range(len(classes)), repeat=2):
         taps = [sorted(tap for tap, _ in classes[i]["taps"]) for i in (a, b)]
         labels = [[f"{i}{j}" for j in taps[1]] for i in taps[0]]
         colors = [[color_of(axis, a, b)] * sizes[b] for _ in range(sizes[a])]
-        x, y = 205 + b * (sizes[0] + 0.7) * size, top - 10 + a * (sizes[0] + 1.2) * size
+        x, y = 182 + b * (sizes[0] + 0.6) * size, 62 + a * (sizes[0] + 1.25) * size
         d.cells(x, y, size, colors, labels)
-        d.text(x + sizes[b] * size / 2, y + sizes[a] * size + 15, f"{sizes[a]}×{sizes[b]}", size=12)
+        name = f"{letter(axis, a, b)}: {sizes[a]}×{sizes[b]}"
+        d.text(x + sizes[b] * size / 2, y - 6, name)
+    d.text(182, caption, "no gaps left", anchor="start", fill=MUTED)
 
     low, high = axis["offsets"][0], axis["offsets"][-1]
     j = 2  # the block of outputs that is shown
-    d.text(465, 40, f"input {n}×{n}", weight="bold")
-    d.cells(405, top, size, [[DATA] * n for _ in range(n)])
+    left = 352
+    d.text(left, 28, f"input {n}×{n}", 13, "start", "bold")
+    d.cells(left, top, size, [[DATA] * n for _ in range(n)])
     window = high - low + 1
-    d.frame(405 + (j + low) * size, top + (j + low) * size, size, window, window)
-    d.text(465, top + n * size + 22, f"one {window}×{window} window", size=12)
-    d.text(465, top + n * size + 38, "serves all sub-kernels", size=12)
-    d.arrow(540, top + 60, 575)
+    d.frame(left + (j + low) * size, top + (j + low) * size, size, window, window)
+    text = f"one {window}×{window} window\nserves all four"
+    d.text(left, caption, text, anchor="start", fill=MUTED)
+    d.arrow(left + n * size + 12, middle, left + n * size + 42)
 
-    out = axis["out"]
-    d.text(590 + out * size / 2, 40, f"output {out}×{out}", weight="bold")
-    d.cells(590, top - 15, size, output_colors(axis))
-    d.frame(590 + j * s * size, top - 15 + j * s * size, size, s, s)
-    d.text(820, top + 60, "colour: the", size=12, anchor="start")
-    d.text(820, top + 76, "sub-kernel", size=12, anchor="start")
-    d.text(820, top + 92, "that makes", size=12, anchor="start")
-    d.text(820, top + 108, "the output", size=12, anchor="start")
+    out, cell, left = axis["out"], 18, 524
+    d.text(left, 28, f"output {out}×{out}", 13, "start", "bold")
+    top = middle - out * cell / 2
+    names = output_grid(axis, letter)
+    d.cells(left, top, cell, output_grid(axis, color_of), names, 11)
+    d.frame(left + j * s * cell, top + j * s * cell, cell, s, s)
+    d.text(
+        left, caption, "letter: the sub-kernel that\nmakes the output", anchor="start", fill=MUTED
+    )
     return d
 
 
@@ -177,31 +107,36 @@ def conventional() -> Drawing:
     data = {zeros + s * i for i in range(n)}
     o = 3
     met = sum(u in data for u in range(o, o + k)) ** 2
-    d = Drawing(760, 360, "The conventional method multiplies by inserted zeros")
-    size, top = 24, 60
-    d.text(25, 30, "conventional: zeros inserted, then a convolution", 13, "start", "bold")
-    colors = [[DATA if {i, j} <= data else PALE for j in range(side)] for i in range(side)]
-    d.cells(25, top, size, colors)
-    d.frame(25 + o * size, top + o * size, size, k, k)
-    y = top + side * size + 18
-    d.text(25, y, f"{side}×{side} = {side * side} values, {n * n} of them data", 12, "start")
-    d.text(
-        25, y + 16, f"an output: {k * k} products, {k * k - met} of them with a zero", 12, "start"
+    d = Drawing(720, 372, "The conventional method multiplies by inserted zeros")
+    size, top, caption = 24, 54, 342
+    d.text(20, 30, "conventional: insert zeros, then convolve", 13, "start", "bold")
+    colors = [[DATA if {i, j} <= data else EMPTY for j in range(side)] for i in range(side)]
+    labels = [["" if {i, j} <= data else "0" for j in range(side)] for i in range(side)]
+    d.cells(20, top, size, colors, labels)
+    d.frame(20 + o * size, top + o * size, size, k, k)
+    text = (
+        f"{side}×{side} = {side * side} values, {n * n} of them data\n"
+        f"an output: {k * k} products, {k * k - met} of them with a zero"
     )
+    d.text(20, caption, text, anchor="start", fill=MUTED)
 
-    (cls,) = [c for c in axis["classes"] if c["residue"] == o % s]
+    index, cls = next((i, c) for i, c in enumerate(axis["classes"]) if c["residue"] == o % s)
     offsets = [offset for _, offset in cls["taps"]]
-    first, x = o // s + min(offsets), 420
-    d.text(x + 150, 30, "segregated: the sub-kernel of that output", weight="bold")
-    d.cells(x, top + 84, size, [[DATA] * n for _ in range(n)])
-    d.frame(x + first * size, top + 84 + first * size, size, len(offsets), len(offsets))
-    d.arrow(x + n * size + 15, top + 132, x + n * size + 60)
-    grid = output_colors(axis)
-    left = x + n * size + 75
-    d.cells(left, top + 36, 20, grid)
-    d.frame(left + o * 20, top + 36 + o * 20, 20, 1, 1)
-    d.text(x, y, f"{n}×{n} values, nothing is built", 12, "start")
-    d.text(x, y + 16, f"an output: {len(offsets) ** 2} products, all with data", 12, "start")
+    first, x, cell = o // s + min(offsets), 372, 22
+    name = letter(axis, index, index)
+    middle = top + side * size / 2
+    d.text(x, 30, f"segregated: sub-kernel {name} on the input as it is", 13, "start", "bold")
+    d.cells(x, middle - n * size / 2, size, [[DATA] * n for _ in range(n)])
+    d.frame(x + first * size, middle + (first - n / 2) * size, size, len(offsets), len(offsets))
+    d.arrow(x + n * size + 10, middle, x + n * size + 38)
+    left, top = x + n * size + 48, middle - out * cell / 2
+    d.cells(left, top, cell, output_grid(axis, color_of), output_grid(axis, letter))
+    d.frame(left + o * cell, top + o * cell, cell, 1, 1)
+    text = (
+        f"{n}×{n} values, nothing is built\n"
+        f"an output: {len(offsets) ** 2} products, all of them with data"
+    )
+    d.text(x, caption, text, anchor="start", fill=MUTED)
     return d
 
 
@@ -213,15 +148,15 @@ def tiles() -> Drawing:
         [c, m, k, k],
         isa="avx2",
         threads=4,
-        machine={"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16},
+        machine=MACHINE,
         strides=[s, s],
         pads=[p] * 4,
     )
     axis = axis_classes(k, s, p, n, plan["aligned"])
     tile, counts = plan["tile"][1:], plan["tiles"][1:]
     low, high = axis["offsets"][0], axis["offsets"][-1]
-    scale = 2
-    d = Drawing(860, 640, "A tile of the output and its input window")
+    scale = 1.375
+    d = Drawing(720, 436, "A tile of the output and its input window")
 
     def span(first: int, length: int, end: int) -> tuple[int, int]:
         """The part of a line that exists, and its length."""
@@ -229,35 +164,36 @@ def tiles() -> Drawing:
         return start, min(first + length, end) - start
 
     here = [min(1, count - 1) for count in counts]
-    x0, y0 = 25, 70
-    d.text(x0 + n * scale / 2, 50, f"input, {c} channels of {n}×{n}", weight="bold")
+    x0, y0 = 20, 54
+    d.text(x0, 30, f"input: {c} channels of {n}×{n}", 13, "start", "bold")
     d.rect(x0, y0, n * scale, n * scale, DATA)
     window = [span(h * t + low, t + high - low, n) for h, t in zip(here, tile)]
     (wy, wh), (wx, ww) = window
-    d.rect(x0 + wx * scale, y0 + wy * scale, ww * scale, wh * scale, "#ffffff66", INK, 2)
-    d.text(
-        x0 + n * scale / 2,
-        y0 + n * scale + 22,
-        f"the tile's window, {wh}×{ww} of all channels,",
-        12,
-    )
-    d.text(x0 + n * scale / 2, y0 + n * scale + 38, "is loaded once", 12)
-    d.arrow(x0 + n * scale + 12, y0 + 128, x0 + n * scale + 44)
-
-    out, x1 = axis["out"], x0 + n * scale + 60
-    d.text(x1 + out * scale / 2, 50, f"output, {m} channels of {out}×{out}", weight="bold")
-    d.rect(x1, y0, out * scale, out * scale, PALE)
+    d.rect(x0 + wx * scale, y0 + wy * scale, ww * scale, wh * scale, COLORS[0], PAGE, 1.5)
+    out, x1 = axis["out"], 340
+    middle = y0 + (wy + wh / 2) * scale
+    d.arrow(x0 + n * scale + 12, middle, x1 - 12)
+    d.text((x0 + n * scale + x1) / 2, middle - 10, "one tile,", 12, fill=MUTED)
+    d.text((x0 + n * scale + x1) / 2, middle + 18, "one thread", 12, fill=MUTED)
+    d.text(x1, 30, f"output: {m} channels of {out}×{out}", 13, "start", "bold")
     for index in product(*map(range, counts)):
         (ty, th), (tx, tw) = [
             span(s * i * t + axis["origin"], s * t, out) for i, t in zip(index, tile)
         ]
-        fill = COLORS[0] if list(index) == here else "none"
-        d.rect(x1 + tx * scale, y0 + ty * scale, tw * scale, th * scale, fill, INK, 1)
+        fill = COLORS[0] if list(index) == here else EMPTY
+        d.rect(x1 + tx * scale, y0 + ty * scale, tw * scale, th * scale, fill, LINE)
     outputs = "×".join(str(s * t) for t in tile)
-    text = f"{counts[0] * counts[1]} tiles of up to {outputs} outputs; a thread takes whole ones,"
-    d.text(x1 + out * scale / 2, y0 + out * scale + 22, text, 12)
-    text = f"writes finished rows, and holds {plan['scratch_bytes'] / 1024:.0f} KB of scratch"
-    d.text(x1 + out * scale / 2, y0 + out * scale + 38, text, 12)
+    steps = (
+        f"For each tile, a thread\n"
+        f"1. loads the {wh}×{ww} window, once;\n"
+        f"2. runs all {s**2} sub-kernels on it;\n"
+        f"3. interleaves what they give, adds bias\n"
+        f"\u00a0\u00a0\u00a0\u00a0and activation, stores finished rows.\n"
+        f"It holds {plan['scratch_bytes'] / 1024:.0f} KB while it does so."
+    )
+    d.text(x0, y0 + n * scale + 40, steps, anchor="start")
+    text = f"{counts[0] * counts[1]} tiles of up to {outputs} outputs"
+    d.text(x1, y0 + out * scale + 22, text, anchor="start", fill=MUTED)
     return d
 
 
@@ -268,49 +204,54 @@ def winograd() -> Drawing:
     taps = {len(c["taps"]) for c in axis["classes"]}
     most, lines = max(taps), 4  # F(3,2) and F(2,3) both read tiles of 4 lines (core/winograd.h)
     step = lines + 1 - most
-    d = Drawing(860, 390, "Unified Winograd: one transformed tile serves every sub-kernel")
-    size, middle = 20, 200
+    d = Drawing(720, 404, "Unified Winograd: one transformed tile serves every sub-kernel")
+    size, middle, gap = 16, 222, 84
     tile = lines * size
-    d.text(25 + tile / 2, middle - 62, f"{lines}×{lines} of the input", weight="bold")
-    d.cells(25, middle - tile / 2, size, [[DATA] * lines for _ in range(lines)])
-    d.arrow(115, middle, 165)
-    d.text(140, middle - 10, "Bᵀ d B", 12)
-    d.text(175 + tile / 2, middle - 62, "transformed once", weight="bold")
-    d.cells(175, middle - tile / 2, size, [["#667788"] * lines for _ in range(lines)])
-
     classes = len(axis["classes"])
-    left, gap = 345, 90
+    columns = [
+        (16, lines, "input", "a tile d"),
+        (120, lines, "transformed", "once: Bᵀ d B"),
+        (256, lines, "weights w", "G w Gᵀ"),
+        (368, lines, "products,", "over channels"),
+        (490, step, "outputs", "Aᵀ m A"),
+        (602, step * s, "output", "interleaved"),
+    ]
+    for x, count, *words in columns:
+        for line, word in enumerate(words):
+            weight = None if line else "bold"
+            d.text(x + count * size / 2, 28 + 17 * line, word, 12, weight=weight)
+    xs = [x for x, *_ in columns]
+    grid = [[DATA] * lines for _ in range(lines)]
+    d.cells(xs[0], middle - tile / 2, size, grid)
+    d.arrow(xs[0] + tile + 6, middle, xs[1] - 4)
+    d.cells(xs[1], middle - tile / 2, size, [[OTHER_DATA] * lines for _ in range(lines)])
     for index, (a, b) in enumerate(product(range(classes), repeat=2)):
         y = middle + (index - (classes**2 - 1) / 2) * gap
-        color = color_of(axis, a, b)
-        d.arrow(268, middle, left - 8, y) if y == middle else d.add(
-            "line", x1=268, y1=middle, x2=left - 8, y2=y, stroke=INK, stroke_width=1.5
-        )
-        cell = size * 0.9
-        d.cells(left, y - 2 * cell, cell, [[color] * lines for _ in range(lines)])
-        d.text(left + 4.6 * cell, y + 4, "⊙ G w Gᵀ", 12, "start")
-        d.arrow(left + 8.6 * cell, y, left + 10.5 * cell)
-        d.cells(left + 11 * cell, y - step / 2 * cell, cell, [[color] * step for _ in range(step)])
-        d.add(
-            "line",
-            x1=left + (11 + step + 0.4) * cell,
-            y1=y,
-            x2=672,
-            y2=middle,
-            stroke=INK,
-            stroke_width=1.5,
-        )
+        color, name = color_of(axis, a, b), letter(axis, a, b)
+        d.line(xs[1] + tile + 6, middle, xs[2] - 26, y)
+        d.text(xs[2] - 14, y + 5, "⊙", 15)
+
+        def square(column: int, side: int, y=y, color=color, name=name) -> None:
+            labels = [[name] * side for _ in range(side)]
+            top = y - side * size / 2
+            d.cells(xs[column], top, size, [[color] * side for _ in range(side)], labels, 10)
+
+        square(2, lines)
+        d.arrow(xs[2] + tile + 8, y, xs[3] - 6)
+        square(3, lines)
+        d.arrow(xs[3] + tile + 10, y, xs[4] - 8)
+        square(4, step)
+        d.line(xs[4] + step * size + 6, y, xs[5] - 6, middle)
     owner = sorted(range(classes), key=lambda i: -axis["classes"][i]["shift"])
     side = step * s
-    colors = [
-        [color_of(axis, owner[i % s], owner[j % s]) for j in range(side)] for i in range(side)
-    ]
-    d.text(685 + side * size / 2, middle - 76, f"{side}×{side} of the output", weight="bold")
-    d.cells(685, middle - side * size / 2, size, colors)
+
+    def owned(of) -> list[list[str]]:
+        return [[of(axis, owner[i % s], owner[j % s]) for j in range(side)] for i in range(side)]
+
+    d.cells(xs[5], middle - side * size / 2, size, owned(color_of), owned(letter), 10)
     products, direct = lines**2, (step * most) ** 2
-    d.text(685 + side * size / 2, middle + 85, f"{products} products for {step}×{step} outputs", 12)
-    d.text(685 + side * size / 2, middle + 101, f"of a {most}×{most} sub-kernel,", 12)
-    d.text(685 + side * size / 2, middle + 117, f"instead of {direct}", 12)
+    text = f"{products} products for\n{step}×{step} outputs,\ninstead of {direct}"
+    d.text(xs[5] + side * size / 2, middle + side * size / 2 + 24, text, fill=MUTED)
     return d
 
 
@@ -323,69 +264,89 @@ def upsampling() -> Drawing:
     seen = [q // s for q in range(o - p, o - p + k)]  # what the window over the enlarged image sees
     assert met == sorted(set(seen)), (met, seen)
     side = s * n
-    d = Drawing(760, 300, "Nearest upsampling and a convolution as one transposed convolution")
-    size, top = 24, 60
+    d = Drawing(720, 306, "Nearest upsampling and a convolution as one transposed convolution")
+    size, top, caption = 24, 54, 272
 
     def shade(i: int, j: int) -> str:
-        return DATA if (i + j) % 2 else "#bbc7d2"
+        return DATA if (i + j) % 2 else OTHER_DATA
 
-    d.text(25, 30, f"upsampled to {side}×{side}, then {k}×{k}", 13, "start", "bold")
-    d.cells(25, top, size, [[shade(i // s, j // s) for j in range(side)] for i in range(side)])
-    d.frame(25 + (o - p) * size, top + (o - p) * size, size, k, k)
-    y = top + side * size + 20
-    d.text(25, y, f"an output: {k * k} products with {len(met) ** 2} different pixels", 12, "start")
-    x = 330
-    d.text(x, 30, f"transposed, {k + s - 1}×{k + s - 1}, stride {s}", 13, "start", "bold")
-    d.cells(x, top + 48, size, [[shade(i, j) for j in range(n)] for i in range(n)])
-    d.frame(x + met[0] * size, top + 48 + met[0] * size, size, len(met), len(met))
-    d.arrow(x + n * size + 15, top + 96, x + n * size + 60)
-    left = x + n * size + 75
-    d.cells(left, top, size, output_colors(axis))
+    d.text(20, 30, f"upsampled to {side}×{side}, then {k}×{k} Conv", 13, "start", "bold")
+    d.cells(20, top, size, [[shade(i // s, j // s) for j in range(side)] for i in range(side)])
+    d.frame(20 + (o - p) * size, top + (o - p) * size, size, k, k)
+    text = f"an output: {k * k} products\nwith {len(met) ** 2} different pixels"
+    d.text(20, caption, text, anchor="start", fill=MUTED)
+    x, middle = 340, top + side * size / 2
+    longer = k + s - 1
+    d.text(x, 30, f"one {longer}×{longer} ConvTranspose of stride {s}", 13, "start", "bold")
+    d.cells(x, middle - n * size / 2, size, [[shade(i, j) for j in range(n)] for i in range(n)])
+    d.frame(x + met[0] * size, middle + (met[0] - n / 2) * size, size, len(met), len(met))
+    d.arrow(x + n * size + 12, middle, x + n * size + 46)
+    left = x + n * size + 58
+    d.cells(left, top, size, output_grid(axis, color_of), output_grid(axis, letter))
     d.frame(left + o * size, top + o * size, size, 1, 1)
-    d.text(x, y, f"an output: {len(met) ** 2} products; weights that met", 12, "start")
-    d.text(x, y + 16, "the same pixel are summed beforehand", 12, "start")
+    text = (
+        f"an output: {len(met) ** 2} products; weights that met\n"
+        "the same pixel are added beforehand"
+    )
+    d.text(x, caption, text, anchor="start", fill=MUTED)
     return d
 
 
 MIB = 1 << 20
+MACHINE = {"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16}
 SIDES = [4, 8, 16, 32, 64, 128, 256]
 CHANNELS = [1, 4, 16, 32, 64, 128, 256, 512, 1024]
+ENGINES = {
+    "direct": ("D", "direct"),
+    "narrow": ("N", "narrow"),
+    "winograd 1": ("W1", "winograd on one axis"),
+    "winograd 2": ("W2", "winograd on both"),
+}
 
 
 def plans() -> Drawing:
     """The algorithm chosen by number of channels and size of the image."""
-    isas = ["avx2", "avx512"]
-    d = Drawing(900, 420, "The plan by channels and image size")
-    names: dict[str, str] = {}
-    for panel, isa in enumerate(isas):
-        x0, y0, size = 75 + panel * 420, 75, 30
-        d.text(x0 + len(SIDES) * 22, 30, f"{isa}", weight="bold")
-        d.text(x0 + len(SIDES) * 22, 48, "kernel 4×4, stride 2, C → C, batch 1, 2 threads", 11)
+    d = Drawing(720, 460, "The plan by channels and image size")
+    width, height = 41, 30
+    for panel, isa in enumerate(["avx2", "avx512"]):
+        x0, y0 = 60 + panel * 352, 84
+        d.text(x0, 30, isa, 13, "start", "bold")
+        d.text(x0, 48, "4×4, stride 2, C → C channels, 2 threads", 12, "start", fill=MUTED)
+        d.text(x0 - 8, 74, "C", 12, "end", fill=MUTED)
+        d.text(x0, 74, "input's side", 12, "start", fill=MUTED)
         for i, c in enumerate(CHANNELS):
-            d.text(x0 - 8, y0 + i * size + 19, str(c), 11, "end")
+            d.text(x0 - 8, y0 + i * height + 19, str(c), 12, "end")
             for j, n in enumerate(SIDES):
-                plan = _core.plan(
-                    [1, c, n, n],
-                    [c, c, 4, 4],
-                    isa=isa,
-                    threads=2,
-                    machine={"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16},
-                    strides=[2, 2],
-                    pads=[1] * 4,
-                )
-                name = plan["algorithm"]
+
+                def plan(algorithm: str, c=c, n=n, isa=isa) -> dict:
+                    shapes = [1, c, n, n], [c, c, 4, 4]
+                    sides = {"strides": [2, 2], "pads": [1] * 4, "algorithm": algorithm}
+                    return _core.plan(*shapes, isa=isa, threads=2, machine=MACHINE, **sides)
+
+                best = plan("auto")
+                others = [a for a in _core.algorithms() if a != best["algorithm"]]
+                margin = min(plan(a)["cost"] for a in others) / best["cost"]
+                name = best["algorithm"]
                 if name == "winograd":
-                    axes = sum(plan["transform"])
-                    name += f", {axes} {'axis' if axes == 1 else 'axes'}"
-                color = names.setdefault(name, COLORS[len(names)])
-                d.rect(x0 + j * 44, y0 + i * size, 44, size, color, "white")
+                    name += f" {sum(best['transform'])}"
+                color = COLORS[list(ENGINES).index(name)]
+                x, y = x0 + j * width, y0 + i * height
+                d.rect(x + 0.75, y + 0.75, width - 1.5, height - 1.5, color)
+                d.text(x + width / 2, y + 13, ENGINES[name][0], 11, weight="bold", fill=PAGE)
+                d.text(x + width / 2, y + 25, f"{margin:.1f}×", 10, fill=PAGE)
         for j, n in enumerate(SIDES):
-            d.text(x0 + j * 44 + 22, y0 + len(CHANNELS) * size + 16, str(n), 11)
-        d.text(x0 + len(SIDES) * 22, y0 + len(CHANNELS) * size + 34, "side of the input", 12)
-    d.text(20, 66, "channels", 12, "start")
-    for i, (name, color) in enumerate(sorted(names.items())):
-        d.rect(75 + i * 180, 392, 16, 16, color)
-        d.text(98 + i * 180, 405, name, 13, "start")
+            d.text(x0 + j * width + width / 2, y0 + len(CHANNELS) * height + 16, str(n), 12)
+    y = y0 + len(CHANNELS) * height + 34
+    for i, (short, long) in enumerate(ENGINES.values()):
+        x = 60 + [0, 120, 245, 445][i]
+        d.rect(x, y, 24, 18, COLORS[i])
+        d.text(x + 12, y + 13, short, 11, weight="bold", fill=PAGE)
+        d.text(x + 32, y + 13, long, 12, "start")
+    text = (
+        "The number is the estimated cost of the next best engine, divided by the chosen one's.\n"
+        "Near 1.0×, both are about as fast, and neighbouring cells may choose differently."
+    )
+    d.text(60, y + 40, text, anchor="start", fill=MUTED)
     return d
 
 

@@ -3,12 +3,13 @@
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 from scripts import BENCHMARKS, ROOT, output_of, run
 
-MODULES = ("bench_session", "compare", "engines", "measure", "report")
+MODULES = ("bench_session", "compare", "drawing", "engines", "measure", "report")
 
 
 @pytest.fixture(scope="module")
@@ -216,19 +217,25 @@ def test_sites_run_and_are_written(modules, tmp_path):
 def test_models_and_sites_in_the_document(modules):
     report = modules["report"]
 
-    def row(layer, ratio, **more):
-        ms = {"median_ms": 2.0, "creation_ms": 1.0, "first_run_ms": 3.0}
-        engines = dict.fromkeys(("stock", "ours", "tuned"), ms)
+    def row(layer, stock, **more):
+        rest = {"creation_ms": 1.0, "first_run_ms": 3.0}
+        ms = {"stock": stock, "ours": 2.0, "tuned": 1.0}
+        engines = {name: {"median_ms": value} | rest for name, value in ms.items()}
+        engines["ours"]["peak_bytes"] = 2048
+        ratio = {"stock": stock / 2, "tuned": stock}
         return {"group": "g", "layer": layer, "engines": engines, "ratio": ratio} | more
 
-    models = [row("net", {"stock": 2.0, "tuned": 4.0}, sites={"ours": 5, "tuned": 3})]
-    rewrites = [row("a", {"stock": 2.0}, rewritten=1), row("b", {"stock": 8.0}, rewritten=0)]
+    def record(*rows):
+        return report.Record("A Cpu", 2, [{"machine": {"date": "today"}, "results": [*rows]}])
+
     text = report.models_section(
-        {"machine": {"cpu": "a cpu"}, "results": models}, {"results": rewrites}
+        [record(row("net", 4.0, sites={"ours": 5, "tuned": 3}))],
+        [record(row("a", 4.0, rewritten=1), row("b", 16.0, rewritten=0))],
     )
-    assert "| net | 5 | 3 | 2.000 | 2.000 | 2.000 | 2.00 | 4.00 |" in text
+    assert "<summary>A Cpu, 2 threads, today</summary>" in text
+    assert "| net | 5 | 3 | 4.000 | 2.000 | 1.000 | 2.00 | 4.00 | - | 2.0 KB |" in text
     assert (
-        "| a | 2.000 | 2.000 | 2.00 | yes |" in text and "| b | 2.000 | 2.000 | 8.00 | no |" in text
+        "| a | 4.000 | 2.000 | 2.00 | yes |" in text and "| b | 16.0 | 2.000 | 8.00 | no |" in text
     )
     assert "**geometric mean, g** |  |  | **4.00**" in text
     document = "x\n<!-- models: begin -->\n<!-- models: end -->\ny"
@@ -248,39 +255,101 @@ def test_ratios_and_means(complete):
     assert complete["means"]["all layers"]["ours_creation_ms"] == 3.0
 
 
-def test_report_fills_the_document(modules, complete, tmp_path):
+@pytest.fixture
+def slower(complete):
+    """Another run, in which stock took twice as long on one layer."""
+    other = json.loads(json.dumps(complete))
+    other["results"][0]["engines"]["stock"]["median_ms"] *= 2
+    other["results"][0]["ratio"]["stock"] *= 2
+    return other
+
+
+def test_report_fills_the_document(modules, complete):
     report = modules["report"]
     document = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    text = report.replace_section(document, report.section(complete, "plot.svg"))
+    complete["machine"]["date"] = "today"
+    text = report.section([report.Record("A Cpu", 2, [complete])], "plot.svg")
+    text = report.replace_section(document, text)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| one | 8.000 | 2.000 | 4.000 | 4.00 | 2.00 | torch | 10.0 |" in text
     assert "| three | 16.0 | 1.000 | - | 16.00 | 16.00 | stock | 10.0 |" in text
     assert "2.0 KB | 100 B | 3.0 MB" in text and "(plot.svg)" in text
     assert "torch cannot express three: groups" in text
     assert "not run: openvino, not installed" in text
+    assert "| a | 2 | 2.00x (1.00 to 4.00) |" in text
+    assert "Every layer: A Cpu, 2 threads, today</summary>" in text
     with pytest.raises(SystemExit, match="lacks"):
         report.replace_section("no markers", "text")
 
 
-def test_report_command(modules, layers_file, tmp_path):
+def test_several_runs_are_shown_as_ranges(modules, complete, slower):
     report = modules["report"]
-    document = tmp_path / "performance.md"
-    document.write_text(f"{report.BEGIN}\n{report.END}\n")
-    output_of("report.py", layers_file, "--document", document, "--no-plot")
-    assert "gpgan_4x4x512" in document.read_text()
+    record = report.Record("A Cpu", 2, [complete, slower])
+    row = report.middle_of(record)["results"][0]
+    assert row["engines"]["stock"]["median_ms"] == 12 and row["ratio"]["stock"] == 6
+    assert row["over_runs"] == (4, 8)
+    network = {"group": "models", "ratio": {"stock": 2.0, "tuned": 3.0}, "engines": {}}
+    models = {"results": [network]}
+    for name, peak in (("stock", 200), ("ours", 100)):
+        network["engines"][name] = {"peak_bytes": peak}
+    header, rows = report.readme_table([record], [report.Record("A Cpu", 2, [models])])
+    means = "4.00 to 5.04x (1.00 to 16.00)"
+    assert rows == [
+        [
+            "A Cpu, 2 threads (avx2)",
+            means,
+            "3.17x",
+            "2.00x (2.00 to 2.00)",
+            "3.00x (3.00 to 3.00)",
+            "0.50x",
+        ]
+    ]
+    assert len(header) == len(rows[0])
+    _, rows = report.group_table([record])
+    assert rows[-1] == ["**all layers**", "**3**", f"**{means}**"]
 
 
-def test_the_document_has_the_markers(modules):
+def test_records_are_the_newest_of_each_processor(modules, complete, tmp_path):
     report = modules["report"]
-    text = (ROOT / "docs/performance.md").read_text()
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    for name, threads in (
+        ("2026-01-01-epyc-milan-2-cores-layers", 2),
+        ("2026-01-02-epyc-milan-run1-layers", 2),
+        ("2026-01-02-epyc-milan-run2-layers", 2),
+        ("2026-01-01-epyc-milan-1-thread-layers", 1),
+    ):
+        complete["machine"]["threads"] = threads
+        (tmp_path / f"{name}.json").write_text(json.dumps(complete))
+    found = report.records("layers", tmp_path)
+    assert [(r.name, len(r.runs)) for r in found] == [
+        ("EPYC Milan, 1 thread", 1),
+        ("EPYC Milan, 2 threads", 2),
+    ]
+    with pytest.raises(SystemExit, match=r"no \*-models\.json"):
+        report.records("models", tmp_path)
+    (tmp_path / "milan-layers.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"milan-layers\.json: not called DATE-PROCESSOR"):
+        report.records("layers", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["plot.svg", "plot.png"])
-def test_plot(modules, complete, tmp_path, name):
-    pytest.importorskip("matplotlib")
-    modules["report"].plot(complete, tmp_path / name)
-    assert (tmp_path / name).stat().st_size > 1000
+def test_documents_show_what_is_recorded(tmp_path):
+    """That is: running the script would change nothing."""
+    (tmp_path / "docs").mkdir()
+    names = ("README.md", "docs/performance.md", "docs/performance.svg")
+    for name in names:
+        shutil.copy(ROOT / name, tmp_path / name)
+    output_of("report.py", "--root", tmp_path)
+    for name in names:
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+
+
+def test_chart(modules, complete, slower):
+    report = modules["report"]
+    one, two = (report.Record("A Cpu", n, [run]) for n, run in ((1, complete), (2, slower)))
+    text = str(report.chart([one, two]))
+    assert "a  A Cpu, 1 thread, avx2" in text and "b  A Cpu, 2 threads, avx2" in text
+    # What a pointer that rests on a bar is shown.
+    assert "all layers, A Cpu, 1 thread: 4.00x; two 1.00x, three 16.00x" in text
+    assert text == str(report.chart([one, two]))
 
 
 def test_compare(tmp_path, results):

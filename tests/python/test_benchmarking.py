@@ -1,8 +1,11 @@
 """benchmark(): what is timed, how nodes are matched, and the reports.  Nothing depends on speed."""
 
+import dataclasses
 import itertools
 import json
+import re
 
+import matplotlib
 import numpy as np
 import onnx
 import pytest
@@ -17,11 +20,12 @@ from cases import (
     tensor,
     value,
 )
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from onnx import helper
 from rich.console import Console
 
 import ort_tconv
-from ort_tconv import benchmarking
+from ort_tconv import benchmark_plot, benchmarking
 from ort_tconv.benchmarking import node_times
 
 QUICK = {"warm_up": 1, "repeat": 2, "seconds": 0.0, "memory": False}
@@ -262,3 +266,31 @@ def test_plot(suffix, tmp_path):
         result.plot(tmp_path / "out.onnx")
     nothing = ort_tconv.benchmark(source, source, **QUICK | {"per_node": False})
     nothing.plot(path)
+
+
+def test_labels_of_a_plot_are_inside_and_apart():
+    result = ort_tconv.benchmark(chain_model(2), **QUICK)
+    result = dataclasses.replace(result, model="a_model_with_quite_a_long_name_for_a_title.onnx")
+    with matplotlib.rc_context(benchmark_plot._STYLE):
+        figure = benchmark_plot._figure(result)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    tops = [figure._suptitle, *figure.legends]
+    labels = [text for axes in figure.axes for text in axes.texts]
+    assert len(labels) == 3 and all(text.get_text().endswith("x") for text in labels)
+    page = figure.bbox
+    for artist in [*tops, *labels]:
+        box = artist.get_window_extent(canvas.get_renderer())
+        assert page.x0 <= box.x0 and box.x1 <= page.x1, artist
+        assert page.y0 <= box.y0 and box.y1 <= page.y1, artist
+    title, legend = (top.get_window_extent(canvas.get_renderer()) for top in tops)
+    assert not title.overlaps(legend)
+
+
+def test_a_plot_has_colours_for_dark_pages(tmp_path):
+    ort_tconv.benchmark(chain_model(2), **QUICK).plot(tmp_path / "out.svg")
+    content = (tmp_path / "out.svg").read_text()
+    used = {*re.findall(r"(?:fill|stroke): (#\w+)", content)}
+    assert used == benchmark_plot._DARK.keys()
+    for light, dark in benchmark_plot._DARK.items():
+        assert content.count(f"fill:{dark} !important") == 1, light

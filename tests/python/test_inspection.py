@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,11 +21,12 @@ from cases import (
     tensor,
     value,
 )
+from contrast import MARK, contrast
 from onnx import AttributeProto, helper
 from sessions import run_stock
 
 import ort_tconv
-from ort_tconv import _core
+from ort_tconv import _core, inspection_html
 from ort_tconv.inspection import column_buffer_bytes, conventional_macs, enlarged_input_bytes
 
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))
@@ -289,6 +291,18 @@ def test_html():
     assert page.text.count(name) >= 2  # as it stands in the model, and harmless
     assert "http" not in html and "url(" not in html and "@import" not in html
     assert "narrow" in page.text and "1.05 MB" in page.text
+
+
+def test_every_value_of_the_page_names_its_column():
+    """On a narrow screen the head of the table is not shown."""
+    html = ort_tconv.inspect(chain_model()).to_html()
+    cells = re.findall(r"<td[^>]*>", html)
+    assert cells and all("data-column=" in cell for cell in cells)
+
+
+def test_bars_stand_out_on_light_and_dark_pages():
+    for light, dark in inspection_html._BARS.values():
+        assert contrast(light, "#ffffff") >= MARK and contrast(dark, "#202020") >= MARK
 
 
 def test_the_numbers_hold_for_what_runs():

@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from .cost import engine_cost, moving_cost, nominal_sides
+from .external_data import is_there
 from .facts import Facts
-from .model_io import is_there
 from .nodes import FLOATS, become_operator, input_of, prune
 from .rewrite import Refusal, Scope
 

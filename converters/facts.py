@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .model_io import is_there
+from .external_data import is_there
 from .nodes import FLOATS, attribute, input_of, is_operator, own_op
 
 #: Elements of a tensor that counts as a shape, or as part of one.

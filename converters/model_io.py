@@ -1,36 +1,35 @@
-"""Reading and writing models, with weights in the file or beside it.
-
-Weights beside the file ("external data") are named by a path relative to the model's folder.  They
-are copied from file to file and never pass through a second model in memory.
-"""
+"""A model with the folder of its external data, and reading it from whatever holds one."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
+from ..text import printable
+from .external_data import (
+    ConversionError,
+    Extent,
+    all_tensors,
+    embed,
+    external_places,
+    is_external,
+    location_of,
+    refer,
+    reference_of,
+    tensor_bytes,
+)
+
 # Protobuf serialises 2 GiB at most. Models with more weights than this, which leaves some room for
-# the graph, have their tensors of at least _EXTERNAL_THRESHOLD bytes written beside the file.
+# the graph, have their tensors of at least EXTERNAL_THRESHOLD bytes written beside the file.
 _MAX_WEIGHT_BYTES = 2**31 - 2**26
-_EXTERNAL_THRESHOLD = 1024
-_ALIGNMENT = 4096  # lets the runtime map a tensor's pages instead of copying them
-_COPY_BYTES = 1 << 24
+EXTERNAL_THRESHOLD = 1024
+_MAX_FILE_BYTES = 2**31
 _MOST_LINKS = 40  # that Linux follows
-
-
-class ConversionError(ValueError):
-    """The model cannot be read, converted or written; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,12 @@ class Model:
 
     def external_bytes(self) -> int:
         """Size of the values in other files."""
-        return sum(map(_tensor_bytes, self.external))
+        return sum(map(tensor_bytes, self.external))
 
     def fits_protobuf(self, loaded: bool = False) -> bool:
         """Whether the model is small enough to be serialised, as it is or with all data loaded."""
         tensors = (t for t in all_tensors(self.proto) if loaded or not is_external(t))
-        return sum(map(_tensor_bytes, tensors)) <= _MAX_WEIGHT_BYTES
+        return sum(map(tensor_bytes, tensors)) <= _MAX_WEIGHT_BYTES
 
     def derive(self, proto: onnx.ModelProto) -> Model:
         """A model made from this one, with references to the same files."""
@@ -92,34 +91,13 @@ class Model:
             if self.is_readable(tensor):
                 Extent.of(tensor, self.folder)
             else:
-                _reference(tensor)
+                reference_of(tensor)
 
     def load(self) -> Model:
         """Move external data into the model itself; raises ConversionError as ``extents`` does."""
         for tensor, extent in self.extents():
-            _embed(tensor, extent.read())
+            embed(tensor, extent.read())
         return self
-
-    def write(self, output: str | os.PathLike) -> Model:
-        """Write the model to ``output``, and return it as it stands there.
-
-        What is external stays external: it is copied to ``<output>.data``, and the references
-        follow.  Of a model that protobuf cannot hold, the large tensors are moved there too.
-        """
-        output = Path(output)
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"{output.parent} is not a folder to write {output.name} to")
-        sources: list[_Content] = [*self.extents()]
-        if not self.fits_protobuf():
-            sources += [
-                (tensor, tensor.raw_data)
-                for tensor in all_tensors(self.proto)
-                if tensor.HasField("raw_data") and _tensor_bytes(tensor) >= _EXTERNAL_THRESHOLD
-            ]
-        if sources:
-            _write_data(_free_data_path(output, sources), sources)
-        _replace(output, [self.proto.SerializeToString()])
-        return Model(self.proto, output.absolute().parent.resolve(), output)
 
     def serialize(self) -> tuple[bytes, Path | None]:
         """The model as bytes, and the folder that their references are relative to, if any.
@@ -130,16 +108,16 @@ class Model:
         copy = self.copy()
         large = []
         for tensor, extent in copy.extents():
-            if extent.length > _EXTERNAL_THRESHOLD:
+            if extent.length > EXTERNAL_THRESHOLD:
                 large.append((tensor, extent))
             else:  # maybe a shape, which onnxruntime wants to have in the model
-                _embed(tensor, extent.read())
+                embed(tensor, extent.read())
         folder = None
         if large:
             folder = Path(os.path.commonpath([extent.path.parent for _, extent in large]))
         for tensor, extent in large:
             location = extent.path.relative_to(folder).as_posix()
-            _refer(tensor, location, extent.offset, extent.length)
+            refer(tensor, location, extent.offset, extent.length)
         return copy.proto.SerializeToString(), folder
 
     def skeleton(self) -> onnx.ModelProto:
@@ -157,37 +135,45 @@ class Model:
                 _copy_field(result.graph, field, value)
         inputs = {value.name for value in self.proto.graph.input}
         for tensor in self.proto.graph.initializer:
-            if _tensor_bytes(tensor) <= _EXTERNAL_THRESHOLD and self.is_readable(tensor):
+            if tensor_bytes(tensor) <= EXTERNAL_THRESHOLD and self.is_readable(tensor):
                 result.graph.initializer.add().CopyFrom(tensor)
             elif tensor.name not in inputs:
                 result.graph.input.add().CopyFrom(
                     onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
                 )
         for tensor in self.derive(result).external:
-            if _tensor_bytes(tensor) > _EXTERNAL_THRESHOLD:
-                _embed(tensor, bytes(_tensor_bytes(tensor)))
+            if tensor_bytes(tensor) > EXTERNAL_THRESHOLD:
+                embed(tensor, bytes(tensor_bytes(tensor)))
             elif self.is_readable(tensor):
-                _embed(tensor, Extent.of(tensor, self.folder).read())
+                embed(tensor, Extent.of(tensor, self.folder).read())
         return result
 
     def is_readable(self, tensor: onnx.TensorProto) -> bool:
         """Whether the tensor's values are in the model, or in a file that is there."""
         if not is_external(tensor):
             return True
-        return self.folder is not None and (self.folder / _location(tensor)).is_file()
+        return self.folder is not None and (self.folder / location_of(tensor)).is_file()
 
 
-def _embed(tensor: onnx.TensorProto, values: bytes) -> None:
-    tensor.raw_data = values
-    tensor.ClearField("data_location")
-    del tensor.external_data[:]
+def _copy_field(message, field, value) -> None:
+    if isinstance(value, Message):
+        getattr(message, field.name).CopyFrom(value)
+    elif isinstance(value, str | bytes | int | float):
+        setattr(message, field.name, value)
+    else:
+        getattr(message, field.name).extend(value)
+
+
+ModelLike = str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto | ir.Model | Model
 
 
 def read_model(model: ModelLike) -> Model:
-    """Model from a path (``.onnx``, or a text format that onnx knows), bytes or an object.
+    """Model from a path (of a file in ONNX's format, whatever its name, or in a text format that
+    onnx knows by its suffix), bytes or an object.
 
-    Raises ConversionError if it is no ONNX model, FileNotFoundError if there is no such file and
-    TypeError if ``model`` is something else.  External data is not loaded.
+    Raises ConversionError if it is no ONNX model, FileNotFoundError or another OSError if there is
+    no such file or it cannot be read, and TypeError if ``model`` is something else.  External data
+    is not loaded.
     """
     if isinstance(model, Model):
         result = model
@@ -199,10 +185,12 @@ def read_model(model: ModelLike) -> Model:
         result = Model(_parse(bytes(model), "the given bytes"))
     elif isinstance(model, str | os.PathLike):
         path = Path(model)
-        if path.suffix in ("", ".onnx", ".ort", ".pb"):
-            proto = _parse(path.read_bytes(), str(path))
+        data = read_file(path)
+        text = onnx.serialization.registry.get_format_from_file_extension(path.suffix)
+        if text in (None, "protobuf"):
+            proto = _parse(data, str(path))
         else:
-            proto = onnx.load(path, load_external_data=False)
+            proto = _parse_text(data, path, text)
         result = Model(proto, _folder_of_file(path, proto), path)
     else:
         raise TypeError(
@@ -210,16 +198,43 @@ def read_model(model: ModelLike) -> Model:
             "is needed"
         )
     if not result.proto.HasField("graph"):
-        raise ConversionError(f"{result.path or 'the model'} holds no graph")
+        raise ConversionError(f"{result.path or 'the model'}: an ONNX model without a graph")
     return result
 
 
-ModelLike = str | os.PathLike | bytes | onnx.ModelProto | ir.Model | Model
-
-
-def is_ort_format(data: bytes) -> bool:
+def is_ort_format(data: bytes | bytearray | memoryview) -> bool:
     """Whether ``data`` begins a model in ONNX Runtime's own format, which no ONNX tool reads."""
-    return data[4:8] == b"ORTM"
+    return bytes(data[4:8]) == b"ORTM"
+
+
+def read_file(path: Path, most: int = -1) -> bytes:
+    """The file's bytes, or as many of them; raises OSErrors that say what is wrong in words."""
+    shown = printable(str(path))
+    try:
+        with path.open("rb") as file:
+            if most < 0 and os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
+                raise ConversionError(
+                    f"{shown}: too large for an ONNX model, which has 2 GB at most with the rest "
+                    "of its weights in other files; is this one of those?"
+                )
+            return file.read(most)
+    except FileNotFoundError:
+        if path.is_symlink():
+            target = printable(os.readlink(path))
+            raise FileNotFoundError(f"{shown} is a link to {target}, which is not there") from None
+        raise FileNotFoundError(f"there is no file {shown}") from None
+    except IsADirectoryError:
+        models = sorted(printable(file.name) for file in path.glob("*.onnx"))[:3]
+        such_as = f", such as {', '.join(models)}" if models else ""
+        raise IsADirectoryError(f"{shown} is a folder; pass a model in it{such_as}") from None
+    except PermissionError:
+        raise PermissionError(f"{shown} cannot be read: no permission") from None
+    except OSError as error:
+        raise OSError(f"{shown} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise ConversionError(f"{shown!r} is no path") from None  # a null character
 
 
 def _parse(data: bytes, origin: str) -> onnx.ModelProto:
@@ -229,9 +244,51 @@ def _parse(data: bytes, origin: str) -> onnx.ModelProto:
             "made from"
         )
     try:
-        return onnx.ModelProto.FromString(data)
-    except DecodeError as error:
-        raise ConversionError(f"{origin}: not an ONNX model ({error})") from None
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        model = None
+    # What is something else may pass for a message with unknown fields.
+    if model is None or not model.HasField("graph"):
+        raise ConversionError(f"{origin}: not an ONNX model, but {_kind(data)}")
+    return model
+
+
+def _parse_text(data: bytes, path: Path, form: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data, format=form)
+    except Exception as error:  # each format has its own
+        why = str(error).strip().partition("\n")[0]
+        raise ConversionError(f"{path}: not an ONNX model in the format {form}: {why}") from None
+
+
+#: What people take for a model: how it begins, at which byte, and what to do.
+_KINDS = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS to it: run `git lfs pull`"),
+    (0, b"PK\x03\x04", "a zip archive, as PyTorch's .pt and .pth are: export the model with "
+     "torch.onnx.export, or unpack it if it is in there"),
+    (0, b"\x80", "a pickle, as old PyTorch checkpoints are: export the model with "
+     "torch.onnx.export"),
+    (4, b"TFL3", "a TensorFlow Lite model: convert it with tf2onnx"),
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes: convert it with tf2onnx"),
+    (0, b"\x1f\x8b", "compressed: unpack it with gunzip"),
+    (0, b"BZh", "compressed: unpack it with bunzip2"),
+    (0, b"\xfd7zXZ", "compressed: unpack it with unxz"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed: unpack it with unzstd"),
+    (8, b'{"', "weights in the safetensors format: export the model that they belong to"),
+    (0, b"GGUF", "a GGUF file: export the model that it was made from"),
+)  # fmt: skip
+
+
+def _kind(data: bytes) -> str:
+    """What the bytes are if they are no model, and what to do."""
+    if not data:
+        return "empty: export or download it again"
+    for start, magic, kind in _KINDS:
+        if data.startswith(magic, start):
+            return kind
+    if data.lstrip()[:1] in (b"<", b"{"):
+        return "text, such as a web page or a message of a failed download: download it again"
+    return "something else, or damaged or cut short: export or download it again"
 
 
 def _folder_of_file(path: Path, proto: onnx.ModelProto) -> Path:
@@ -244,301 +301,16 @@ def _folder_of_file(path: Path, proto: onnx.ModelProto) -> Path:
     while path.is_symlink() and len(folders) < _MOST_LINKS:
         path = path.absolute().parent / os.readlink(path)
         folders.append(path.parent.resolve())
-    locations = {_location(tensor) for tensor in Model(proto).external}
+    locations = {location_of(tensor) for tensor in Model(proto).external}
     complete = (f for f in folders if all((f / location).is_file() for location in locations))
     return next(complete, folders[0])
 
 
 def _folder_of(model: ir.Model) -> Path | None:
     """The folder of an object's external data; raises ConversionError if there are several."""
-    tensors = [t for _, t in _external_places(model) if os.fspath(t.base_dir)]
+    tensors = [t for _, t in external_places(model) if os.fspath(t.base_dir)]
     folders = {Path(tensor.base_dir).resolve() for tensor in tensors}
     if len(folders) > 1:
         named = " and ".join(sorted(f"'{folder}'" for folder in folders))
         raise ConversionError(f"the model's external data lies in several folders: {named}")
     return next(iter(folders), None)
-
-
-def _external_places(
-    model: ir.Model,
-) -> Iterator[tuple[Callable[[ir.ExternalTensor], None], ir.ExternalTensor]]:
-    """The external tensors of an object, each with what puts another one in its place."""
-    for graph in model.graphs():
-        for value in list(graph.initializers.values()):
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield partial(setattr, value, "const_value"), value.const_value
-    for owner in (model.graph, *model.functions.values()):
-        for node in ir.traversal.RecursiveGraphIterator(owner):
-            for name, attribute in list(node.attributes.items()):
-                if isinstance(attribute.value, ir.ExternalTensor):
-
-                    def put(tensor: ir.ExternalTensor, node=node, name=name) -> None:
-                        node.attributes[name] = ir.AttrTensor(name, tensor)
-
-                    yield put, attribute.value
-
-
-# ---- tensors -----------------------------------------------------------------------------------
-
-
-def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of the model: initializers and attributes, wherever they are."""
-
-    def of_nodes(nodes) -> Iterator[onnx.TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                if attribute.HasField("sparse_tensor"):
-                    yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-                if attribute.HasField("g"):
-                    yield from of_graph(attribute.g)
-                for graph in attribute.graphs:
-                    yield from of_graph(graph)
-
-    def of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        yield from of_nodes(graph.node)
-
-    yield from of_graph(model.graph)
-    for function in model.functions:
-        yield from of_nodes(function.node)
-
-
-def is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL
-
-
-def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return _entries(tensor).get("location", "")
-
-
-def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Make the tensor's values those at a place in a file."""
-    tensor.ClearField("raw_data")
-    del tensor.external_data[:]
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-
-
-@dataclass(frozen=True)
-class Extent:
-    """The bytes of one tensor in a file."""
-
-    path: Path  #: of the file itself, links followed
-    offset: int
-    length: int
-
-    @classmethod
-    def of(cls, tensor: onnx.TensorProto, folder: Path | None) -> Extent:
-        """Where the values of an external tensor are.
-
-        Raises ConversionError if they are not there, or if there is no folder.
-        """
-        what = f"tensor '{tensor.name}': external data"
-        location, offset, length = _reference(tensor)
-        if folder is None:
-            raise ConversionError(
-                f"{what} is in the file '{location}', and the model was given without its folder; "
-                "pass the model's path, or load the data first, as onnx.load does"
-            )
-        path = folder / location
-        if not path.is_file():
-            raise ConversionError(
-                f"{what} file {path} is missing; it belongs beside the model, under this name"
-            )
-        size = path.stat().st_size
-        if offset + length > size:
-            raise ConversionError(
-                f"{what} of {length} bytes at {offset} does not lie within {path}, which has "
-                f"{size} bytes"
-            )
-        return cls(path.resolve(), offset, length)
-
-    def chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            left = self.length
-            while left:
-                chunk = file.read(min(left, _COPY_BYTES))
-                if not chunk:
-                    raise ConversionError(f"{self.path} became shorter while it was read")
-                left -= len(chunk)
-                yield chunk
-
-    def read(self) -> bytes:
-        return b"".join(self.chunks())
-
-
-def _reference(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """What an external tensor says of its place: location, offset and length.
-
-    Raises ConversionError if that makes no sense, whatever the file holds.
-    """
-    what = f"tensor '{tensor.name}': external data"
-    entries = {"offset": "0", "length": "0"} | _entries(tensor)
-    location = os.path.normpath(_location(tensor))
-    if location == "." or os.path.isabs(location) or location.split(os.sep)[0] == "..":
-        raise ConversionError(
-            f"{what} location '{_location(tensor)}' is not a path below the model's folder"
-        )
-    for key in ("offset", "length"):
-        if not (entries[key].isascii() and entries[key].isdigit()):
-            raise ConversionError(f"{what} has {key} '{entries[key]}', which is no whole number")
-    dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
-    if tensor.data_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
-        raise ConversionError(f"{what}: values of type {dtype} cannot be in a file")
-    needed = _tensor_bytes(tensor)
-    length = int(entries["length"]) or needed  # 0 means that it is not given
-    if length != needed:
-        raise ConversionError(
-            f"{what} has length {length}, and values of shape {list(tensor.dims)} and type {dtype} "
-            f"have {needed} bytes"
-        )
-    return location, int(entries["offset"]), length
-
-
-class FileTensor(ir.ExternalTensor):
-    """A tensor in a file, read by the rules of :class:`Model`.
-
-    onnx-ir's own tensor is read from the current directory if it has no folder, and refuses links.
-    """
-
-    def __init__(self, tensor: ir.ExternalTensor, folder: Path | None) -> None:
-        super().__init__(
-            tensor.location,
-            tensor.offset,
-            tensor.length,
-            tensor.dtype,
-            shape=tensor.shape,
-            name=tensor.name,
-            doc_string=tensor.doc_string,
-            metadata_props=tensor.metadata_props,
-            base_dir=folder or "",
-        )
-        self._folder = folder
-
-    @property
-    def is_there(self) -> bool:
-        """Whether there is a file to read."""
-        return self._folder is not None and (self._folder / self.location).is_file()
-
-    @property
-    def _extent(self) -> Extent:
-        return Extent.of(ir.serde.serialize_tensor(self), self._folder)
-
-    def numpy(self) -> np.ndarray:
-        """The values, mapped; raises ConversionError if they are out of reach."""
-        extent, dtype = self._extent, self.dtype.numpy()
-        if self.dtype.bitwidth < 8:  # several in a byte
-            proto = onnx.TensorProto(data_type=self.dtype.value, raw_data=extent.read())
-            proto.dims.extend(self.shape.numpy())
-            return ir.serde.deserialize_tensor(proto).numpy()
-        if not extent.length:
-            return np.empty(self.shape.numpy(), dtype)
-        little = np.dtype(dtype).newbyteorder("<")
-        mapped = np.memmap(extent.path, little, "r", extent.offset, (self.size,))
-        return np.asarray(mapped).reshape(self.shape.numpy())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.numpy(), dtype) if copy else np.asarray(self.numpy(), dtype)
-
-    def tobytes(self) -> bytes:
-        return self._extent.read()
-
-    def tofile(self, file: Any) -> None:
-        for chunk in self._extent.chunks():
-            file.write(chunk)
-
-
-def is_there(tensor: ir.TensorProtocol) -> bool:
-    """Whether the values of a constant can be read."""
-    return not isinstance(tensor, FileTensor) or tensor.is_there
-
-
-def use_file_tensors(model: ir.Model, folder: Path | None) -> None:
-    """Make the external tensors of an object ones that are read by the rules above."""
-    for put, tensor in list(_external_places(model)):
-        put(FileTensor(tensor, folder))
-
-
-#: A tensor and where its values are now.
-_Content = tuple[onnx.TensorProto, Extent | bytes]
-
-
-# ---- writing -----------------------------------------------------------------------------------
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Size of the tensor's values (at least: strings count as one byte)."""
-    dtype = ir.DataType(tensor.data_type)
-    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
-        return math.prod(tensor.dims)
-    return math.ceil(math.prod(tensor.dims) * dtype.itemsize)
-
-
-def _free_data_path(output: Path, sources: list[_Content]) -> Path:
-    """``<output>.data``, or the first ``<output>.N.data`` that is not read from."""
-    read = {source.path.resolve() for _, source in sources if isinstance(source, Extent)}
-    numbers = ("", *(f".{n}" for n in range(1, len(read) + 1)))
-    paths = (output.with_name(f"{output.name}{number}.data") for number in numbers)
-    return next(path for path in paths if path.resolve() not in read)
-
-
-def _write_data(path: Path, sources: list[_Content]) -> None:
-    """Write all tensors to one file and make each refer to its place there."""
-    places: list[tuple[int, int]] = []
-
-    def chunks() -> Iterator[bytes]:
-        position = 0
-        for _, source in sources:
-            padding = -position % _ALIGNMENT
-            yield bytes(padding)
-            position += padding
-            length = source.length if isinstance(source, Extent) else len(source)
-            places.append((position, length))
-            yield from source.chunks() if isinstance(source, Extent) else (source,)
-            position += length
-
-    _replace(path, chunks())
-    for (tensor, _), (offset, length) in zip(sources, places, strict=True):
-        _refer(tensor, path.name, offset, length)
-
-
-def _replace(path: Path, chunks: Iterable[bytes]) -> None:
-    with written_whole(path) as part, part.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to; its file appears as ``path`` only when the block ends without error."""
-    if path.exists() and not path.is_file():  # a pipe or a device
-        yield path
-        return
-    path = path.resolve()  # replace what a link points to, not the link
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _copy_field(message, field, value) -> None:
-    if isinstance(value, Message):
-        getattr(message, field.name).CopyFrom(value)
-    elif isinstance(value, str | bytes | int | float):
-        setattr(message, field.name, value)
-    else:
-        getattr(message, field.name).extend(value)

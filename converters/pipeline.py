@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
-from . import model_io
+from .._log import log
+from ..inputs import check_names
 from .conv_transpose import ConvTransposeRewrite
 from .epilogue import EpilogueRewrite
+from .external_data import ConversionError, use_file_tensors
 from .facts import Facts
-from .model_io import ConversionError, Model, ModelLike
+from .model_io import Model, ModelLike, read_model
 from .nodes import own_op
+from .output import Output
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
@@ -48,9 +51,13 @@ ALGORITHMS = ("auto", "direct", "narrow", "winograd")
 class ConversionResult:
     """A converted model, what was done to it and, if it was tuned, what was timed."""
 
-    model: onnx.ModelProto
+    converted: Model  #: with the folder of what it refers to
     report: Report
     tuning: Tuning | None = None
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.converted.proto
 
     @property
     def changes(self) -> list[Change]:
@@ -73,6 +80,7 @@ def convert(
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
     load_external_data: bool = True,
+    force: bool = False,
 ) -> onnx.ModelProto:
     """Rewrite a model to use ``ort_tconv::SegregatedConvTranspose``.
 
@@ -83,7 +91,8 @@ def convert(
     Args:
         model: Path, serialised bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         output: Where to write the result as well.  External data is copied to ``<output>.data``;
-            weights that are in the model stay there, unless they exceed 2 GB.
+            weights that are in the model stay there, unless they exceed 2 GB.  A file that is there
+            is replaced if this package wrote it, and together with its data.
         include: Shell-style patterns; only nodes whose name matches one are rewritten.  A node
             without a name goes by the name of its first output.
         exclude: Patterns of names that are left alone, stronger than ``include``.
@@ -100,6 +109,8 @@ def convert(
             ``onnx.load`` does, so that ``SerializeToString()`` holds everything a session needs.
             Otherwise it stays a reference, relative to ``output``'s folder if there is one and to
             the source's if not.  References of a ModelProto, whose folder is not known, are kept.
+        force: Replace whatever file ``output`` is, also ``model`` itself, whose external data then
+            stays where it is.  Data of other models is not touched.
 
     Returns:
         The converted model, an object of its own.
@@ -108,6 +119,7 @@ def convert(
         ConversionError: ``model`` is not an ONNX model, its external data is missing or it holds
             something that cannot be represented.
         FileNotFoundError: ``model``, or the folder of ``output``, does not exist.
+        FileExistsError: ``output``, or a file in the place of its data, is not one to replace.
         ImportError: ``tune`` without onnxruntime.
         ValueError: ``disable`` names no pass, or ``algorithm`` no algorithm; or the inputs for
             ``tune`` cannot be made up.
@@ -123,6 +135,7 @@ def convert(
         shapes=shapes,
         threads=threads,
         load_external_data=load_external_data,
+        force=force,
     ).model
 
 
@@ -138,10 +151,13 @@ def convert_with_report(
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
     load_external_data: bool = True,
+    force: bool = False,
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
-    source = model_io.read_model(model)
+    source = read_model(model)
     options = _Options(include, exclude, disable, algorithm)
+    place = None if output is None else Output.check(output, source, force)
+    check_names("shapes", shapes or {}, [value.name for value in source.proto.graph.input])
 
     def rewrite(
         reasons: Mapping[str, str] = MappingProxyType({}), *, timed: bool = False
@@ -157,12 +173,13 @@ def convert_with_report(
     else:
         result, report = rewrite()
 
+    _log(source.name, report)
     converted = source.derive(result)
-    if output is not None:
-        converted = converted.write(output)
+    if place is not None:
+        converted = place.write(converted)
     if load_external_data and converted.folder is not None:
         converted.load()
-    return ConversionResult(result, report, tuning)
+    return ConversionResult(converted, report, tuning)
 
 
 def analyze(
@@ -177,7 +194,7 @@ def analyze(
     New weights are not computed, and external data is not loaded.  Raises what ``convert`` raises.
     """
     options = _Options(include, exclude, disable)
-    return _rewrite(model_io.read_model(model), options.selection(), options.passes()).report
+    return _rewrite(read_model(model), options.selection(), options.passes()).report
 
 
 @dataclass(frozen=True)
@@ -214,11 +231,23 @@ def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _note_idle_patterns(include: tuple[str, ...], report: Report) -> None:
-    candidates = {site.node for site in (*report.changes, *report.skips)}
-    for pattern in include:
-        if not any(fnmatchcase(name, pattern) for name in candidates):
-            report.notes.append(f"no candidate's name matches '{pattern}'")
+def _note_idle_patterns(selection: Selection, report: Report) -> None:
+    candidates = {site.node for site in report.sites}
+    candidates.update(name for change in report.changes for name in change.nodes)
+    for option, patterns in (("include", selection.include), ("exclude", selection.exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in candidates):
+                report.notes.append(f"{option}: no candidate's name matches '{pattern}'")
+
+
+def _log(name: str, report: Report) -> None:
+    log.info("%s: %d rewritten, %d left alone", name, len(report.changes), len(report.skips))
+    for change in report.changes:
+        log.debug("%s: %s became %s (%s)", change.node, change.op_type, change.became, change.where)
+    for skip in report.skips:
+        log.debug("%s: %s kept (%s): %s", skip.node, skip.op_type, skip.where, skip.reason)
+    for note in report.notes:
+        log.warning("%s: %s", name, note)
 
 
 @dataclass(frozen=True)
@@ -251,7 +280,7 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
         model, restore = _to_ir(source.proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError, TypeError) as error:
         raise ConversionError(f"the model cannot be represented: {_root_cause(error)}") from error
-    model_io.use_file_tensors(model, source.folder)
+    use_file_tensors(model, source.folder)
     if source.folder is None and (external := source.external):
         report.notes.append(
             f"the model was given without its folder, and with {len(external)} tensor(s) in other "
@@ -268,7 +297,7 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
         _unique_names(model, before)
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
     report.operators = (count_operators(source.proto), after)
-    _note_idle_patterns(selection.include, report)
+    _note_idle_patterns(selection, report)
     return _Rewritten(model, modified, described, restore, report)
 
 

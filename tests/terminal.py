@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 _ENVIRONMENT = os.environ | {"COLUMNS": "80", "TERM": "dumb"}
@@ -26,6 +28,25 @@ def run(*arguments: object, code: str = "", cwd: Path | None = None) -> subproce
         cwd=cwd,
         env=_ENVIRONMENT,
     )
+
+
+def run_here(*arguments: object) -> subprocess.CompletedProcess:
+    """The same in this process, which is faster."""
+    from ort_tconv.cli import main
+
+    words = list(map(str, arguments))
+    out, err = io.StringIO(), io.StringIO()
+    before = os.environ.copy()
+    os.environ.update(_ENVIRONMENT)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            status = main(words)
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 class Terminal:

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``ort-tconv``.
 
 Exit status: 0 if all is well, 1 if outputs differ (``validate``, ``convert --check``, ``bench``) or
@@ -8,17 +9,27 @@ after an interrupt (ctrl-C), 141 if who reads the output went away.
 from __future__ import annotations
 
 import argparse
+import codecs
+import difflib
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+#: What stands for characters of the reports where they cannot be encoded.
+_ALIKE = {"×": "x", "→": "->", "…": "...", "–": "-", "µ": "u", "━": "-", "╸": "-", "╺": "-"}
 
 _STATUS = """exit status: 0 if all is well, 1 if outputs differ or something is missing, 2 for wrong
 usage and input that cannot be used, 130 after an interrupt"""
@@ -26,7 +37,8 @@ usage and input that cannot be used, 130 after an interrupt"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; wrong usage raises SystemExit(2)."""
-    options = _parser().parse_args(_join_json(sys.argv[1:] if arguments is None else arguments))
+    _degrade()
+    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -43,17 +55,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = isinstance(error, OSError | ValueError | ImportError)
         if not expected and not type(error).__module__.startswith("onnxruntime"):
             raise
-        print(f"ort-tconv: error: {error}", file=sys.stderr)
+        print(f"ort-tconv: error: {printable(_in_words(error))}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _in_words(error: Exception) -> str:
+    """The error without its number, the system's name for it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
+
+
+def _degrade() -> None:
+    """Let streams that cannot encode a character write one like it instead of failing."""
+
+    def alike(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        found = error.object[error.start : error.end]
+        return "".join(_ALIKE.get(character, "?") for character in found), error.end
+
+    codecs.register_error("ort_tconv.alike", alike)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ort_tconv.alike")
 
 
 # ---- arguments ---------------------------------------------------------------------------------
 
 
+class _UsageError(Exception):
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        self.parser = parser
+        super().__init__(message)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes no abbreviations, and says of an unknown option what its own verb takes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            near = difflib.get_close_matches(rest[0], self._option_string_actions, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(self, message)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; ``--json`` may stand before a file or before another argument.
+
+    Of the ways to read it, the first one counts that makes sense of all arguments.
+    """
+    parser = _parser()
+    _complete(parser)
+    failure: _UsageError | None = None
+    for reading in _json_readings(arguments):
+        try:
+            return parser.parse_args(reading)
+        except _UsageError as error:
+            failure = failure or error
+    assert failure is not None
+    failure.parser.print_usage(sys.stderr)
+    failure.parser.exit(2, f"{failure.parser.prog}: error: {printable(str(failure))}\n")
+
+
+def _json_readings(arguments: list[str]) -> list[list[str]]:
+    at = next((i for i, word in enumerate(arguments) if word == "--json"), None)
+    if at is None:
+        return [arguments]
+    before, rest = arguments[:at], arguments[at + 1 :]
+    alone = [*before, "--json=-", *rest]
+    if not rest or rest[0].startswith("-"):
+        return [alone]
+    file = [*before, f"--json={rest[0]}", *rest[1:]]
+    is_model = Path(rest[0]).suffix in (".onnx", ".ort", ".pb")
+    return [alone, file] if is_model else [file, alone]
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, if argcomplete is installed."""
+    if "_ARGCOMPLETE" in os.environ:
+        with suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
+
+
 def _parser() -> argparse.ArgumentParser:
     from . import machine
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ort-tconv",
         description="Fast transposed convolution for ONNX Runtime.",
         epilog=_STATUS,
@@ -69,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     convert.add_argument("model", metavar="IN", help="ONNX model")
     convert.add_argument("output", metavar="OUT", help="where to write the converted model")
+    convert.add_argument(
+        "--force",
+        action="store_true",
+        help="replace OUT although ort-tconv did not write it, or although it is IN",
+    )
     for name, purpose in (
         ("include", "rewrite only nodes whose name matches; may be repeated"),
         ("exclude", "leave alone nodes whose name matches; may be repeated"),
@@ -157,6 +260,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     _add_json(info)
+    for verb in verbs.choices.values():
+        verb.add_argument(
+            "-q", "--quiet", action="store_true", help="print nothing but errors and differences"
+        )
     return parser
 
 
@@ -230,24 +337,11 @@ def _add_provider(group: _Group, whose: str) -> None:
 def _add_json(group: _Group) -> None:
     group.add_argument(
         "--json",
-        metavar="FILE.json",
+        metavar="FILE",
         nargs="?",
         const="-",
         help="print JSON instead of tables, or write it to a file besides",
     )
-
-
-def _join_json(arguments: Sequence[str]) -> list[str]:
-    """``--json out.json`` as one word, so that in ``--json model.onnx`` the model is none of it."""
-    result: list[str] = []
-    for word in arguments:
-        if result and result[-1] == "--json":
-            if word.endswith(".json"):
-                result[-1] = f"--json={word}"
-                continue
-            result[-1] = "--json=-"
-        result.append(word)
-    return result
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -281,11 +375,12 @@ def _convert(options: argparse.Namespace) -> int:
         shapes=dict(options.shape),
         threads=options.threads,
         load_external_data=False,
+        force=options.force,
     )
-    _show(result.report, options.json)
+    _show(result.report, options)
     if options.json == "-":
         return OK
-    console = _console()
+    console = _console(options.quiet)
     if result.tuning is not None:
         console.print(result.tuning)
     console.print(
@@ -317,7 +412,9 @@ def _compare(original: str, converted: str | None, options: argparse.Namespace) 
         atol=options.atol,
     )
     verdict = "[green]outputs agree[/]" if report.ok else "[red]outputs differ[/]"
-    _show(report, getattr(options, "json", None), verdict)
+    _show(report, options, verdict)
+    if options.quiet and not report.ok:
+        print(f"ort-tconv: {printable(str(report))}", file=sys.stderr)
     return OK if report.ok else FAILED
 
 
@@ -328,8 +425,8 @@ def _inspect(options: argparse.Namespace) -> int:
         options.model, shapes=dict(options.shape), isa=options.isa, threads=options.threads
     )
     if options.html:
-        _write(options.html, inspection.to_html())
-    _show(inspection, options.json)
+        _write(options.html, inspection.to_html(), options)
+    _show(inspection, options)
     return OK
 
 
@@ -354,11 +451,11 @@ def _bench(options: argparse.Namespace) -> int:
         providers=options.provider,
         per_node=not options.no_nodes,
         memory=not options.no_memory,
-        progress=True,
+        progress=not options.quiet,
     )
     if options.plot:
-        _write(options.plot, result.plot)
-    _show(result, options.json)
+        _write(options.plot, result.plot, options)
+    _show(result, options)
     return OK if result.validation.ok else FAILED
 
 
@@ -366,7 +463,7 @@ def _info(options: argparse.Namespace) -> int:
     from .environment import environment
 
     found = environment()
-    _show(found, options.json, wrap=False)  # a path that is cut is of no use
+    _show(found, options, wrap=False)  # a path that is cut is of no use
     return OK if found.ok else FAILED
 
 
@@ -374,37 +471,53 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _show(
-    report: Any, json_target: str | None, verdict: str | None = None, *, wrap: bool = True
+    report: Any, options: argparse.Namespace, verdict: str | None = None, *, wrap: bool = True
 ) -> None:
     """Print a report as tables, or as JSON; a file of JSON comes besides the tables."""
-    text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n" if json_target else ""
-    if json_target == "-":
-        sys.stdout.write(text)
-        return
-    if json_target:
-        _write(json_target, text)
-    console = _console()
+    if options.json:
+        from . import machine
+
+        content = {"version": machine.version("ort-tconv"), **report.to_dict()}
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        if options.json == "-":
+            sys.stdout.write(text)
+            return
+        _write(options.json, text, options)
+    console = _console(options.quiet)
     console.print(report, highlight=False, soft_wrap=not wrap)
     if verdict:
         console.print(verdict)
 
 
-def _console() -> Console:
-    """A console that leaves it to :func:`main` what is to happen when its reader goes away."""
+def _console(quiet: bool) -> Console:
+    """A console that leaves it to :func:`main` what is to happen when its reader goes away, and
+    passes on no commands to the terminal that names in a model may hold."""
     from rich.console import Console
 
     class Ours(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return Ours()
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    return Ours(quiet=quiet)
 
 
-def _write(path: str, content: str | Callable[[Path], None]) -> None:
-    """Write a file: ``content`` is its text, or writes it to the path it is given."""
-    from .converters.model_io import written_whole
+def _write(path: str, content: str | Callable[[Path], None], options: argparse.Namespace) -> None:
+    """Write a report's file: ``content`` is its text, or writes it to the path it is given."""
+    from .converters.output import written_whole
 
     _check_folder(path)
+    for name in ("model", "output", "original", "converted"):
+        model = getattr(options, name, None)
+        if (
+            model
+            and Path(path).exists()
+            and os.path.exists(model)
+            and os.path.samefile(path, model)
+        ):
+            raise FileExistsError(f"{path} is a model; write the report to another file")
     with written_whole(Path(path)) as part:
         if isinstance(content, str):
             part.write_text(content, encoding="utf-8")

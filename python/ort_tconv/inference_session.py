@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,19 @@ from typing import Any
 import onnx
 
 from ._library import import_onnxruntime
-from .converters import Model, Report, convert_with_report
-from .converters.model_io import is_ort_format, read_model
+from .converters import Report, convert, convert_with_report
+from .converters.model_io import is_ort_format, read_file, read_model
 from .session import available_providers, external_folder, for_session, register
 
 ort = import_onnxruntime()
+
+_CONVERT = tuple(
+    name
+    for name, parameter in inspect.signature(convert).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "load_external_data"
+)
+#: What onnxruntime's own class looks for among its keywords; it ignores all others.
+_ONNXRUNTIME = ("disabled_optimizers", "enable_fallback", "read_config_from_model")
 
 
 class InferenceSession(ort.InferenceSession):
@@ -35,22 +45,26 @@ class InferenceSession(ort.InferenceSession):
         providers: As for onnxruntime; by default :func:`ort_tconv.available_providers`.
         provider_options: As for onnxruntime.
         extensions: Also register the operators of onnxruntime-extensions.
-        kwargs: Passed on to onnxruntime.
+        kwargs: Keywords of :func:`ort_tconv.convert`, such as ``exclude`` or ``tune``; others are
+            passed on to onnxruntime.
 
     Attributes:
         conversion: :class:`ort_tconv.converters.Report` on what was rewritten; None for a model in
             ORT format.
 
     Raises:
-        ort_tconv.ConversionError: The model cannot be read or converted.
+        ort_tconv.ConversionError: The model cannot be read or converted, or its external data is
+            out of reach.
         RuntimeError: The operator is registered with ``sess_options`` in another way as well.
+        TypeError: There is no such keyword.
+        ValueError: Keywords of ``convert`` are given for a model in ORT format.
     """
 
     conversion: Report | None
 
     def __init__(
         self,
-        path_or_bytes: str | os.PathLike | bytes | onnx.ModelProto,
+        path_or_bytes: str | os.PathLike | bytes | bytearray | memoryview | onnx.ModelProto,
         sess_options: ort.SessionOptions | None = None,
         providers: Sequence[str | tuple[str, dict[Any, Any]]] | None = None,
         provider_options: Sequence[dict[Any, Any]] | None = None,
@@ -58,21 +72,33 @@ class InferenceSession(ort.InferenceSession):
         extensions: bool = False,
         **kwargs: Any,
     ) -> None:
+        _check_keywords(kwargs)
+        conversion = {name: kwargs.pop(name) for name in _CONVERT if name in kwargs}
         owned = sess_options is None
         options = register(ort.SessionOptions() if owned else sess_options, extensions)
         if providers is None and not getattr(options, "has_providers", lambda: False)():
             providers = available_providers()
         with ExitStack() as files:
-            content: Any = path_or_bytes
+            content = _in_ort_format(path_or_bytes)
             self.conversion = None
-            if not _holds_ort_format(path_or_bytes):
-                model, self.conversion = _converted(path_or_bytes, options)
-                content = files.enter_context(for_session(model, options, owned=owned))
-            self._load(content, options, providers, provider_options, **kwargs)
+            if content is None:
+                source = read_model(path_or_bytes)
+                if source.folder is None:
+                    source = replace(source, folder=external_folder(options))
+                result = convert_with_report(source, load_external_data=False, **conversion)
+                self.conversion = result.report
+                loading = for_session(result.converted, options, owned=owned)
+                content = files.enter_context(loading)
+            elif conversion:
+                raise ValueError(
+                    f"{', '.join(conversion)}: a model in ORT format is loaded as it is, and is "
+                    "not converted"
+                )
+            self._open(content, options, providers, provider_options, **kwargs)
             # onnxruntime loads the model again when the providers are changed.
             weakref.finalize(self, files.pop_all().close)
 
-    def _load(self, content: str | bytes, options: ort.SessionOptions, *args, **kwargs) -> None:
+    def _open(self, content: str | bytes, options: ort.SessionOptions, *args, **kwargs) -> None:
         try:
             super().__init__(content, options, *args, **kwargs)
         except Exception as error:
@@ -85,17 +111,20 @@ class InferenceSession(ort.InferenceSession):
             ) from error
 
 
-def _converted(
-    path_or_bytes: str | os.PathLike | bytes | onnx.ModelProto, options: ort.SessionOptions
-) -> tuple[Model, Report]:
-    source = read_model(path_or_bytes)
-    if source.folder is None:
-        source = replace(source, folder=external_folder(options))
-    result = convert_with_report(source, load_external_data=False)
-    return source.derive(result.model), result.report
+def _check_keywords(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in (*_CONVERT, *_ONNXRUNTIME):
+            near = difflib.get_close_matches(name, (*_CONVERT, *_ONNXRUNTIME, "extensions"), 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise TypeError(f"InferenceSession() has no keyword argument '{name}'{hint}")
 
 
-def _holds_ort_format(model: object) -> bool:
-    if isinstance(model, bytes):
-        return is_ort_format(model)
-    return isinstance(model, str | os.PathLike) and Path(model).suffix == ".ort"
+def _in_ort_format(model: object) -> str | bytes | None:
+    """A model in ORT format, as onnxruntime recognises it whatever its file is called; or None."""
+    if isinstance(model, bytes | bytearray | memoryview):
+        return bytes(model) if is_ort_format(model) else None
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        if is_ort_format(read_file(path, 8)):
+            return str(path) if path.suffix == ".ort" else read_file(path)
+    return None

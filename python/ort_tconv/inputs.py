@@ -48,7 +48,7 @@ def make_inputs(
     draw = _distribution(distribution)
     given = dict(given or {})
     declared = {value.name: value for value in model.graph.input}
-    _check_names("inputs", given, declared)
+    check_names("inputs", given, declared)
     feeds = {name: _fit(declared[name], value) for name, value in given.items()}
     random = np.random.default_rng(seed)
     for name, shape in input_shapes(model, shapes, arrays=feeds).items():
@@ -70,7 +70,7 @@ def input_shapes(
     arrays, shapes = dict(arrays or {}), dict(shapes or {})
     defaults = {tensor.name for tensor in model.graph.initializer}
     declared = {value.name: value for value in model.graph.input}
-    _check_names("shapes", shapes, declared)
+    check_names("shapes", shapes, declared)
     sizes: dict[str, int] = {}  # of dimensions that have a name
     result: dict[str, tuple[int, ...]] = {}
     for argument, known in (
@@ -87,7 +87,8 @@ def input_shapes(
     return {name: result[name] for name in declared if name in result}
 
 
-def _check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:
+def check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:
+    """Raise ValueError if one of the names is none of the model's inputs."""
     for name in names:
         if name not in declared:
             raise ValueError(

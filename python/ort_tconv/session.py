@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._library import get_library_path, import_onnxruntime
-from .converters.model_io import ConversionError
+from .converters.external_data import ConversionError
+from .converters.output import Output
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -129,7 +130,7 @@ def for_session(
     else:
         with tempfile.TemporaryDirectory(prefix="ort_tconv-") as temporary:
             path = Path(temporary) / "model.onnx"
-            model.copy().write(path)
+            Output.check(path, model).write(model.copy())
             yield str(path)
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+# Controls but for the end of a line, marks that change the direction of text, lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 _PREFIXES = ("", " k", " M", " G", " T", " P")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, and what cannot be encoded, as ``\\x1b`` and the like.
+
+    Names in models and of files may hold anything, also what a terminal takes for a command.
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def dims(shape: Sequence[int] | None) -> str:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from exports import check, export
 from sessions import options
-from terminal import run
+from terminal import run_here as run
 
 import ort_tconv
 from ort_tconv.converters import ConversionError, analyze

@@ -17,6 +17,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
 .PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-rewrites bench-paper \
+  bench-candidates \
   cuda-build gpu docs figures lint clean sanitize fuzz compat wheel
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
 	@echo "make bench-models time whole models, which PyTorch exports (BENCH_ARGS=...)"
 	@echo "make bench-rewrites  time what else becomes a transposed convolution (BENCH_ARGS=...)"
+	@echo "make bench-candidates  time every plan of every layer, for this processor's recording (BENCH_ARGS=...)"
 	@echo "make bench-paper  the paper's claims: conventional and segregated loops, stock, ours"
 	@echo "make cuda-build   compile the CUDA kernels and print what they take; needs nvcc, but no GPU"
 	@echo "make gpu          test and time the CUDA kernels; needs an NVIDIA GPU and nvcc (BENCH_ARGS=...)"
@@ -64,6 +66,9 @@ bench-models: $(VENV)/.package $(VENV)/.bench $(VENV)/.models
 
 bench-rewrites: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_rewrites.py $(BENCH_ARGS)
+
+bench-candidates: $(VENV)/.package $(VENV)/.bench
+	$(BIN)/python benchmarks/candidates.py $(BENCH_ARGS)
 
 bench-paper: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/paper.py $(BENCH_ARGS)

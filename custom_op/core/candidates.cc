@@ -93,10 +93,6 @@ double tap_pairs(const Shape& s) {
 }
 double channel_pairs(const Shape& s) { return static_cast<double>(s.problem.group * s.mg * s.cg); }
 
-// How threads get their work: tiles first, a few for each thread to even out what they take; or channels
-// first, which each fetch their own weights, but all transform the same input.
-enum class Share { kTiles, kChannels };
-
 int64_t target_tasks(const Machine& m, Share share = Share::kTiles) {
   return m.threads == 1 || share == Share::kChannels ? m.threads : 4 * static_cast<int64_t>(m.threads);
 }
@@ -109,23 +105,77 @@ void split_blocks(Plan& plan, const Shape& s, Share share = Share::kTiles) {
   plan.tasks = base * ceil_div(plan.blocks, plan.blocks_per_task);
 }
 
-// Vectors of output channels, and the share of them that stand alone in their block.
 double channel_vectors(const Shape& s) { return static_cast<double>(ceil_div(s.mg, s.lanes)); }
-double lone_vectors(const Shape& s, const Plan& plan) {
-  if (plan.block == s.lanes) return 1;
-  return round_up(s.mg, s.lanes) % plan.block == s.lanes ? 1 / channel_vectors(s) : 0;
+
+// Calls f(number of tiles, their extents) for the whole tiles and those cut short at the end of any axis, in
+// units of domain positions.
+template <class F>
+void for_sizes(const Plan& plan, const Shape& s, const Dims& units, F f) {
+  const size_t d = s.axes.size();
+  Dims extent(d);
+  for (unsigned ends = 0; ends < 1u << d; ++ends) {
+    double n = 1;
+    for (size_t i = 0; i < d; ++i) {
+      const bool end = ends >> i & 1;
+      const int64_t whole = plan.tile[i] / units[i], all = std::max<int64_t>(1, ceil_div(s.axes[i].domain, units[i]));
+      const int64_t last = all - (plan.tiles[i] - 1) * whole;
+      extent[i] = end ? last : whole;
+      n *= static_cast<double>(last == whole ? (end ? 0 : plan.tiles[i]) : (end ? 1 : plan.tiles[i] - 1));
+    }
+    if (n > 0) f(n, extent);
+  }
+}
+
+// The blocks that the gemm microkernels cut n pixels into, for each of `nv` vectors of output channels and
+// each product: a block of p pixels takes as long as its p*nv multiply-adds, its p + nv loads, or the time for
+// which a multiply-add keeps its accumulator.
+struct GemmBlocks { double passes = 0, stalls = 0; };
+constexpr int64_t kAccumulators = 8;  // that keep the multipliers busy
+
+GemmBlocks gemm_blocks(int64_t n, int64_t nv, int64_t most) {
+  GemmBlocks blocks;
+  const auto add = [&](int64_t count, int64_t p) {
+    blocks.passes += static_cast<double>(count);
+    blocks.stalls += static_cast<double>(count * (std::max({p * nv, p + nv, kAccumulators}) - p * nv));
+  };
+  const int64_t full = n < most ? 0 : n % most == 0 ? n / most : n / most - 1;
+  add(full, most);
+  const int64_t rest = n - full * most;
+  if (rest > most) add(1, (rest + 1) / 2), add(1, rest / 2);
+  else if (rest > 0) add(1, rest);
+  return blocks;
+}
+
+// Matrix products of a tile with n pixels in each, over all vectors of output channels: the multiply-adds they
+// lose and the vectors of weights they load, if `products` is the number of pairs of weights and pixels' values.
+void add_gemms(const Shape& s, const Plan& plan, double tiles, int64_t n, double products, Work* work) {
+  const int64_t vectors = ceil_div(s.mg, s.lanes), wide = plan.block / s.lanes, rest = vectors % wide;
+  const auto add = [&](int64_t count, int64_t nv) {
+    const GemmBlocks blocks = gemm_blocks(n, nv, s.machine.max_pixels);
+    work->stalls += tiles * products * static_cast<double>(count) * blocks.stalls;
+    work->loads += tiles * products * static_cast<double>(count * nv) * blocks.passes;
+  };
+  add(vectors / wide, wide);
+  if (rest > 0) add(1, rest);
 }
 
 double fetched_bytes(const Plan& plan) {
   return static_cast<double>(plan.packed_bytes) * static_cast<double>(tile_count(plan));
 }
 
+// `n` for tiles of the usual size, half or twice of it for others.
+int64_t scaled(int64_t n, TileSize size) {
+  return size == TileSize::kSmall ? n / 2 : size == TileSize::kLarge ? 2 * n : n;
+}
+
 constexpr int64_t kMaxClassChunk = 256;
 constexpr int64_t kMostScratch = 7 << 19;  // of a thread, with half a MiB to spare for the small arrays
 
-Plan plan_direct(const Shape& s, Share share) {
+Plan plan_direct(const Shape& s, Share share, TileSize size) {
   Plan plan;
   plan.algorithm = Algorithm::kDirect;
+  plan.share = share;
+  plan.size = size;
   const int64_t bytes = compute_bytes(s.dtype);
   plan.block = std::min(round_up(s.mg, s.lanes), s.machine.max_vectors * s.lanes);
   plan.blocks = ceil_div(s.mg, plan.block);
@@ -144,12 +194,13 @@ Plan plan_direct(const Shape& s, Share share) {
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();
   // Pixels a tile should keep to make fetching the weights worth it, while other ways to split remain.
-  const int64_t least = 48;
+  const int64_t grain = 48, least = scaled(grain, size), l2 = scaled(s.machine.l2_bytes, size);
   cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
     const int64_t n = product(t);
-    const bool enough_tasks = base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * least;
-    return n == 1 || (n <= 256 && enough_tasks && (n <= least || window(t) <= s.machine.l2_bytes / 2) &&
-                      results(t) <= std::max<int64_t>(s.machine.l2_bytes / 4, 64 * 1024));
+    const bool enough_tasks =
+        base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * std::min(least, grain);
+    return n == 1 || (n <= scaled(256, size) && enough_tasks && (n <= least || window(t) <= l2 / 2) &&
+                      results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024));
   });
 
   int64_t class_taps = 1;
@@ -167,7 +218,9 @@ Plan plan_direct(const Shape& s, Share share) {
   const double vectors = channel_vectors(s), outputs = s.outputs();
   plan.work.multiply_adds = vectors * tap_pairs(s) * s.cg;
   plan.work.sums = plan.work.stores = vectors * outputs;
-  plan.work.lone = lone_vectors(s, plan);
+  for_sizes(plan, s, Dims(s.axes.size(), 1), [&](double n, const Dims& extent) {
+    add_gemms(s, plan, n, product(extent), static_cast<double>(product(s.problem.kernel) * s.cg), &plan.work);
+  });
   plan.work.copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                      ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes;
   plan.work.weight_bytes = fetched_bytes(plan);
@@ -175,9 +228,10 @@ Plan plan_direct(const Shape& s, Share share) {
   return plan;
 }
 
-Plan plan_narrow(const Shape& s) {
+Plan plan_narrow(const Shape& s, TileSize size) {
   Plan plan;
   plan.algorithm = Algorithm::kNarrow;
+  plan.size = size;
   plan.aligned = s.aligned;
   const int64_t bytes = compute_bytes(s.dtype);
   // As many channels as give a row kernel, which takes those of all sub-kernels, its fill of rows.
@@ -194,7 +248,7 @@ Plan plan_narrow(const Shape& s) {
   cut(plan, s, Dims(s.axes.size(), 1), 128, [&](const Dims& t) {
     const int64_t n = product(t);
     const bool enough_tasks = base * ceil_div(domain, n) >= tasks_wanted || n <= 16 * s.lanes;
-    return n == 1 || (enough_tasks && need(t) <= s.machine.l2_bytes / 2);
+    return n == 1 || (enough_tasks && need(t) <= scaled(s.machine.l2_bytes, size) / 2);
   });
   split_blocks(plan, s);
 
@@ -209,7 +263,10 @@ Plan plan_narrow(const Shape& s) {
   plan.work.multiply_adds = vectors * s.cg * taps * s.mg;
   plan.work.copies = vectors * s.cg;
   plan.work.stores = outputs * s.mg / s.lanes;
-  plan.work.lone = s.mg * s.classes() < 4;
+  double offsets = 1;
+  for (const auto& a : s.axes) offsets *= static_cast<double>(a.offsets.size());
+  const double rows = static_cast<double>(s.machine.max_rows);
+  plan.work.loads = vectors * s.cg * offsets * std::ceil(static_cast<double>(s.mg * s.classes()) / rows);
   plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   plan.work.weight_bytes = fetched_bytes(plan);
@@ -218,9 +275,11 @@ Plan plan_narrow(const Shape& s) {
 
 // Winograd on the axes given, which all have the form; the others keep their taps.  False if a tile takes too
 // much memory.
-bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share share, Plan* out) {
+bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share share, TileSize size, Plan* out) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
+  plan.share = share;
+  plan.size = size;
   plan.aligned = s.aligned;
   plan.transform = transform;
   const int64_t bytes = compute_bytes(s.dtype);
@@ -277,10 +336,10 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
   // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
   // them again.
-  const int64_t least = 24;
+  const int64_t grain = 24, least = scaled(grain, size), l2 = scaled(s.machine.l2_bytes, size);
   plan.heavy = heavy(plan.packed_bytes, s.machine);
   const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
-  const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * s.machine.l2_bytes;
+  const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * l2;
   const auto results = [&](const Dims& t) {
     return s.last_classes() * class_points * product(t) * unit_tiles * plan.block * bytes;
   };
@@ -288,8 +347,9 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   const auto scratch = [&](const Dims& t) { return input(t) + window_positions(t) * pitch * bytes + 3 * results(t); };
   cut(plan, s, units, 12, [&](const Dims& t) {
     const double n = product(t) * unit_tiles;
-    const bool enough_tasks = base * channel_tasks * std::ceil(all_tiles / n) >= tasks_wanted || n <= least;
-    return n == 1 || (n <= 96 && enough_tasks && input(t) <= most_transformed && results(t) <= s.machine.l2_bytes / 2 &&
+    const bool enough_tasks =
+        base * channel_tasks * std::ceil(all_tiles / n) >= tasks_wanted || n <= std::min(least, grain);
+    return n == 1 || (n <= scaled(96, size) && enough_tasks && input(t) <= most_transformed && results(t) <= l2 / 2 &&
                       scratch(t) <= kMostScratch);
   });
   split_blocks(plan, s, share);
@@ -303,9 +363,11 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   plan.work.multiply_adds = vectors * tiles * products * s.cg;
   plan.work.sums = vectors * tiles * gemms;
   plan.work.stores = vectors * outputs;
-  plan.work.lone = lone_vectors(s, plan);
-  plan.work.transforms = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes *
-                         ceil_div(plan.blocks, plan.blocks_per_task);
+  for_sizes(plan, s, units, [&](double n, const Dims& extent) {
+    add_gemms(s, plan, n, product(extent) * static_cast<int64_t>(unit_tiles), products * s.cg, &plan.work);
+  });
+  plan.work.copies = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes *
+                     ceil_div(plan.blocks, plan.blocks_per_task);
   plan.work.weight_bytes = fetched_bytes(plan);
   plan.macs = channel_pairs(s) * products * tiles;
   *out = std::move(plan);
@@ -318,10 +380,28 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
   std::vector<Plan> plans;
   std::vector<Share> shares{Share::kTiles};
   if (machine.threads > 1) shares.push_back(Share::kChannels);
+  // Sizes of tiles that come to the same are one candidate.
+  const auto add = [&](auto make) {
+    const size_t first = plans.size();
+    for (TileSize size : {TileSize::kUsual, TileSize::kSmall, TileSize::kLarge}) {
+      Plan plan;
+      if (make(size, &plan) &&
+          std::none_of(plans.begin() + first, plans.end(), [&](const Plan& other) { return other.tile == plan.tile; }))
+        plans.push_back(plan);
+    }
+  };
   const Shape direct(problem, machine, dtype, false);
-  for (Share share : shares) plans.push_back(plan_direct(direct, share));
+  for (Share share : shares)
+    add([&](TileSize size, Plan* plan) {
+      *plan = plan_direct(direct, share, size);
+      return true;
+    });
   // A row that is shared by all classes is worth its one or two extra columns on wide images only.
-  plans.push_back(plan_narrow(Shape(problem, machine, dtype, problem.in.back() >= 32)));
+  const Shape narrow(problem, machine, dtype, problem.in.back() >= 32);
+  add([&](TileSize size, Plan* plan) {
+    *plan = plan_narrow(narrow, size);
+    return true;
+  });
   const Shape winograd(problem, machine, dtype, true);
   const size_t d = winograd.axes.size();
   unsigned possible = 0;
@@ -331,15 +411,14 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
     if (mask & ~possible) continue;
     std::vector<bool> transform(d);
     for (size_t i = 0; i < d; ++i) transform[i] = mask >> i & 1;
-    Plan plan;
     for (Share share : shares)
-      if (plan_winograd(winograd, transform, share, &plan)) plans.push_back(plan);
+      add([&](TileSize size, Plan* plan) { return plan_winograd(winograd, transform, share, size, plan); });
   }
   for (Plan& plan : plans) {
     const double group = static_cast<double>(problem.group);
-    for (double* n :
-         {&plan.work.multiply_adds, &plan.work.sums, &plan.work.stores, &plan.work.copies, &plan.work.transforms})
-      *n *= group;
+    Work& w = plan.work;
+    for (double* n : {&w.multiply_adds, &w.stalls, &w.loads, &w.sums, &w.copies, &w.stores}) *n *= group;
+    w.tasks = static_cast<double>(plan.tasks);
   }
   return plans;
 }

@@ -14,26 +14,62 @@ double imbalance(const Plan& plan, const Machine& m) {
 }
 
 // One after the other, on one core, with everything in reach.
-double arithmetic(const Plan& plan) {
-  const Work& w = plan.work;
-  // A row kernel with few rows is bound by its loads: two a cycle, like the multiply-adds.
-  if (plan.algorithm == Algorithm::kNarrow)
-    return (w.lone > 0 ? 2.0 : 1.25) * w.multiply_adds + 2 * w.copies + 4 * w.stores;
-  // A block of a single vector keeps the multipliers waiting for loads; a sum has first loads and last stores.
-  const double gemm = (1 + 0.6 * w.lone) * (w.multiply_adds + 10 * w.sums) + 6 * w.stores;
-  return plan.algorithm == Algorithm::kDirect ? gemm + 3 * w.copies : gemm + 4 * w.sums + 8 * w.transforms;
+double arithmetic(const Work& w, Algorithm algorithm, const CostConstants& k) {
+  const double tasks = k.task * w.tasks;
+  if (algorithm == Algorithm::kNarrow)
+    return k.row * w.multiply_adds + k.row_load * w.loads + k.row_copy * w.copies + k.row_store * w.stores + tasks;
+  const double sums = w.multiply_adds + k.stall * w.stalls + k.weight_load * w.loads + k.sum * w.sums;
+  if (algorithm == Algorithm::kDirect) return sums + k.copy * w.copies + k.store * w.stores + tasks;
+  return sums + k.transform * w.copies + k.transform_back * w.sums + k.store * w.stores + tasks;
+}
+
+// 0 where `bytes` are within `cache`, 1 from twice as many on.
+double beyond(double bytes, int64_t cache) {
+  return std::clamp(bytes / static_cast<double>(std::max<int64_t>(1, cache)) - 1, 0.0, 1.0);
+}
+
+// Weights are fetched once a tile.  Where the last tile or the last run left them depends on their size; where
+// other layers ran since, on nothing: they come from memory.  A plan is made for either, so the first fetch of a
+// run is the mean of both.  No weights are free.
+double fetching(const Plan& plan, const Machine& m, const CostConstants& k) {
+  const double packed = static_cast<double>(plan.packed_bytes);
+  const double memory = std::max(k.memory_byte, k.shared_byte * m.threads);
+  const double far = beyond(packed, m.l2_bytes / 2), gone = beyond(packed, m.common_bytes());
+  const double again = (1 - far) * k.near_byte + far * ((1 - gone) * k.far_byte + gone * memory);
+  return packed * (again + memory) / 2 + (plan.work.weight_bytes - packed) * again;
 }
 
 }  // namespace
 
-double cost(const Plan& plan, const Machine& m) {
-  const double arithmetic = imbalance(plan, m) * ort_tconv::arithmetic(plan);
-  if (plan.algorithm == Algorithm::kNarrow) return arithmetic;
-  if (!plan.heavy) return arithmetic + 0.03 * plan.work.weight_bytes;
-  // Weights from memory, whose bandwidth the threads share, come while the last ones are used; what that hides
-  // was fitted to measurements.
-  const double traffic = plan.work.weight_bytes * std::max(0.36, 0.22 * m.threads);
-  return std::max(arithmetic, traffic) + 0.4 * std::min(arithmetic, traffic);
+std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
+  using K = CostConstants;
+  return {{"stall", &K::stall},
+          {"weight_load", &K::weight_load},
+          {"sum", &K::sum},
+          {"task", &K::task},
+          {"copy", &K::copy},
+          {"transform", &K::transform},
+          {"transform_back", &K::transform_back},
+          {"store", &K::store},
+          {"row", &K::row},
+          {"row_load", &K::row_load},
+          {"row_copy", &K::row_copy},
+          {"row_store", &K::row_store},
+          {"near_byte", &K::near_byte},
+          {"far_byte", &K::far_byte},
+          {"memory_byte", &K::memory_byte},
+          {"shared_byte", &K::shared_byte},
+          {"exposed", &K::exposed},
+          {"kept_byte", &K::kept_byte}};
+}
+
+CostConstants cost_constants(const std::string&) { return {}; }
+
+double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
+  const double sums = imbalance(plan, m) * arithmetic(plan.work, plan.algorithm, k);
+  const double weights = fetching(plan, m, k);
+  return std::max(sums, weights) + k.exposed * std::min(sums, weights) +
+         k.kept_byte * static_cast<double>(plan.packed_bytes);
 }
 
 }  // namespace ort_tconv

@@ -1,10 +1,41 @@
-// What a plan costs: the time it is predicted to take, in multiply-adds of vectors.
+// What a plan costs: the time it is predicted to take, counted in multiply-adds of vectors of all threads.
 #pragma once
+
+#include <string>
+#include <vector>
 
 #include "core/plan.h"
 
 namespace ort_tconv {
 
-double cost(const Plan& plan, const Machine& machine);
+// Costs of what Work counts.  A multiply-add in a full block of a matrix product costs 1.
+struct CostConstants {
+  // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
+  // loads, last stores), a task.
+  double stall = 1, weight_load = 0, sum = 10, task = 0;
+  // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
+  double copy = 3, transform = 8, transform_back = 4, store = 6;
+  // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
+  double row = 1.25, row_load = 0.5, row_copy = 2, row_store = 4;
+  // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
+  // which share its bandwidth.
+  double near_byte = 0.03, far_byte = 0.1, memory_byte = 0.36, shared_byte = 0.22;
+  // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
+  double exposed = 0.4;
+  // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
+  // run may cost 200 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
+  double kept_byte = 0.034;
+};
+
+// By name, for tests and for fitting.
+std::vector<std::pair<const char*, double CostConstants::*>> constant_names();
+
+// Those of an instruction set.
+CostConstants cost_constants(const std::string& isa);
+
+double cost(const Plan& plan, const Machine& machine, const CostConstants& constants);
+inline double cost(const Plan& plan, const Machine& machine) {
+  return cost(plan, machine, cost_constants(machine.isa));
+}
 
 }  // namespace ort_tconv

@@ -42,13 +42,20 @@ int64_t WindowAxis::position(int64_t offset) const {
   return (std::lower_bound(offsets.begin(), offsets.end(), offset) - offsets.begin()) * tile;
 }
 
-std::string Plan::describe() const {
+std::string Plan::kind() const {
   std::string axes;
   for (size_t i = 0; i < transform.size(); ++i)
     if (transform[i]) axes += (axes.empty() ? " of axes " : ",") + std::to_string(i);
-  return concat(name(algorithm), axes, aligned ? " aligned" : "", " tile ", tile, " x ", tiles, " block ", block, " x ",
-                blocks, " (", blocks_per_task, " a task) channels ", channel_chunk, " tasks ", tasks, " scratch ",
-                scratch_bytes, " B packed ", packed_bytes, " B cost ", cost, ": ", reason);
+  return concat(name(algorithm), axes, share == Share::kChannels ? " by channels" : "",
+                size == TileSize::kSmall   ? " in small tiles"
+                : size == TileSize::kLarge ? " in large tiles"
+                                           : "");
+}
+
+std::string Plan::describe() const {
+  return concat(kind(), aligned ? " aligned" : "", " tile ", tile, " x ", tiles, " block ", block, " x ", blocks, " (",
+                blocks_per_task, " a task) channels ", channel_chunk, " tasks ", tasks, " scratch ", scratch_bytes,
+                " B packed ", packed_bytes, " B cost ", cost, ": ", reason);
 }
 
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm) {

@@ -25,11 +25,19 @@ enum class Algorithm { kDirect, kNarrow, kWinograd };
 constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kNarrow, Algorithm::kWinograd};
 const char* name(Algorithm algorithm);
 
+// How threads get their work: tiles first, a few for each thread to even out what they take; or channels
+// first, which each fetch their own weights, but all transform the same input.
+enum class Share { kTiles, kChannels };
+
+// How much of the near caches a tile takes, beside what suits most problems.
+enum class TileSize { kUsual, kSmall, kLarge };
+
 // What a plan needs to know of the machine.
 struct Machine {
   std::string isa;
   int vector_bytes = 16;
   int max_vectors = 2;  // vectors of output channels a gemm tile takes
+  int max_pixels = 6;   // pixels it takes
   int max_rows = 4;     // rows of positions a row tile takes
   int threads = 1;
   // What one core can use: of the second level, and of the last one, if there is a third.  The last level's
@@ -43,16 +51,19 @@ struct Machine {
 // What a plan does, counted in vectors: its cost is made of these.
 struct Work {
   double multiply_adds = 0;
-  double sums = 0;          // started: first loads, last stores
-  double stores = 0;        // of outputs
-  double copies = 0;        // into windows, repeated by each task
-  double transforms = 0;    // of input, into Winograd's form
-  double lone = 0;          // the part of multiply-adds whose kernel has too few rows or vectors at a time
+  double stalls = 0;  // multiply-adds that the kernels' short blocks leave room for
+  double loads = 0;   // of weights in matrix products; of the window in the narrow engine
+  double sums = 0;    // started: first loads, last stores
+  double copies = 0;  // into windows, transformed for Winograd, repeated by each task
+  double stores = 0;  // of outputs
+  double tasks = 0;
   double weight_bytes = 0;  // fetched: the packed weights once a tile
 };
 
 struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
+  Share share = Share::kTiles;
+  TileSize size = TileSize::kUsual;
   bool aligned = false;         // residue classes shifted onto one input window (geometry.h)
   std::vector<bool> transform;  // winograd: which axes are transformed (batch, then the spatial axes)
   Dims tile;                    // domain positions of a tile: batch, then the spatial axes
@@ -72,6 +83,7 @@ struct Plan {
   int64_t scratch_bytes = 0;  // a thread's
   int64_t packed_bytes = 0;   // of packed weights
 
+  std::string kind() const;  // what the plan chose: algorithm, axes, way to share, size of tiles
   std::string describe() const;
 };
 

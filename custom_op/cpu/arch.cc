@@ -94,6 +94,7 @@ Machine machine(const KernelSet& set, const Resources& resources) {
   m.isa = set.name;
   m.vector_bytes = set.f32.lanes * static_cast<int>(sizeof(float));
   m.max_vectors = set.f32.max_vectors;
+  m.max_pixels = kMaxPixels;
   m.max_rows = set.f32.max_rows;
   m.threads = resources.threads;
   m.l2_bytes = resources.l2_bytes;

@@ -38,24 +38,23 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
   fail("unknown element type");
 }
 
-// Empty weights may have a kernel of any size: what it would sum is nothing.
-Problem without_void_taps(const Problem& problem) {
+}  // namespace
+
+Problem normal_form(const Problem& problem) {
   Problem p = problem;
+  // Empty weights may have a kernel of any size: what it would sum is nothing.
   if (p.channels == 0 || p.out_channels == 0) {
     p.kernel.assign(p.kernel.size(), 1);
     p.dilation.assign(p.dilation.size(), 1);
   }
-  return p;
+  return spread_single_positions(p);
 }
-
-}  // namespace
 
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
                    const std::string& algorithm)
-    : dtype_(dtype), kernels_(kernels) {
-  const Problem p = spread_single_positions(without_void_taps(problem));
-  engine_ = make_engine(p, dtype, make_plan(p, dtype, machine, algorithm), kernels, machine.threads);
-}
+    : Prepared(problem, dtype, kernels, make_plan(normal_form(problem), dtype, machine, algorithm), machine.threads) {}
+Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Plan& plan, int threads)
+    : dtype_(dtype), kernels_(kernels), engine_(make_engine(normal_form(problem), dtype, plan, kernels, threads)) {}
 Prepared::Prepared(Prepared&&) noexcept = default;
 Prepared::~Prepared() = default;
 const Problem& Prepared::problem() const { return engine_->problem; }

@@ -45,12 +45,18 @@ struct PackedWeights {
   bool finite = true;   // no NaN or Inf among the weights
 };
 
+// The problem that is planned for: the same one, but for taps that meet nothing and strides of axes with a single
+// position.
+Problem normal_form(const Problem& problem);
+
 // Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve
 // many calls at once.
 class Prepared {
  public:
   Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
            const std::string& algorithm);
+  // With a plan for normal_form(problem) instead of the cheapest one, for tests and measurements.
+  Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Plan& plan, int threads);
   Prepared(Prepared&&) noexcept;
   ~Prepared();
   const Problem& problem() const;

@@ -2,11 +2,19 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <mutex>
+#include <random>
 #include <thread>
 
+#include "core/candidates.h"
+#include "core/cost.h"
 #include "core/geometry.h"
+#include "core/integers.h"
 #include "core/plan.h"
 #include "core/reference.h"
 #include "core/status.h"
@@ -20,6 +28,7 @@
 
 namespace py = pybind11;
 using namespace ort_tconv;
+using namespace py::literals;
 
 namespace {
 
@@ -38,6 +47,87 @@ class ThreadExecutor final : public Executor {
     return p;
   }
   void release(void* p) override { std::free(p); }
+};
+
+// The same, but its threads wait for work in a loop, as those of a session that runs do.
+class SpinningExecutor final : public Executor {
+ public:
+  explicit SpinningExecutor(int threads) {
+    sched_getaffinity(0, sizeof(before_), &before_);
+    std::vector<int> processors;
+    for (int i = 0; i < CPU_SETSIZE; ++i)
+      if (CPU_ISSET(i, &before_)) processors.push_back(i);
+    // Two that wait on one processor would wait for each other's turn to end.
+    const auto pin = [processors](size_t i) {
+      if (i >= processors.size()) return;
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(processors[i], &one);
+      sched_setaffinity(0, sizeof(one), &one);
+    };
+    for (int i = 1; i < threads; ++i)
+      threads_.emplace_back([this, pin, i] {
+        pin(static_cast<size_t>(i));
+        work(i);
+      });
+    pin(0);
+  }
+  ~SpinningExecutor() override {
+    fn_ = nullptr;
+    ++round_;
+    for (auto& t : threads_) t.join();
+    sched_setaffinity(0, sizeof(before_), &before_);
+    for (const auto& [bytes, p] : free_) std::free(p);
+  }
+  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
+    n_ = n;
+    fn_ = &fn;
+    running_ = static_cast<int>(threads_.size());
+    ++round_;
+    fn(0);
+    while (running_ > 0) {
+    }
+  }
+  // Keeps what is released: fresh memory would cost the time of its pages.
+  void* allocate(size_t bytes) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto it = free_.begin(); it != free_.end(); ++it)
+      if (it->first >= bytes) {
+        const auto found = *it;
+        free_.erase(it);
+        used_.push_back(found);
+        return found.second;
+      }
+    void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) throw std::bad_alloc();
+    used_.emplace_back(bytes, p);
+    return p;
+  }
+  void release(void* p) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto it = std::find_if(used_.begin(), used_.end(), [p](const auto& block) { return block.second == p; });
+    free_.push_back(*it);
+    used_.erase(it);
+  }
+
+ private:
+  void work(int64_t index) {
+    for (int seen = 0;;) {
+      while (round_ == seen) {
+      }
+      ++seen;
+      if (!fn_) return;
+      if (index < n_) (*fn_)(index);
+      --running_;
+    }
+  }
+  cpu_set_t before_;
+  std::atomic<int> round_{0}, running_{0};
+  std::atomic<int64_t> n_{0};
+  std::atomic<const std::function<void(int64_t)>*> fn_{nullptr};
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::vector<std::pair<size_t, void*>> free_, used_;
 };
 
 DType parse_dtype(const std::string& text) {
@@ -174,6 +264,7 @@ py::dict describe(const AxisGeometry& g) {
 py::dict describe(const Plan& p, const Problem& problem) {
   py::dict d;
   d["algorithm"] = name(p.algorithm);
+  d["kind"] = p.kind();
   d["aligned"] = p.aligned;
   d["transform"] = p.transform;
   d["tile"] = p.tile;
@@ -190,8 +281,107 @@ py::dict describe(const Plan& p, const Problem& problem) {
   d["packed_bytes"] = p.packed_bytes;
   d["reason"] = p.reason;
   d["text"] = p.describe();
+  d["work"] = py::dict("multiply_adds"_a = p.work.multiply_adds, "stalls"_a = p.work.stalls, "loads"_a = p.work.loads,
+                       "sums"_a = p.work.sums, "copies"_a = p.work.copies, "stores"_a = p.work.stores,
+                       "tasks"_a = p.work.tasks, "weight_bytes"_a = p.work.weight_bytes);
   return d;
 }
+
+std::vector<Plan> costed_candidates(const Problem& problem, DType dtype, const Machine& machine) {
+  std::vector<Plan> plans = candidates(normal_form(problem), dtype, machine);
+  for (Plan& plan : plans) plan.cost = cost(plan, machine);
+  return plans;
+}
+
+// Costs of one problem's candidates by other constants than those in use, for fitting them.
+class CandidateCosts {
+ public:
+  CandidateCosts(const Dims& x_shape, const Dims& w_shape, const std::string& isa, int threads, const py::dict& machine,
+                 const py::kwargs& kw)
+      : machine_(parse_machine(isa, threads, machine)),
+        plans_(candidates(normal_form(make_problem(attributes(kw), {x_shape, w_shape, {}, {}})), DType::kFloat32,
+                          machine_)) {}
+
+  std::vector<double> costs(const py::dict& constants) const {
+    CostConstants k = cost_constants(machine_.isa);
+    for (const auto& [name, member] : constant_names())
+      if (constants.contains(name)) k.*member = py::cast<double>(constants[name]);
+    std::vector<double> all;
+    for (const Plan& plan : plans_) all.push_back(cost(plan, machine_, k));
+    return all;
+  }
+
+ private:
+  Machine machine_;
+  std::vector<Plan> plans_;
+};
+
+// Times candidates of one problem, for the recordings that costs are fitted to.  Numbers are random, and so are
+// the weights: any part of the arena serves as those of any candidate.
+class CandidateTimer {
+ public:
+  CandidateTimer(const Dims& x_shape, const Dims& w_shape, std::shared_ptr<AlignedBuffer> arena, const std::string& isa,
+                 int threads, const py::dict& machine, const py::kwargs& kw)
+      : problem_(make_problem(attributes(kw), {x_shape, w_shape, {}, {}})), arena_(std::move(arena)),
+        x_(sizeof(float) * static_cast<size_t>(problem_.batch * problem_.channels * product(problem_.in))),
+        y_(sizeof(float) * static_cast<size_t>(product(problem_.y_shape()))) {
+    const Machine m = parse_machine(isa, threads, machine);
+    threads_ = m.threads;
+    const KernelSet& kernels = kernel_set(m.isa);
+    for (const Plan& plan : costed_candidates(problem_, DType::kFloat32, m))
+      candidates_.emplace_back(problem_, DType::kFloat32, kernels, plan, threads_);
+    fill(x_);
+  }
+
+  py::list candidates() const {
+    py::list all;
+    for (const Prepared& c : candidates_) all.append(describe(c.plan(), problem_));
+    return all;
+  }
+
+  // Seconds of each of `calls` calls, after one that is not counted.  Cold weights are others in each call.
+  std::vector<double> time(size_t index, bool cold, int calls) {
+    require(index < candidates_.size(), "candidate ", index, ": there are ", candidates_.size());
+    py::gil_scoped_release release;
+    const Prepared& prepared = candidates_[index];
+    const size_t bytes = static_cast<size_t>(prepared.plan().packed_bytes);
+    require(bytes <= arena_->bytes, "arena of ", arena_->bytes, " bytes: weights take ", bytes);
+    PackedWeights weights{prepared.layout(), AlignedBuffer(0)};
+    const auto place = [&] {
+      if (at_ + bytes > arena_->bytes) at_ = 0;
+      weights.buffer.data =
+          decltype(weights.buffer.data)(static_cast<char*>(arena_->data.get()) + at_, [](void*) noexcept {});
+      weights.buffer.bytes = bytes;
+      at_ += (bytes + 4095) / 4096 * 4096;
+    };
+    const Tensors tensors{x_.data.get(), nullptr, nullptr, nullptr, y_.data.get()};
+    SpinningExecutor executor(threads_);
+    std::vector<double> seconds;
+    place();
+    for (int i = 0; i <= calls; ++i) {
+      if (cold) place();
+      const auto start = std::chrono::steady_clock::now();
+      prepared.run(weights, tensors, executor);
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      if (i > 0) seconds.push_back(took.count());
+    }
+    return seconds;
+  }
+
+  static void fill(const AlignedBuffer& buffer) {
+    std::minstd_rand random(1);
+    float* v = static_cast<float*>(buffer.data.get());
+    for (size_t i = 0; i < buffer.bytes / sizeof(float); ++i) v[i] = static_cast<float>(random()) * 0x1p-31f - 0.5f;
+  }
+
+ private:
+  Problem problem_;
+  std::shared_ptr<AlignedBuffer> arena_;
+  AlignedBuffer x_, y_;
+  int threads_ = 1;
+  std::vector<Prepared> candidates_;
+  static inline size_t at_ = 0;  // in the arena; all timers walk it, so that none finds what another left in a cache
+};
 
 }  // namespace
 
@@ -265,6 +455,49 @@ PYBIND11_MODULE(_core, m) {
       "Plan for the shapes, on any instruction set that is built in.");
 
   m.def(
+      "candidates",
+      [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa, int threads,
+         const py::dict& machine, const py::kwargs& kw) {
+        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+        py::list all;
+        for (const Plan& plan : costed_candidates(p, parse_dtype(dtype), parse_machine(isa, threads, machine)))
+          all.append(describe(plan, p));
+        return all;
+      },
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "", py::arg("threads") = 1,
+      py::arg("machine") = py::dict(), "The plans among which plan() chooses.");
+
+  py::class_<CandidateCosts>(m, "CandidateCosts")
+      .def(py::init<const Dims&, const Dims&, const std::string&, int, const py::dict&, const py::kwargs&>(),
+           py::arg("x_shape"), py::arg("w_shape"), py::arg("isa") = "", py::arg("threads") = 1,
+           py::arg("machine") = py::dict())
+      .def("__call__", &CandidateCosts::costs, py::arg("constants"));
+  m.def(
+      "cost_constants",
+      [](const std::string& isa) {
+        const CostConstants k = cost_constants(isa);
+        py::dict d;
+        for (const auto& [name, member] : constant_names()) d[name] = k.*member;
+        return d;
+      },
+      py::arg("isa"));
+
+  py::class_<AlignedBuffer, std::shared_ptr<AlignedBuffer>>(m, "WeightArena")
+      .def(py::init([](size_t bytes) {
+             auto arena = std::make_shared<AlignedBuffer>(bytes);
+             CandidateTimer::fill(*arena);
+             return arena;
+           }),
+           py::arg("bytes"));
+  py::class_<CandidateTimer>(m, "CandidateTimer")
+      .def(py::init<const Dims&, const Dims&, std::shared_ptr<AlignedBuffer>, const std::string&, int, const py::dict&,
+                    const py::kwargs&>(),
+           py::arg("x_shape"), py::arg("w_shape"), py::arg("arena"), py::arg("isa") = "", py::arg("threads") = 1,
+           py::arg("machine") = py::dict())
+      .def_property_readonly("candidates", &CandidateTimer::candidates)
+      .def("time", &CandidateTimer::time, py::arg("index"), py::arg("cold"), py::arg("calls"));
+
+  m.def(
       "reference",
       [](const Array64& x, const Array64& w, const std::optional<Array64>& b, const std::optional<Array64>& z,
          const py::kwargs& kw) {
@@ -289,7 +522,7 @@ PYBIND11_MODULE(_core, m) {
       "run",
       [](const py::array& x, const py::array& w, const std::optional<py::array>& b, const std::optional<py::array>& z,
          const std::string& isa, const std::string& algorithm, int threads, const std::optional<std::string>& dtype,
-         const py::kwargs& kw) {
+         const std::optional<size_t>& candidate, const py::kwargs& kw) {
         // bfloat16 arrays arrive as ml_dtypes' type, or as uint16 with dtype="bfloat16".
         const std::string array_type = py::cast<std::string>(x.dtype().attr("name"));
         const DType t = parse_dtype(dtype ? *dtype : array_type);
@@ -306,7 +539,14 @@ PYBIND11_MODULE(_core, m) {
         if (z) shapes.z = shape_of(zc);
         const Problem p = make_problem(attributes(kw), shapes);
         const KernelSet& kernels = kernel_set(isa);
-        const Prepared prepared(p, t, kernels, machine(kernels, threads), algorithm);
+        const Machine m = machine(kernels, threads);
+        const auto prepare = [&] {
+          if (!candidate) return Prepared(p, t, kernels, m, algorithm);
+          const std::vector<Plan> plans = costed_candidates(p, t, m);
+          require(*candidate < plans.size(), "candidate = ", *candidate, ": there are ", plans.size());
+          return Prepared(p, t, kernels, plans[*candidate], m.threads);
+        };
+        const Prepared prepared = prepare();
         const Dims shape = p.y_shape();
         py::array y(x.dtype(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
         Tensors tensors{xc.data(), wc.data(), b ? bc.data() : nullptr, z ? zc.data() : nullptr, y.mutable_data()};
@@ -319,7 +559,7 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
       py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
-      "The engine itself: Y in the dtype of X.");
+      py::arg("candidate") = py::none(), "The engine itself: Y in the dtype of X.");
 
   py::class_<PackedWeights, std::shared_ptr<PackedWeights>>(m, "PackedWeights")
       .def_property_readonly("nbytes", [](const PackedWeights& p) { return p.buffer.bytes; });

@@ -123,8 +123,47 @@ def plan(
 
     ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
     with padding included.  ``cost`` is the predicted one, in vector multiply-adds and their
-    equivalents.
+    equivalents, and ``work`` what it is made of.
     """
+
+def candidates(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    dtype: str = "float32",
+    isa: str = "",
+    threads: int = 1,
+    machine: Machine = ...,
+    **attributes: Unpack[Attributes],
+) -> list[dict[str, Any]]:
+    """The plans among which :func:`plan` chooses the one of least cost: a function of the arguments
+    alone.  ``kind`` tells them apart."""
+
+class WeightArena:
+    """Random numbers, which stand in for packed weights."""
+
+    def __init__(self, bytes: int) -> None: ...
+
+class CandidateTimer:
+    """Times the candidates of one problem, float32, with random numbers for X and W."""
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        w_shape: Sequence[int],
+        arena: WeightArena,
+        isa: str = "",
+        threads: int = 1,
+        machine: Machine = ...,
+        **attributes: Unpack[Attributes],
+    ) -> None: ...
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Those of :func:`candidates`."""
+
+    def time(self, index: int, cold: bool, calls: int) -> list[float]:
+        """Seconds of each of ``calls`` calls, after one that is not counted.  Weights are the same
+        in all calls, or, ``cold``, further parts of the arena, whose size decides whether a cache
+        still holds them."""
 
 def reference(
     x: ArrayLike,
@@ -144,6 +183,8 @@ def run(
     algorithm: str = "",
     threads: int = 1,
     dtype: str | None = None,
+    candidate: int | None = None,
     **attributes: Unpack[Attributes],
 ) -> NDArray[Any]:
-    """The engine itself: Y in the dtype of X (bfloat16: ml_dtypes', or uint16 with ``dtype``)."""
+    """The engine itself: Y in the dtype of X (bfloat16: ml_dtypes', or uint16 with ``dtype``).
+    ``candidate`` is the plan's position in :func:`candidates`."""

@@ -28,7 +28,8 @@ def onnxruntime_version() -> str | None:
 
 
 def processor() -> tuple[str, list[str]]:
-    """Name of the processor, and those of its features that decide which kernels run."""
+    """Name of the processor, with family and model where the name, as virtual machines shorten it,
+    tells no generation; and those of its features that decide which kernels run."""
     facts: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -38,7 +39,11 @@ def processor() -> tuple[str, list[str]]:
         pass
     features = (facts.get("flags") or facts.get("Features") or "").split()
     shown = sorted({feature for feature in features if feature.startswith(_TELLING)})
-    return facts.get("model name") or platform.processor() or "unknown", shown
+    name = facts.get("model name") or platform.processor() or "unknown"
+    family, model = facts.get("cpu family"), facts.get("model")
+    if family and model and not any(c.isdecimal() for c in name):
+        name += f" (family {family}, model {model})"
+    return name, shown
 
 
 def usable_cores() -> int:

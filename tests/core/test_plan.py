@@ -323,15 +323,16 @@ def test_scratch_is_bounded(layer: Layer) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_scratch_does_not_follow_the_batch_or_the_image(layer: Layer, algorithm: str) -> None:
     """Tiles grow with the batch and the image up to a size: from 64 to 4096 times a side only their
-    rounding changes, which at most doubles them."""
+    rounding changes, which at most doubles them, and which of three sizes is the cheapest."""
     for isa in ISAS:
         for axis in range(len(layer.x) - 1):
-            scratch = []
+            plans = []
             for factor in (64, 4096):
                 factors = [factor if i == axis else 1 for i in range(len(layer.x) - 1)]
-                plan = layer.resized(*factors).plan(isa=isa, algorithm=algorithm)
-                scratch.append(plan["scratch_bytes"])
-            assert scratch[1] <= 2 * scratch[0], (isa, axis)
+                plans.append(layer.resized(*factors).plan(isa=isa, algorithm=algorithm))
+            fewer, more = plans
+            growth = 2 if fewer["kind"] == more["kind"] else 8
+            assert more["scratch_bytes"] <= growth * fewer["scratch_bytes"], (isa, axis)
 
 
 @each_layer
@@ -341,8 +342,9 @@ def test_more_threads_need_no_more_scratch_each(layer: Layer, algorithm: str) ->
         one = layer.plan(isa=isa, algorithm=algorithm, threads=1)
         for threads in THREADS[1:]:
             many = layer.plan(isa=isa, algorithm=algorithm, threads=threads)
-            # Threads share the memory's bandwidth, which may make another form of Winograd cheaper.
-            if many["transform"] == one["transform"]:
+            # Threads share the memory's bandwidth, which may make another form of Winograd cheaper,
+            # or another size of tiles.
+            if many["kind"] == one["kind"]:
                 assert many["scratch_bytes"] <= one["scratch_bytes"]
             assert many["scratch_bytes"] <= 4 * MIB
 

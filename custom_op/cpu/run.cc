@@ -38,7 +38,8 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
   fail("unknown element type");
 }
 
-// Empty weights may have a kernel of any size: what it would sum is nothing.
+}  // namespace
+
 Problem without_void_taps(const Problem& problem) {
   Problem p = problem;
   if (p.channels == 0 || p.out_channels == 0) {
@@ -47,8 +48,6 @@ Problem without_void_taps(const Problem& problem) {
   }
   return p;
 }
-
-}  // namespace
 
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
                    const std::string& algorithm)

@@ -35,6 +35,9 @@ struct AlignedBuffer {
   explicit AlignedBuffer(size_t bytes);
 };
 
+// The same where there are no weights, with a kernel of one tap instead of any size: what it would sum is nothing.
+Problem without_void_taps(const Problem& problem);
+
 class Engine;
 
 // Weights in the order the microkernels read them.  `layout` tells which engines can read them.

@@ -19,6 +19,7 @@ from .epilogue import EpilogueRewrite
 from .facts import Facts
 from .model_io import ConversionError, Model, ModelLike
 from .nodes import own_op
+from .quantized import QuantizedRewrite
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
@@ -35,6 +36,7 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     UpsampleConvRewrite,
     SubpixelConvRewrite,
     ZeroInsertionRewrite,
+    QuantizedRewrite,
     ConvTransposeRewrite,
     UnitStrideConvRewrite,
     EpilogueRewrite,

@@ -42,9 +42,8 @@ class ConvTransposeRewrite(Rewrite):
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         check_opset("ConvTranspose", _VERSIONS, scope)
-        _check_inputs(node)
-        for attribute in node.attributes.values():
-            _check_attribute(attribute, scope)
+        check_inputs(node)
+        check_attributes(node, scope)
         if scope.function is not None and not can_tell_type(node, scope):
             raise Refusal(
                 "its type differs among the function's calls, or is not known, and before opset 15 "
@@ -62,7 +61,8 @@ class ConvTransposeRewrite(Rewrite):
         return Site([node], apply)
 
 
-def _check_inputs(node: ir.Node) -> None:
+def check_inputs(node: ir.Node) -> None:
+    """Refuse a number, types or ranks of inputs that ConvTranspose does not take."""
     count = len(node.inputs)
     if not 2 <= count <= 3:
         raise Refusal(f"it has {count} inputs; ConvTranspose takes X, W and optionally B")
@@ -75,6 +75,12 @@ def _check_inputs(node: ir.Node) -> None:
             raise Refusal(f"its input {name} has type {value.dtype}, which is not a float type")
         if value.shape is not None and value.shape.rank() < 3:
             raise Refusal(f"its input {name} has rank {value.shape.rank()}; 3 is the least")
+
+
+def check_attributes(node: ir.Node, scope: Scope) -> None:
+    """Refuse attributes that are not ConvTranspose's."""
+    for attribute in node.attributes.values():
+        _check_attribute(attribute, scope)
 
 
 def _check_attribute(attribute: ir.Attr, scope: Scope) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from .facts import Facts
-from .nodes import input_of, is_operator, own_op
+from .nodes import input_of, is_operator, is_quantized_operator, own_op
 from .report import Cost
 
 
@@ -26,10 +26,11 @@ def _plus(a: int | None, b: int | None) -> int | None:
 
 
 def _macs(node: ir.Node, facts: Facts) -> int | None:
-    transposed = is_operator(node) or own_op(node, "ConvTranspose")
+    quantized = is_quantized_operator(node)
+    transposed = quantized or is_operator(node) or own_op(node, "ConvTranspose")
     if not transposed and not own_op(node, "Conv"):
         return 0
-    weights = facts.static(input_of(node, 1))
+    weights = facts.static(input_of(node, 3 if quantized else 1))
     pixels = _elements(input_of(node, 0) if transposed else node.outputs[0], facts, axes=2)
     return None if weights is None or pixels is None else pixels * math.prod(weights)
 

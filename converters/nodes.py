@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 DOMAIN = "ort_tconv"
 OP_TYPE = "SegregatedConvTranspose"
+QUANTIZED_OP_TYPE = "QLinearSegregatedConvTranspose"
 OP_VERSION = 1
 
 #: Types of the operator's tensors.
@@ -27,6 +28,11 @@ def own_op(node: ir.Node | None, *op_types: str) -> bool:
 def is_operator(node: ir.Node | None) -> bool:
     """Whether ``node`` is ours."""
     return node is not None and node.domain == DOMAIN and node.op_type == OP_TYPE
+
+
+def is_quantized_operator(node: ir.Node | None) -> bool:
+    """Whether ``node`` is ours for 8-bit tensors."""
+    return node is not None and node.domain == DOMAIN and node.op_type == QUANTIZED_OP_TYPE
 
 
 def node_label(node: ir.Node) -> str:
@@ -69,8 +75,9 @@ def become_operator(
     template: ir.Node,
     inputs: Sequence[ir.Value],
     attributes: Iterable[ir.Attr],
+    op_type: str = OP_TYPE,
 ) -> None:
-    """Turn ``node`` into the operator, keeping its place and its output.
+    """Turn ``node`` into the operator (``op_type``), keeping its place and its output.
 
     It takes the name, the description and the metadata of ``template``.
     """
@@ -80,7 +87,7 @@ def become_operator(
     node.attributes.clear()
     for item in attributes:
         node.attributes.add(item)
-    node.domain, node.op_type, node.overload, node.version = DOMAIN, OP_TYPE, "", None
+    node.domain, node.op_type, node.overload, node.version = DOMAIN, op_type, "", None
     if node is not template:
         node.name, node.doc_string = template.name, template.doc_string
         node.metadata_props.clear()

@@ -22,6 +22,7 @@ from .facts import Facts
 from .model_io import Model, ModelLike, read_model
 from .nodes import own_op
 from .output import Output
+from .quantized import QuantizedRewrite
 from .report import Change, Report, Skip, count_operators
 from .rewrite import Rewrite, Selection, visit
 from .subpixel_conv import SubpixelConvRewrite
@@ -38,6 +39,7 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     UpsampleConvRewrite,
     SubpixelConvRewrite,
     ZeroInsertionRewrite,
+    QuantizedRewrite,
     ConvTransposeRewrite,
     UnitStrideConvRewrite,
     EpilogueRewrite,

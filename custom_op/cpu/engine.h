@@ -18,19 +18,6 @@
 
 namespace ort_tconv {
 
-// What Prepared needs of an engine, whatever its types.
-class Engine {
- public:
-  virtual ~Engine() = default;
-  virtual void pack(const void* w, PackedWeights& packed) const = 0;
-  virtual void run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const = 0;
-
-  Problem problem;
-  Plan plan;
-  std::vector<int64_t> layout;
-  size_t packed_bytes = 0;
-};
-
 template <class S> const StorageKernels<S>& storage_kernels(const KernelSet& set);
 template <> inline const StorageKernels<float>& storage_kernels<float>(const KernelSet& set) { return set.float_io; }
 template <> inline const StorageKernels<double>& storage_kernels<double>(const KernelSet& set) { return set.double_io; }
@@ -102,15 +89,11 @@ void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int
             static_cast<S*>(t.y) + at, ahead);
 }
 
-template <class S>
-class EngineBase : public Engine {
+// A plan over the residue classes of a problem: the window of each tile, the rows its sub-kernels own, and the
+// tasks that tiles and blocks of output channels make.
+class Tiling {
  public:
-  using T = typename ComputeType<S>::type;
-
-  EngineBase(Problem p, Plan pl, const KernelSet& set, int threads)
-      : k_(compute_kernels<T>(set)), io_(storage_kernels<S>(set)), threads_(threads) {
-    problem = std::move(p);
-    plan = std::move(pl);
+  Tiling(Problem p, Plan pl, int threads) : problem(std::move(p)), plan(std::move(pl)), threads_(threads) {
     // The batch is the outermost axis of the domain: small images share a tile.
     d_ = 1 + problem.rank();
     axes_ = segregate(problem, plan.aligned);
@@ -138,21 +121,16 @@ class EngineBase : public Engine {
     out_stride_[0] = problem.out_channels * out_size_;
     if (d_ > 2) row_ahead_ = out_stride_[d_ - 2] * axes_[d_ - 2].stride;
     make_sub_kernels();
-    layout = {static_cast<int64_t>(plan.algorithm),
-              plan.block,
-              k_.lanes,
-              static_cast<int64_t>(storage_tag<S>()),
-              problem.channels,
-              problem.out_channels,
-              problem.group};
-    for (const auto& sub : sub_kernels_) {
-      layout.push_back(-1);
-      layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
-    }
   }
 
-  // Tasks are drawn from a counter by one worker a thread, each with scratch memory of its own.
-  void run(const PackedWeights& packed, const Tensors& t, Executor& executor) const override {
+  Problem problem;
+  Plan plan;
+
+ protected:
+  // Calls task(index, scratch memory of its own thread) for each task; they are drawn from a counter by one worker a
+  // thread.
+  template <class Run>
+  void run_tasks(Executor& executor, Run run_task) const {
     if (product(problem.y_shape()) == 0) return;
     std::atomic<int64_t> next{0};
     std::exception_ptr error;
@@ -162,8 +140,7 @@ class EngineBase : public Engine {
       try {
         for (int64_t task; (task = next.fetch_add(1)) < plan.tasks;) {
           if (!memory) memory = static_cast<char*>(executor.allocate(plan.scratch_bytes + 64));
-          char* base = memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64);
-          run_task(task, packed, t, base);
+          run_task(task, memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64));
         }
       } catch (...) {
         std::lock_guard<std::mutex> lock(error_mutex);
@@ -176,13 +153,10 @@ class EngineBase : public Engine {
     if (error) std::rethrow_exception(error);
   }
 
- protected:
   struct Task {
     int64_t g, block_begin, block_end;
     Dims q0, extent;  // first domain index and number of them, an entry an axis
   };
-
-  virtual void run_task(int64_t task, const PackedWeights& packed, const Tensors& t, char* scratch) const = 0;
 
   Task decode(int64_t index) const {
     const int64_t per = plan.blocks_per_task, chunks = ceil_div(plan.blocks, per);
@@ -257,22 +231,6 @@ class EngineBase : public Engine {
     } while (lead.next());
   }
 
-  // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
-  // the row are dropped.
-  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
-    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
-    if (hi <= lo) return;
-    finish(io_, problem, t, m, v + lo, hi - lo, m * out_size_ + out_row + o + lo, row_ahead_);
-  }
-
-  static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
-
-  const S* input(const Tensors& t, const Task& task) const {
-    return static_cast<const S*>(t.x) + task.g * cg_ * in_size_;
-  }
-
-  const Kernels<T>& k_;
-  const StorageKernels<S>& io_;
   int threads_;
   int d_ = 0;
   std::vector<AxisGeometry> axes_;
@@ -317,6 +275,63 @@ class EngineBase : public Engine {
       sub_kernels_.push_back(std::move(sub));
     } while (which.next());
   }
+};
+
+// What Prepared needs of an engine, whatever its types.
+class Engine : public Tiling {
+ public:
+  using Tiling::Tiling;
+  virtual ~Engine() = default;
+  virtual void pack(const void* w, PackedWeights& packed) const = 0;
+  virtual void run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const = 0;
+
+  std::vector<int64_t> layout;
+  size_t packed_bytes = 0;
+};
+
+template <class S>
+class EngineBase : public Engine {
+ public:
+  using T = typename ComputeType<S>::type;
+
+  EngineBase(Problem p, Plan pl, const KernelSet& set, int threads)
+      : Engine(std::move(p), std::move(pl), threads), k_(compute_kernels<T>(set)), io_(storage_kernels<S>(set)) {
+    layout = {static_cast<int64_t>(plan.algorithm),
+              plan.block,
+              k_.lanes,
+              static_cast<int64_t>(storage_tag<S>()),
+              problem.channels,
+              problem.out_channels,
+              problem.group};
+    for (const auto& sub : sub_kernels_) {
+      layout.push_back(-1);
+      layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
+    }
+  }
+
+  void run(const PackedWeights& packed, const Tensors& t, Executor& executor) const override {
+    run_tasks(executor, [&](int64_t task, char* scratch) { run_task(task, packed, t, scratch); });
+  }
+
+ protected:
+  virtual void run_task(int64_t task, const PackedWeights& packed, const Tensors& t, char* scratch) const = 0;
+
+  // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
+  // the row are dropped.
+  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
+    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
+    if (hi <= lo) return;
+    finish(io_, problem, t, m, v + lo, hi - lo, m * out_size_ + out_row + o + lo, row_ahead_);
+  }
+
+  static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
+
+  const S* input(const Tensors& t, const Task& task) const {
+    return static_cast<const S*>(t.x) + task.g * cg_ * in_size_;
+  }
+
+  const Kernels<T>& k_;
+  const StorageKernels<S>& io_;
 };
 
 template <class S> std::unique_ptr<Engine> make_direct(const Problem&, const Plan&, const KernelSet&, int threads);

@@ -58,7 +58,8 @@ Cache& cache() {
 
 }  // namespace
 
-std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, const void* w, size_t bytes) {
+std::shared_ptr<const PackedWeights> shared_weights(const std::vector<int64_t>& layout, const void* w, size_t bytes,
+                                                    const std::function<std::shared_ptr<const PackedWeights>()>& pack) {
   Cache& c = cache();
   std::shared_ptr<Entry> entry;
   const Digest d = digest(w, bytes);
@@ -72,14 +73,14 @@ std::shared_ptr<const PackedWeights> shared_weights(const Prepared& prepared, co
       }
       it = dead ? c.entries.erase(it) : std::next(it);
     }
-    std::pair key(prepared.layout(), d);
+    std::pair key(layout, d);
     auto found = c.entries.find(key);
     if (found == c.entries.end()) found = c.entries.emplace(std::move(key), std::make_shared<Entry>()).first;
     entry = found->second;
   }
   std::lock_guard<std::mutex> lock(entry->packing);
   if (auto alive = entry->weights.lock()) return alive;
-  auto packed = prepared.pack(w);
+  auto packed = pack();
   entry->weights = packed;
   return packed;
 }

@@ -1,57 +1,12 @@
 #include "ort/cpu_node.h"
 
-#include <algorithm>
-#include <new>
 #include <utility>
 
 #include "core/status.h"
 #include "cpu/arch.h"
-#include "cpu/weight_cache.h"
+#include "ort/executor.h"
 
 namespace ort_tconv {
-namespace {
-
-// The session's thread pool and CPU allocator.
-class SessionExecutor final : public Executor {
- public:
-  SessionExecutor(const OrtApi& api, OrtKernelContext* context)
-      : api_(api), context_(context), allocator_(nullptr, api.ReleaseAllocator) {
-    OrtMemoryInfo* info = nullptr;
-    check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
-    const Owned<OrtMemoryInfo> owned(info, api_.ReleaseMemoryInfo);
-    OrtAllocator* allocator = nullptr;
-    check(api_, api_.KernelContext_GetAllocator(context_, info, &allocator));
-    allocator_.reset(allocator);
-  }
-
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    if (n == 1) return fn(0);
-    const auto call = [](void* f, size_t i) {
-      (*static_cast<const std::function<void(int64_t)>*>(f))(static_cast<int64_t>(i));
-    };
-    check(api_, api_.KernelContext_ParallelFor(context_, call, static_cast<size_t>(n), 0,
-                                               const_cast<std::function<void(int64_t)>*>(&fn)));
-  }
-  void* allocate(size_t bytes) override {
-    void* p = nullptr;
-    try {
-      p = allocator_->Alloc(allocator_.get(), bytes);
-    } catch (...) {  // ORT's allocators report by throwing, of their own types
-    }
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void release(void* p) override { allocator_->Free(allocator_.get(), p); }
-
- private:
-  const OrtApi& api_;
-  OrtKernelContext* context_;
-  Owned<OrtAllocator> allocator_;
-};
-
-constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
-
-}  // namespace
 
 CpuNode::CpuNode(Attributes attributes, DType dtype)
     : dtype_(dtype), attributes_(std::move(attributes)), kernels_(kernel_set()), machine_(machine(kernels_)) {
@@ -71,36 +26,13 @@ void CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const voi
 }
 
 std::shared_ptr<const Prepared> CpuNode::prepare(const InputShapes& shapes) {
-  const auto view = [](const std::shared_ptr<const Entry>& e) {
-    return std::shared_ptr<const Prepared>(e, &e->prepared);
-  };
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto found =
-        std::find_if(prepared_.begin(), prepared_.end(), [&](const auto& e) { return same(e->shapes, shapes); });
-    if (found != prepared_.end()) {
-      std::rotate(found, found + 1, prepared_.end());
-      return view(prepared_.back());
-    }
-  }
-  const auto entry = std::make_shared<const Entry>(
-      Entry{shapes, Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm)});
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (prepared_.size() >= kPreparedShapes) prepared_.erase(prepared_.begin());
-  prepared_.push_back(entry);
-  return view(entry);
+  return cache_.prepared(shapes, [&] {
+    return Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm);
+  });
 }
 
 std::shared_ptr<const PackedWeights> CpuNode::constant_weights(const Prepared& prepared, const void* w) {
-  std::lock_guard<std::mutex> lock(mutex_);  // the first run in a layout packs, others wait for it
-  for (const auto& p : packed_)
-    if (p->layout == prepared.layout()) return p;
-  const Problem& p = prepared.problem();
-  const int64_t count = p.channels * p.group_out() * element_count(p.kernel, "kernel size");
-  require(w || count == 0, "input X has spatial shape ", p.in, " and batch ", p.batch,
-          ", which is not the shape that the model declares");
-  packed_.push_back(shared_weights(prepared, w, static_cast<size_t>(count * storage_bytes(dtype_))));
-  return packed_.back();
+  return cache_.weights(prepared, w, storage_bytes(dtype_));
 }
 
 void CpuNode::run(const OrtApi& api, OrtKernelContext* context, const InputShapes& shapes, Tensors tensors,

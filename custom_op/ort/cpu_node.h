@@ -4,11 +4,10 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
-#include <vector>
 
 #include "core/plan.h"
 #include "cpu/run.h"
+#include "ort/prepared_cache.h"
 #include "ort/support.h"
 
 namespace ort_tconv {
@@ -36,14 +35,7 @@ class CpuNode {
   Attributes attributes_;
   const KernelSet& kernels_;
   Machine machine_;
-
-  std::mutex mutex_;  // guards the two caches; their entries are immutable
-  struct Entry {
-    InputShapes shapes;
-    Prepared prepared;
-  };
-  std::vector<std::shared_ptr<const Entry>> prepared_;  // most recently used last
-  std::vector<std::shared_ptr<const PackedWeights>> packed_;
+  PreparedCache<Prepared> cache_;
 };
 
 }  // namespace ort_tconv

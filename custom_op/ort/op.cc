@@ -52,13 +52,14 @@ class InferenceAttributes {
 };
 
 // Shape inference.  Serves every element type: ORT calls that of the first operator registered under a
-// name.  Its status is dropped by ORT, so it checks nothing: the kernel does.
-void infer_shape(const OrtApi& api, OrtShapeInferContext* context) {
-  OrtTensorTypeAndShapeInfo *x_info = nullptr, *w_info = nullptr;
+// name.  Its status is dropped by ORT, so it checks nothing: the kernel does.  X is input 0.
+void infer_shape(const OrtApi& api, OrtShapeInferContext* context, size_t w_input, size_t type_input) {
+  OrtTensorTypeAndShapeInfo *x_info = nullptr, *w_info = nullptr, *type_info = nullptr;
   check(api, api.ShapeInferContext_GetInputTypeShape(context, 0, &x_info));
-  check(api, api.ShapeInferContext_GetInputTypeShape(context, 1, &w_info));
+  check(api, api.ShapeInferContext_GetInputTypeShape(context, w_input, &w_info));
+  check(api, api.ShapeInferContext_GetInputTypeShape(context, type_input, &type_info));
   ONNXTensorElementDataType type;
-  check(api, api.GetTensorElementType(x_info, &type));
+  check(api, api.GetTensorElementType(type_info, &type));
   const Dims x = dims_of(api, x_info), w = dims_of(api, w_info);
   const size_t rank = std::max(x.size(), w.size());
   if (rank < 3 || rank > 2 + kMaxSpatial) return;  // unknown rank arrives as 0
@@ -147,8 +148,13 @@ OrtStatusPtr CpuKernel::ComputeV2(OrtKernelContext* context) noexcept {
 }
 
 OrtStatusPtr infer_output_shape(const OrtCustomOp*, OrtShapeInferContext* context) noexcept {
+  return infer_output_shape(context, 1, 0);
+}
+
+OrtStatusPtr infer_output_shape(OrtShapeInferContext* context, size_t w_input, size_t type_input) noexcept {
   // ORT drops a status without releasing it; the shape stays unknown, and the kernel says why.
-  take_message(Ort::GetApi(), guarded(Ort::GetApi(), "", [&] { infer_shape(Ort::GetApi(), context); }));
+  const OrtApi& api = Ort::GetApi();
+  take_message(api, guarded(api, "", [&] { infer_shape(api, context, w_input, type_input); }));
   return nullptr;
 }
 

@@ -34,6 +34,9 @@ class CpuKernel {
 // registered under a name.
 OrtStatusPtr infer_output_shape(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept;
 
+// The same for an operator whose weights are input `w_input` and whose result has the type of input `type_input`.
+OrtStatusPtr infer_output_shape(OrtShapeInferContext* context, size_t w_input, size_t type_input) noexcept;
+
 // The operator for one element type, with the kernels of one provider.
 template <class Kernel> class Operator : public Ort::CustomOpBase<Operator<Kernel>, Kernel, /*WithStatus=*/true> {
  public:

@@ -2,6 +2,7 @@
 #include <list>
 
 #include "ort/op.h"
+#include "ort/qlinear_op.h"
 #ifdef ORT_TCONV_CUDA
 #include "ort/cuda_op.h"
 #endif
@@ -12,6 +13,7 @@ using namespace ort_tconv;
 
 struct Operators {
   std::list<Operator<CpuKernel>> cpu;
+  std::list<QuantizedOperator> quantized;
 #ifdef ORT_TCONV_CUDA
   // ONNX Runtime's own provider, and the same as a plug-in.  Where neither is there, nor a driver, these are
   // entries of a table that nobody reads.
@@ -19,6 +21,10 @@ struct Operators {
 #endif
 
   Operators() {
+    for (QuantizedType x : {QuantizedType::kUint8, QuantizedType::kInt8})
+      for (QuantizedType w : {QuantizedType::kInt8, QuantizedType::kUint8})
+        for (QuantizedType y : {QuantizedType::kUint8, QuantizedType::kInt8, QuantizedType::kFloat32})
+          for (bool float_bias : {false, true}) quantized.emplace_back(QuantizedTypes{x, w, y}, float_bias);
     for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {
       cpu.emplace_back(dtype, "CPUExecutionProvider");
 #ifdef ORT_TCONV_CUDA
@@ -37,6 +43,7 @@ OrtCustomOpDomain* make_domain(const OrtApi& api) {
   check(api, api.CreateCustomOpDomain(kDomain, &domain));
   Owned<OrtCustomOpDomain> made(domain, api.ReleaseCustomOpDomain);
   for (auto& op : operators.cpu) check(api, api.CustomOpDomain_Add(domain, &op));
+  for (auto& op : operators.quantized) check(api, api.CustomOpDomain_Add(domain, &op));
 #ifdef ORT_TCONV_CUDA
   for (auto& op : operators.cuda) check(api, api.CustomOpDomain_Add(domain, &op));
 #endif

@@ -1,7 +1,6 @@
 // Python access to the kernel core, without ONNX Runtime: for tests, tools and `inspect`.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "pybind/module.h"
+
 #include <sched.h>
 
 #include <algorithm>
@@ -26,30 +25,12 @@
 #define ORT_TCONV_VERSION "0+unknown"
 #endif
 
-namespace py = pybind11;
-using namespace ort_tconv;
 using namespace py::literals;
 
+namespace ort_tconv {
 namespace {
 
-// Threads of its own: here there is no session whose pool it could use.
-class ThreadExecutor final : public Executor {
- public:
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    std::vector<std::thread> threads;
-    for (int64_t i = 1; i < n; ++i) threads.emplace_back(fn, i);
-    fn(0);
-    for (auto& t : threads) t.join();
-  }
-  void* allocate(size_t bytes) override {
-    void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void release(void* p) override { std::free(p); }
-};
-
-// The same, but its threads wait for work in a loop, as those of a session that runs do.
+// As ThreadExecutor, but its threads wait for work in a loop, as those of a session that runs do.
 class SpinningExecutor final : public Executor {
  public:
   explicit SpinningExecutor(int threads) {
@@ -136,31 +117,7 @@ DType parse_dtype(const std::string& text) {
   fail("dtype '", text, "': must be float32, float64, float16 or bfloat16");
 }
 
-Dims shape_of(const py::array& a) { return Dims(a.shape(), a.shape() + a.ndim()); }
-
 using Array64 = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-// Keyword arguments shared by every function: the attributes of the node.
-Attributes attributes(const py::kwargs& kw) {
-  Attributes a;
-  for (const auto& [key, value] : kw) {
-    const auto k = py::cast<std::string>(key);
-    if (value.is_none()) continue;
-    if (k == "strides") a.strides = py::cast<Dims>(value);
-    else if (k == "pads") a.pads = py::cast<Dims>(value);
-    else if (k == "dilations") a.dilations = py::cast<Dims>(value);
-    else if (k == "output_padding") a.output_padding = py::cast<Dims>(value);
-    else if (k == "output_shape") a.output_shape = py::cast<Dims>(value);
-    else if (k == "kernel_shape") a.kernel_shape = py::cast<Dims>(value);
-    else if (k == "auto_pad") a.auto_pad = py::cast<std::string>(value);
-    else if (k == "group") a.group = py::cast<int64_t>(value);
-    else if (k == "allow_tf32") a.allow_tf32 = py::cast<int64_t>(value);
-    else if (k == "activation") a.activation = py::cast<std::string>(value);
-    else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
-    else throw py::type_error("unknown attribute '" + k + "'");
-  }
-  return a;
-}
 
 // A machine of the instruction set named; `changes` overrides what one core of this machine can use.
 Machine parse_machine(const std::string& isa, int threads, const py::dict& changes) {
@@ -261,6 +218,29 @@ py::dict describe(const AxisGeometry& g) {
   return d;
 }
 
+}  // namespace
+
+Attributes attributes(const py::kwargs& kw) {
+  Attributes a;
+  for (const auto& [key, value] : kw) {
+    const auto k = py::cast<std::string>(key);
+    if (value.is_none()) continue;
+    if (k == "strides") a.strides = py::cast<Dims>(value);
+    else if (k == "pads") a.pads = py::cast<Dims>(value);
+    else if (k == "dilations") a.dilations = py::cast<Dims>(value);
+    else if (k == "output_padding") a.output_padding = py::cast<Dims>(value);
+    else if (k == "output_shape") a.output_shape = py::cast<Dims>(value);
+    else if (k == "kernel_shape") a.kernel_shape = py::cast<Dims>(value);
+    else if (k == "auto_pad") a.auto_pad = py::cast<std::string>(value);
+    else if (k == "group") a.group = py::cast<int64_t>(value);
+    else if (k == "allow_tf32") a.allow_tf32 = py::cast<int64_t>(value);
+    else if (k == "activation") a.activation = py::cast<std::string>(value);
+    else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
+    else throw py::type_error("unknown attribute '" + k + "'");
+  }
+  return a;
+}
+
 py::dict describe(const Plan& p, const Problem& problem) {
   py::dict d;
   d["algorithm"] = name(p.algorithm);
@@ -286,6 +266,8 @@ py::dict describe(const Plan& p, const Problem& problem) {
                        "tasks"_a = p.work.tasks, "weight_bytes"_a = p.work.weight_bytes);
   return d;
 }
+
+namespace {
 
 std::vector<Plan> costed_candidates(const Problem& problem, DType dtype, const Machine& machine) {
   std::vector<Plan> plans = candidates(normal_form(problem), dtype, machine);
@@ -384,6 +366,9 @@ class CandidateTimer {
 };
 
 }  // namespace
+}  // namespace ort_tconv
+
+using namespace ort_tconv;
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Kernel core of ort_tconv: geometry, plan, reference and engine";
@@ -588,4 +573,6 @@ PYBIND11_MODULE(_core, m) {
         return py::make_tuple(use.entries, use.bytes);
       },
       "Packed weights alive that pack() made: how many, and their bytes.");
+
+  bind_quantized(m);
 }

@@ -188,3 +188,58 @@ def run(
 ) -> NDArray[Any]:
     """The engine itself: Y in the dtype of X (bfloat16: ml_dtypes', or uint16 with ``dtype``).
     ``candidate`` is the plan's position in :func:`candidates`."""
+
+# ---- quantised ---------------------------------------------------------------------------------
+
+def quantized_isa() -> str:
+    """The set of quantised kernels in use."""
+
+def compiled_quantized_isas() -> list[str]:
+    """Sets of quantised kernels built in, best first."""
+
+def quantized_isas() -> list[str]:
+    """Those of them this processor has, best first."""
+
+def emulated_quantized_isas() -> list[str]:
+    """Those whose multiplication is emulated, for tests."""
+
+def quantized_plan(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    isa: str = "",
+    algorithm: str = "",
+    threads: int = 1,
+    **attributes: Unpack[Attributes],
+) -> dict[str, Any]:
+    """Plan for the shapes, on any set of quantised kernels that is built in."""
+
+def quantized_reference(
+    x: NDArray[Any],
+    x_scale: float,
+    x_zero_point: NDArray[Any],
+    w: NDArray[Any],
+    w_scale: NDArray[Any],
+    w_zero_point: NDArray[Any],
+    y_scale: float,
+    y_zero_point: NDArray[Any],
+    b: NDArray[Any] | None = None,
+    **attributes: Unpack[Attributes],
+) -> NDArray[Any]:
+    """``QLinearSegregatedConvTranspose`` by its definition: Y in the dtype of ``y_zero_point``."""
+
+def run_quantized(
+    x: NDArray[Any],
+    x_scale: float,
+    x_zero_point: NDArray[Any],
+    w: NDArray[Any],
+    w_scale: NDArray[Any],
+    w_zero_point: NDArray[Any],
+    y_scale: float,
+    y_zero_point: NDArray[Any],
+    b: NDArray[Any] | None = None,
+    isa: str = "",
+    algorithm: str = "",
+    threads: int = 1,
+    **attributes: Unpack[Attributes],
+) -> NDArray[Any]:
+    """The same by the engine."""

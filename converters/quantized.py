@@ -1,0 +1,362 @@
+"""ConvTranspose between DequantizeLinear and QuantizeLinear becomes one node on 8-bit tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .conv_transpose import check_attributes, check_inputs
+from .convolution import add_constant, check_opset, constant_tensor
+from .facts import Facts
+from .nodes import (
+    DOMAIN,
+    QUANTIZED_OP_TYPE,
+    attribute,
+    become_operator,
+    input_of,
+    only_consumer,
+    prune,
+)
+from .rewrite import Refusal, Rewrite, Scope, Site
+
+BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
+#: Versions of DequantizeLinear and QuantizeLinear whose inputs and attributes are known here.
+_LINEAR_VERSIONS = (10, 13, 19, 21, 23, 24, 25)
+# Two products of the same float32 scales, each rounded once or twice.
+_SAME_SCALE = 4 * 2.0**-24
+
+
+class QuantizedRewrite(Rewrite):
+    r"""``ConvTranspose`` of 8-bit tensors -> ``QLinearSegregatedConvTranspose``.
+
+    A quantised model holds the layer as float, between nodes that turn integers into floats and
+    back:
+
+    .. math:: q_y = Q_{s_y,z_y}\left( f\left( \sum s_x (q_x - z_x) \, s_w (q_w - z_w) + b
+        \right) \right),
+
+    where Q rounds half to even and saturates, and f is nothing, Relu or Clip.  The scales leave the
+    sum: :math:`s_x s_w \sum (q_x - z_x)(q_w - z_w)` is a sum of integers, which the operator forms
+    exactly; what is left is one product in float32 and the same rounding.  Both sides so agree but
+    where float32 sums are rounded across the middle between two steps of :math:`s_y`.
+
+    - The input comes through a ``DequantizeLinear`` of one scale, the weights through one with one
+      scale or one for each output channel (axis 1 of W, the M/group of each group repeated; of a
+      group with one input channel, axis 0 tells output channels apart as well).
+    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; any
+      other one is added in float32.
+    - Relu and Clip keep the order of values, so they become bounds of the rounded result.
+    - Without a ``QuantizeLinear`` behind it the operator gives float32.
+
+    Where this cannot be, but weights (and bias) are constants, those are computed once and stored
+    as float32, so that the layer is packed when a session is created, instead of in every run.
+    """
+
+    name = "quantized"
+
+    def matches(self, node: ir.Node, scope: Scope) -> bool:
+        if not scope.own(node, "ConvTranspose"):
+            return False
+        return scope.own(_producer(input_of(node, 1)), "DequantizeLinear")
+
+    def plan(self, node: ir.Node, scope: Scope) -> Site:
+        check_opset("ConvTranspose", (1, 11, 22), scope)
+        check_opset("DequantizeLinear", _LINEAR_VERSIONS, scope)
+        check_inputs(node)
+        check_attributes(node, scope)
+        try:
+            return self._integers(node, scope)
+        except Refusal as refusal:
+            return self._floats(node, scope, refusal)
+
+    def _integers(self, node: ir.Node, scope: Scope) -> Site:
+        if not scope.own(_producer(node.inputs[0]), "DequantizeLinear"):
+            raise Refusal("its input X is not quantised")
+        x = _Dequantized.read(node.inputs[0], "X", scope)
+        w = _Dequantized.read(node.inputs[1], "W", scope)
+        x.check_single(scope.facts)
+        weights = _weight_scales(node, w, scope.facts)
+        bias = _bias(node, x, w, scope)
+        tail = _Tail.read(node, scope)
+        algorithm = self.selection.algorithm
+        if algorithm == "winograd":
+            raise Refusal("algorithm = 'winograd': products of 8-bit transforms are not exact")
+
+        def apply() -> list[ir.Node]:
+            last = tail.nodes[-1] if tail.nodes else node
+            scale, zero = (
+                value if array is None else _constant(last, value.name, array, scope)
+                for value, array in zip((w.scale, w.zero), weights, strict=True)
+            )
+            inputs = [
+                x.values,
+                x.scale,
+                x.zero_or_new(last, scope),
+                w.values,
+                scale,
+                w.zero_or_new(last, scope) if zero is None else zero,
+                *tail.quantization(last, scope),
+                *([] if bias is None else [bias]),
+            ]
+            attributes = [
+                *node.attributes.values(),
+                *tail.attributes,
+                *self.algorithm_attribute(),
+            ]
+            old = [value for each in (last, node) for value in each.inputs]
+            become_operator(last, node, inputs, attributes, QUANTIZED_OP_TYPE)
+            prune([*old, *(value for each in tail.nodes for value in each.inputs)])
+            return [last]
+
+        return Site([node, *tail.nodes], apply, f"{DOMAIN}::{QUANTIZED_OP_TYPE}")
+
+    def _floats(self, node: ir.Node, scope: Scope, refusal: Refusal) -> Site:
+        """Constants in place of the nodes that compute them."""
+        constants = []
+        for index, name in ((1, "W"), (2, "B")):
+            if scope.own(_producer(input_of(node, index)), "DequantizeLinear"):
+                read = _Dequantized.read(node.inputs[index], name, scope, any_integer=True)
+                array = read.constant(scope.facts)
+                if array is not None:
+                    constants.append((index, array))
+        if not constants:
+            raise refusal
+
+        def apply() -> list[ir.Node]:
+            for index, array in constants:
+                old = node.inputs[index]
+                shape = scope.facts.static(old) or scope.facts.static(old.producer().inputs[0])
+                value = add_constant(node, old.name, ir.DataType.FLOAT, shape, array, scope)
+                node.replace_input_with(index, value)
+                prune([old])
+            return [node]
+
+        return Site([node], apply, f"ConvTranspose with weights as constants: {refusal}")
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+@dataclass(frozen=True)
+class _Dequantized:
+    """A ``DequantizeLinear``: ``(values - zero) * scale``, one scale or one along ``axis``."""
+
+    name: str  # of the convolution's input it is
+    values: ir.Value
+    scale: ir.Value
+    zero: ir.Value | None
+    axis: int
+    dtype: ir.DataType
+
+    @classmethod
+    def read(
+        cls, value: ir.Value, name: str, scope: Scope, any_integer: bool = False
+    ) -> _Dequantized:
+        node = value.producer()
+        values, scale, zero = (input_of(node, i) for i in range(3))
+        if values is None or scale is None:
+            raise Refusal(f"the DequantizeLinear of {name} lacks an input")
+        axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+        if axis is None or block is None:
+            raise Refusal(f"the DequantizeLinear of {name} refers to a function's attributes")
+        if block:
+            raise Refusal(f"the DequantizeLinear of {name} has one scale for each block of values")
+        known = (values, zero, scope.facts.tensor(values))
+        dtype = next((each.dtype for each in known if each is not None and each.dtype), None)
+        if dtype is None:
+            raise Refusal(f"the type of the quantised {name} is not known")
+        if dtype not in BYTES and not any_integer:
+            raise Refusal(f"the quantised {name} has type {dtype}, which is not uint8 or int8")
+        if scale.dtype not in (None, ir.DataType.FLOAT) or value.dtype not in (
+            None,
+            ir.DataType.FLOAT,
+        ):
+            raise Refusal(f"{name} is not dequantised to float32")
+        return cls(name, values, scale, zero, axis, dtype)
+
+    def single(self, facts: Facts) -> bool:
+        """Whether it is known to have one scale."""
+        dims = facts.dims(self.scale)
+        return dims is not None and (len(dims) == 0 or (len(dims) == 1 and dims[0].number == 1))
+
+    def check_single(self, facts: Facts) -> None:
+        if not self.single(facts):
+            raise Refusal(f"the scale of {self.name} is not known to be a single one")
+
+    def zero_or_new(self, node: ir.Node, scope: Scope) -> ir.Value:
+        if self.zero is not None:
+            return self.zero
+        shape = () if self.single(scope.facts) else scope.facts.static(self.scale)
+        zeros = np.zeros(shape, self.dtype.numpy())
+        return _constant(node, f"{self.values.name}_zero_point", zeros, scope)
+
+    def constant(self, facts: Facts):
+        """What gives its values if they are constants: float32 products, as stock's."""
+        tensor, scale = facts.tensor(self.values), facts.array(self.scale)
+        zero = np.zeros(()) if self.zero is None else facts.array(self.zero)
+        if tensor is None or scale is None or zero is None or scale.ndim > 1:
+            return None
+        shape = [1] * len(tensor.shape)
+        if scale.size > 1:
+            if not -len(shape) <= self.axis < len(shape):
+                return None
+            shape[self.axis] = scale.size
+
+        def array() -> np.ndarray:
+            quantized = constant_tensor(self.values, self.name, facts).numpy().astype(np.int32)
+            offset = zero.astype(np.int32).reshape(shape if zero.size > 1 else [1] * len(shape))
+            floats = (quantized - offset).astype(np.float32) * scale.reshape(shape)
+            return floats.astype(np.float64)
+
+        return array
+
+
+def _weight_scales(
+    node: ir.Node, w: _Dequantized, facts: Facts
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Scale and zero point of W as the operator wants them, where those of the node are not."""
+    if w.single(facts):
+        return None, None
+    group = attribute(node, "group", 1)
+    scale_dims, dims = facts.static(w.scale), facts.static(w.values)
+    if scale_dims is None or dims is None or group is None:
+        raise Refusal("the shapes of W and of its scales are not known")
+    axis = w.axis + len(dims) if w.axis < 0 else w.axis
+    if len(scale_dims) != 1 or axis >= len(dims) or scale_dims[0] != dims[axis]:
+        raise Refusal(f"the scales of W have shape {list(scale_dims)}, and W has {list(dims)}")
+    if axis == 1:
+        return None, None
+    if axis != 0:
+        raise Refusal(f"W has a scale for each position of its axis {axis}")
+    if group != dims[0]:
+        scale = facts.array(w.scale)
+        if scale is None or (scale != scale[0]).any():
+            raise Refusal(
+                "W has a scale for each input channel (axis 0), which a sum over input channels "
+                "cannot apply at its end; quantise along axis 1"
+            )
+    # One input channel a group: its scale is that of all of the group's outputs.
+    arrays = []
+    for value in (w.scale, w.zero):
+        array = None if value is None else facts.array(value)
+        if value is not None and array is None:
+            raise Refusal("W has a scale for each input channel, which is not a constant")
+        if array is not None and group == dims[0]:
+            array = np.repeat(array, dims[1])
+        elif array is not None:
+            if (array != array[0]).any():
+                raise Refusal("W has a zero point for each input channel (axis 0)")
+            array = array[:1]
+        arrays.append(array)
+    if arrays[1] is None:
+        arrays[1] = np.zeros(arrays[0].shape, w.dtype.numpy())
+    return arrays[0], arrays[1]
+
+
+def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.Value | None:
+    """The integers if they are in units of the products, or else the float32 values."""
+    bias, facts = input_of(node, 2), scope.facts
+    if bias is None or not scope.own(_producer(bias), "DequantizeLinear"):
+        if bias is not None and bias.dtype not in (None, ir.DataType.FLOAT):
+            raise Refusal(f"its input B has type {bias.dtype}")
+        return bias
+    b = _Dequantized.read(bias, "B", scope, any_integer=True)
+    scales = [facts.array(each.scale) for each in (b, x, w)]
+    zero = np.zeros(1) if b.zero is None else facts.array(b.zero)
+    if b.dtype != ir.DataType.INT32 or zero is None or zero.any() or any(s is None for s in scales):
+        return bias
+    if w.axis != 1 and not w.single(facts):
+        return bias
+    unit, expected = scales[0], scales[1].reshape(()) * scales[2].reshape(-1)
+    channels = facts.static(b.values)
+    if channels is None or channels[0] % expected.size or unit.size not in (1, channels[0]):
+        return bias
+    expected = np.resize(expected, channels[0])
+    same = np.abs(unit.reshape(-1) - expected) <= _SAME_SCALE * np.abs(expected)
+    return b.values if bool(same.all()) else bias
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """What follows the convolution: an activation, and the ``QuantizeLinear`` if there is one."""
+
+    nodes: Sequence[ir.Node]
+    attributes: Sequence[ir.Attr]
+    scale: ir.Value | None  # None: the result stays float32
+    zero: ir.Value | None
+    dtype: ir.DataType
+    label: str
+
+    @classmethod
+    def read(cls, node: ir.Node, scope: Scope) -> _Tail:
+        nodes, attributes = [], []
+        value = node.outputs[0]
+        following = only_consumer(value)
+        if scope.own(following, "Relu", "Clip"):
+            found = _activation(following, scope)
+            if found is not None:
+                nodes.append(following)
+                attributes = found
+                value = following.outputs[0]
+                following = only_consumer(value)
+        label = value.name
+        if not scope.own(following, "QuantizeLinear") or following.inputs[0] is not value:
+            if value.dtype not in (None, ir.DataType.FLOAT):
+                raise Refusal(f"its result has type {value.dtype}")
+            return cls(nodes, attributes, None, None, ir.DataType.FLOAT, label)
+        scale, zero = input_of(following, 1), input_of(following, 2)
+        dims = scope.facts.dims(scale)
+        if scale is None or dims is None or len(dims) > 1 or (dims and dims[0].number != 1):
+            raise Refusal("the scale of the QuantizeLinear behind it is not known to be one")
+        dtype = ir.DataType.UINT8
+        declared = attribute(following, "output_dtype", 0)
+        if zero is not None:
+            known = (zero.dtype, following.outputs[0].dtype)
+            dtype = next((each for each in known if each is not None), None)
+        elif declared:
+            dtype = ir.DataType(declared)
+        if dtype not in BYTES:
+            raise Refusal(f"the QuantizeLinear behind it gives {dtype}, not uint8 or int8")
+        if attribute(following, "block_size", 0) or scale.dtype not in (None, ir.DataType.FLOAT):
+            raise Refusal("the QuantizeLinear behind it is not one of float32 with one scale")
+        return cls([*nodes, following], attributes, scale, zero, dtype, label)
+
+    def quantization(self, node: ir.Node, scope: Scope) -> tuple[ir.Value, ir.Value]:
+        scale, zero = self.scale, self.zero
+        if scale is None:
+            scale = _constant(node, f"{self.label}_scale", np.ones((), np.float32), scope)
+        if zero is None:
+            zeros = np.zeros((), self.dtype.numpy())
+            zero = _constant(node, f"{self.label}_zero_point", zeros, scope)
+        return scale, zero
+
+
+def _activation(node: ir.Node, scope: Scope) -> list[ir.Attr] | None:
+    """Attributes of the operator for a ``Relu`` or a ``Clip``; None if it is not a constant one."""
+    if node.op_type == "Relu":
+        return [ir.AttrString("activation", "Relu")]
+    bounds = []
+    for index, (name, missing) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
+        value = input_of(node, index)
+        if value is None:
+            bounds.append(attribute(node, name, missing))
+        else:
+            array = scope.facts.array(value)
+            bounds.append(None if array is None or array.size != 1 else float(array.reshape(())))
+    if None in bounds or not bounds[0] <= bounds[1]:
+        return None
+    return [ir.AttrString("activation", "Clip"), ir.AttrFloat32s("activation_params", bounds)]
+
+
+def _constant(node: ir.Node, name: str, array: np.ndarray, scope: Scope) -> ir.Value:
+    """A new constant for ``node``, in the type of ``array``."""
+    array = np.asarray(array)
+    dtype = ir.DataType.from_numpy(array.dtype)
+    return add_constant(node, name, dtype, array.shape, lambda: array, scope)

@@ -1,0 +1,10 @@
+#define ORT_TCONV_VECTOR_BYTES 32
+#define ORT_TCONV_WIDE 1
+#define ORT_TCONV_SIGNED 0
+#define ORT_TCONV_PIXELS 6
+#define ORT_TCONV_MAX_VECTORS 2
+#define ORT_TCONV_EMULATED 0
+#define ORT_TCONV_SET quantized_kernels_avx2
+#define ORT_TCONV_NAME "avx2"
+#define ORT_TCONV_BASE "avx2"
+#include "cpu/quantized_impl.h"

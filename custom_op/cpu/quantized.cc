@@ -1,0 +1,587 @@
+#include "cpu/quantized.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/status.h"
+#include "cpu/engine.h"
+
+namespace ort_tconv {
+
+// ---- plan -------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr int64_t kMaxClassChunk = 256;
+
+// Cuts the longest axis in two, until `fits` accepts the tile; a row, which memory holds in one piece, counts as
+// `row_ratio` times shorter.
+template <class Fits>
+void cut(Plan& plan, const std::vector<AxisGeometry>& axes, int64_t row_ratio, Fits fits) {
+  const int d = static_cast<int>(axes.size());
+  plan.tile.clear();
+  for (const auto& a : axes) plan.tile.push_back(std::max<int64_t>(1, a.domain));
+  while (!fits(plan.tile) && product(plan.tile) > 1) {
+    const auto length = [&](int i) { return plan.tile[i] <= 1 ? 0 : plan.tile[i] * (i == d - 1 ? 1 : row_ratio); };
+    int longest = d - 1;
+    for (int i = d - 2; i >= 0; --i)
+      if (length(i) > length(longest)) longest = i;
+    // Tiles of one axis stay equally long.
+    const int64_t parts = ceil_div(std::max<int64_t>(1, axes[longest].domain), plan.tile[longest]) + 1;
+    plan.tile[longest] = std::max<int64_t>(1, std::min(plan.tile[longest] - 1, ceil_div(axes[longest].domain, parts)));
+  }
+  plan.tiles.clear();
+  for (int i = 0; i < d; ++i) plan.tiles.push_back(ceil_div(std::max<int64_t>(1, axes[i].domain), plan.tile[i]));
+}
+
+}  // namespace
+
+Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Machine& m, const std::string& algorithm) {
+  const bool automatic = algorithm.empty() || algorithm == "auto";
+  require(automatic || algorithm == "direct" || algorithm == "narrow", "attribute algorithm = '", algorithm,
+          "': of a quantised convolution it must be auto, direct or narrow");
+  const int64_t cg = p.group_in(), mg = std::max<int64_t>(1, p.group_out()), lanes = k.lanes;
+  const int64_t words = ceil_div(std::max<int64_t>(1, cg), word_channels(k.form));
+
+  std::vector<AxisGeometry> axes = segregate(p, false);
+  axes.insert(axes.begin(), batch_axis(p));
+
+  // Multiplications of vectors, and what they wait for loads, for as many positions as there are lanes: with output
+  // channels in the lanes, or with positions, of which a row's last vector may lack some.
+  const int64_t row = std::max<int64_t>(1, axes.back().domain);
+  const double direct = static_cast<double>(round_up(mg, lanes) * words);
+  const double narrow = 1.5 * static_cast<double>(mg * words * round_up(row, lanes)) / static_cast<double>(row);
+
+  Plan plan;
+  plan.algorithm = algorithm == "narrow" || (automatic && narrow <= direct) ? Algorithm::kNarrow : Algorithm::kDirect;
+  const bool is_direct = plan.algorithm == Algorithm::kDirect;
+  const int64_t last_classes = std::max<int64_t>(1, static_cast<int64_t>(axes.back().classes.size()));
+  plan.class_chunk = is_direct ? std::min(last_classes, kMaxClassChunk) : last_classes;
+  plan.block = is_direct ? std::min(round_up(mg, lanes), k.max_vectors * lanes) : std::min<int64_t>(mg, m.max_rows);
+  plan.blocks = ceil_div(mg, plan.block);
+
+  const int64_t pitch = is_direct ? round_up(std::max<int64_t>(1, cg), 16) / word_channels(k.form) : words;
+  const int64_t base = std::max<int64_t>(1, p.group);
+  const int64_t tasks_wanted = m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads);
+  int64_t domain = 1;
+  for (const auto& a : axes) domain *= std::max<int64_t>(1, a.domain);
+  // Positions below which a tile is not cut for more tasks: blocks of channels can be shared out instead.
+  const int64_t least = is_direct ? 64 : 16 * lanes;
+  cut(plan, axes, is_direct ? 16 : 128, [&](const Dims& t) {
+    int64_t window = pitch * 4;
+    for (size_t i = 0; i < axes.size(); ++i) window *= WindowAxis(axes[i], t[i]).extent;
+    const int64_t n = product(t), results = plan.class_chunk * 4 * (is_direct ? n * plan.block : t.back() * plan.block);
+    const bool enough = base * ceil_div(domain, n) >= tasks_wanted || n <= least;
+    return enough && (!is_direct || n <= 256) && (n <= least || window <= m.l2_bytes / 2) &&
+           results <= std::max<int64_t>(m.l2_bytes / 4, 64 * 1024);
+  });
+  const int64_t tiles = base * product(plan.tiles);
+  const int64_t chunks = std::min(plan.blocks, ceil_div(tasks_wanted, tiles));
+  plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
+  plan.tasks = tiles * ceil_div(plan.blocks, plan.blocks_per_task);
+
+  int64_t class_taps = 1;
+  double pairs = 1;
+  for (const auto& a : axes) {
+    size_t most = 1;
+    double taps = 0;
+    for (const auto& c : a.classes) {
+      most = std::max(most, c.taps.size());
+      taps += static_cast<double>(c.taps.size()) * static_cast<double>(c.count);
+    }
+    class_taps *= static_cast<int64_t>(most);
+    pairs *= taps;
+  }
+  // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
+  const int64_t line = class_taps * plan.block * word_channels(k.form);
+  plan.channel_chunk = is_direct ? std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line)) : words;
+  plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
+  plan.cost = static_cast<double>(p.group) * pairs * (is_direct ? direct : narrow) / lanes;
+  plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", direct, " narrow ", narrow);
+  return plan;
+}
+
+// ---- engines ----------------------------------------------------------------------------------------------
+
+// Packed weights, signed bytes in words: those of all blocks, then the sum of each output channel in each
+// sub-kernel.
+class QuantizedEngine : public Tiling {
+ public:
+  QuantizedEngine(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+      : Tiling(p, pl, threads), types_(types), k_(k), group_(word_channels(k.form)), words_(ceil_div(cg_, group_)) {
+    layout = {-2,  // no layout of other engines begins so
+              static_cast<int64_t>(plan.algorithm),
+              plan.block,
+              k.lanes,
+              static_cast<int64_t>(k.form),
+              static_cast<int64_t>(types.w),
+              plan.channel_chunk,
+              p.channels,
+              p.out_channels,
+              p.group};
+    for (const auto& sub : sub_kernels_) {
+      layout.push_back(-1);
+      layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
+    }
+  }
+  virtual ~QuantizedEngine() = default;
+  virtual void pack(const uint8_t* w, char* packed) const = 0;
+  void run(const PackedWeights& packed, const Requantization& r, const Tensors& t, Executor& executor) const {
+    const Call call = make_call(packed, r, t);
+    run_tasks(executor, [&](int64_t task, char* scratch) { run_task(decode(task), call, scratch); });
+  }
+
+  std::vector<int64_t> layout;
+  size_t packed_bytes = 0;
+
+ protected:
+  // What tasks need of a call.  Values of output channels are [group][padded_channels()].
+  struct Call {
+    const uint8_t* x;
+    char* y;
+    const char* weights;
+    const int32_t* sums;  // [group][sub-kernel][padded_channels()]
+    int32_t x_zero;       // in the form of the kernels
+    bool w_zeros;         // whether any is not 0 there
+    std::vector<int32_t> w_zero, bias;
+    std::vector<float> multiplier, offset;
+    QuantizedEpilogue epilogue;
+    std::vector<uint32_t> padding;  // words of a position where the input is its zero point
+  };
+
+  virtual void run_task(const Task& task, const Call& call, char* memory) const = 0;
+  virtual int64_t padded_channels() const = 0;  // of a group
+
+  // Bytes are turned to the kernels' form by flipping the top bit where that is of the other sign.
+  uint8_t x_flip() const {
+    return (types_.x == QuantizedType::kInt8) != (k_.form == WordForm::kSignedBytes) ? 0x80 : 0;
+  }
+  uint8_t w_flip() const { return types_.w == QuantizedType::kUint8 ? 0x80 : 0; }
+
+  Call make_call(const PackedWeights& packed, const Requantization& r, const Tensors& t) const {
+    Call c{};
+    c.x = static_cast<const uint8_t*>(t.x);
+    c.y = static_cast<char*>(t.y);
+    c.weights = static_cast<const char*>(packed.buffer.data.get());
+    c.sums = reinterpret_cast<const int32_t*>(c.weights + sums_at_);
+    const uint8_t zero = static_cast<uint8_t>(r.x_zero) ^ x_flip();
+    c.x_zero = k_.form == WordForm::kSignedBytes ? static_cast<int8_t>(zero) : zero;
+    const int64_t padded = padded_channels();
+    const size_t n = static_cast<size_t>(problem.group * padded);
+    c.w_zero.assign(n, 0);
+    c.bias.assign(n, 0);
+    c.multiplier.assign(n, 0.f);
+    c.offset.assign(n, 0.f);
+    for (int64_t m = 0; m < problem.out_channels; ++m) {
+      const int64_t at = m / mg_ * padded + m % mg_;
+      c.w_zero[at] = static_cast<int8_t>(static_cast<uint8_t>(r.w_zero[m]) ^ w_flip());
+      c.w_zeros = c.w_zeros || c.w_zero[at] != 0;
+      c.bias[at] = r.bias[m];
+      c.multiplier[at] = r.multiplier[m];
+      c.offset[at] = r.offset[m];
+    }
+    c.epilogue = {r.low, r.high, r.y_zero};
+    for (int64_t q = 0; q < words_; ++q) {
+      uint32_t word = 0;
+      for (int64_t k = 0; k < std::min<int64_t>(group_, cg_ - q * group_); ++k)
+        word |= static_cast<uint32_t>(zero) << (32 / group_ * k);
+      c.padding.push_back(word);
+    }
+    return c;
+  }
+
+  // The part of a sum that does not depend on the input.  With X = x - x_zero and W = w - w_zero, padding being
+  // X = 0: sum of X W = sum of x w - x_zero (sum of w - n w_zero) - w_zero (sum of x), n terms each.
+  int32_t start(const SubKernel& sub, int64_t channel, const Call& call, int64_t sum_at) const {
+    const int64_t n = static_cast<int64_t>(sub.taps.size()) * cg_;
+    const int64_t weights = call.sums[sum_at] - n * call.w_zero[channel];
+    return static_cast<int32_t>(static_cast<uint32_t>(call.bias[channel] - weights * call.x_zero));
+  }
+  int64_t sub_kernel_count() const { return static_cast<int64_t>(sub_kernels_.size()); }
+  int64_t sum_index(int64_t g, int64_t sub, int64_t channel) const {
+    return (g * sub_kernel_count() + sub) * padded_channels() + channel;
+  }
+  void set_packed_bytes(int64_t weights) {
+    sums_at_ = round_up(weights, 64);
+    packed_bytes = static_cast<size_t>(sums_at_ + problem.group * sub_kernel_count() * padded_channels() * 4);
+    plan.packed_bytes = static_cast<int64_t>(packed_bytes);
+  }
+  // Weight w[channel c of group g, output channel m of it, tap], in the kernels' form.
+  int8_t weight(const uint8_t* w, int64_t g, int64_t c, int64_t m, int64_t tap) const {
+    return static_cast<int8_t>(w[((g * cg_ + c) * mg_ + m) * product(problem.kernel) + tap] ^ w_flip());
+  }
+  void pack_sums(const uint8_t* w, char* packed) const {
+    int32_t* sums = reinterpret_cast<int32_t*>(packed + sums_at_);
+    std::fill_n(sums, problem.group * sub_kernel_count() * padded_channels(), 0);
+    const int64_t taps = product(problem.kernel);
+    for (int64_t g = 0; g < problem.group; ++g)
+      for (int64_t c = 0; c < cg_; ++c)
+        for (int64_t m = 0; m < mg_; ++m) {
+          const uint8_t* row = w + ((g * cg_ + c) * mg_ + m) * taps;
+          for (int64_t s = 0; s < sub_kernel_count(); ++s)
+            for (int64_t tap : sub_kernels_[s].taps)
+              sums[sum_index(g, s, m)] += static_cast<int8_t>(row[tap] ^ w_flip());
+        }
+  }
+
+  const uint8_t* input(const Call& call, const Task& task) const { return call.x + task.g * cg_ * in_size_; }
+
+  // Copies n results to outputs o .. o+n-1 of one row of a channel; parts outside the row are dropped.
+  void write(const char* row, int64_t o, int64_t n, int64_t out_row, int64_t channel, const Call& call) const {
+    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
+    if (hi <= lo) return;
+    const int64_t size = storage_bytes(types_.y);
+    std::memcpy(call.y + (channel * out_size_ + out_row + o + lo) * size, row + lo * size,
+                static_cast<size_t>((hi - lo) * size));
+  }
+  // Outputs of the tile's rows along the last axis, and how many of them are in Y.
+  int64_t first_output(const Task& task) const { return axes_.back().output(0, task.q0[d_ - 1]); }
+
+  QuantizedTypes types_;
+  const QuantizedKernels& k_;
+  int64_t group_, words_;  // channels of a word, words of a position
+  int64_t sums_at_ = 0;    // bytes from the packed weights to their sums
+};
+
+namespace {
+
+// One implicit GEMM a residue class over a window with channels last, as the float engine's (direct.cc).
+// Packed weights: [group][block][sub-kernel][chunk of words][tap][word][output channel of the block][byte].
+class QuantizedDirect final : public QuantizedEngine {
+ public:
+  QuantizedDirect(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+      : QuantizedEngine(p, types, pl, k, threads), pitch_(round_up(std::max<int64_t>(1, cg_), 16) / group_) {
+    for (auto& sub : sub_kernels_)
+      for (auto& o : sub.offsets) o *= pitch_;
+    Carver measure(nullptr);
+    Scratch(*this, measure);
+    plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    set_packed_bytes(p.group * padded_channels() * words_ * total_taps_ * group_);
+  }
+
+  void pack(const uint8_t* w, char* packed) const override {
+    const int64_t taps = product(problem.kernel), chunk = plan.channel_chunk;
+    std::fill_n(packed, sums_at_, 0);
+    for (int64_t g = 0; g < problem.group; ++g)
+      for (int64_t b = 0; b < plan.blocks; ++b) {
+        const int64_t width = block_width(b);
+        char* const block = packed + block_at(g, b);
+        for (int64_t c = 0; c < cg_; ++c) {
+          const uint8_t* row = w + ((g * cg_ + c) * mg_ + b * plan.block) * taps;
+          const int64_t q = c / group_, q0 = q / chunk * chunk, n = std::min(chunk, words_ - q0);
+          for (const auto& sub : sub_kernels_) {
+            const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
+            for (int64_t t = 0; t < ntaps; ++t) {
+              char* out = block + (sub.first_tap * words_ + ntaps * q0 + t * n + q - q0) * width * group_ + c % group_;
+              for (int64_t m = 0; m < block_channels(b); ++m)
+                out[m * group_] = static_cast<char>(row[m * taps + sub.taps[t]] ^ w_flip());
+            }
+          }
+        }
+      }
+    pack_sums(w, packed);
+  }
+
+ private:
+  struct Scratch {
+    uint32_t* window;
+    int32_t *acc, *start, *position_sums;
+    int64_t *x_offset, *acc_offset, *row_offset, *outputs;
+    char* rows;
+    Scratch(const QuantizedDirect& e, Carver& c) {
+      const int64_t pixels = product(e.plan.tile), run = e.plan.class_chunk * e.plan.tile.back();
+      window = c.take<uint32_t>(e.window_positions_ * e.pitch_);
+      acc = c.take<int32_t>(e.plan.class_chunk * e.class_stride());
+      start = c.take<int32_t>(e.plan.block);
+      position_sums = c.take<int32_t>(e.window_positions_);
+      x_offset = c.take<int64_t>(pixels);
+      acc_offset = c.take<int64_t>(pixels);
+      row_offset = c.take<int64_t>(pixels / e.plan.tile.back());
+      outputs = c.take<int64_t>(run);
+      rows = c.take<char>(e.plan.block * e.row_stride() * storage_bytes(e.types_.y));
+    }
+  };
+
+  int64_t class_stride() const { return product(plan.tile) * plan.block; }
+  int64_t row_stride() const { return round_up(plan.class_chunk * plan.tile.back(), 16); }
+  int64_t padded_channels() const override { return round_up(mg_, k_.lanes); }
+  int64_t block_width(int64_t b) const { return std::min(plan.block, padded_channels() - b * plan.block); }
+  int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
+  int64_t block_at(int64_t g, int64_t b) const {
+    return (g * padded_channels() + b * plan.block) * words_ * total_taps_ * group_;
+  }
+
+  void load_window(const Task& task, const Call& call, Scratch& s) const {
+    const uint8_t* x = input(call, task);
+    visit_window(
+        task.q0,
+        [&](int64_t position, int64_t source, int64_t n) {
+          k_.load_channels_last(x + source, in_size_, n, cg_, x_flip(), s.window + position * pitch_, pitch_);
+        },
+        [&](int64_t position, int64_t n) {
+          for (uint32_t* at = s.window + position * pitch_; n > 0; --n, at += pitch_)
+            std::copy(call.padding.begin(), call.padding.end(), at);
+        });
+    if (!call.w_zeros) return;
+    for (int64_t i = 0; i < window_positions_; ++i) s.position_sums[i] = k_.sum(s.window + i * pitch_, words_, 1);
+  }
+
+  void run_task(const Task& task, const Call& call, char* memory) const override {
+    Carver carver(memory);
+    Scratch s(*this, carver);
+    if (cg_ > 0) load_window(task, call, s);
+    const int64_t rows = product(plan.tile) / plan.tile.back();
+    for (int64_t r = 0; r < rows; ++r) s.row_offset[r] = r * plan.tile.back() * plan.block;
+    const int64_t last_classes = static_cast<int64_t>(axes_.back().classes.size());
+    for (int64_t k0 = 0; k0 < last_classes; k0 += plan.class_chunk) {
+      const int64_t k1 = std::min(last_classes, k0 + plan.class_chunk);
+      for (int64_t i = 0, at = 0; i < task.extent[d_ - 1]; ++i)
+        for (int64_t k = 0; k < k1 - k0; ++k) s.outputs[at++] = k * class_stride() + i * plan.block;
+      for (int64_t first = 0; first < sub_kernel_count(); first += last_classes)
+        for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+          for (int64_t k = k0; k < k1; ++k) sum(first + k, task, b, s.acc + (k - k0) * class_stride(), call, s);
+          store(sub_kernels_[first], task, b, k0, k1, call, s);
+        }
+    }
+  }
+
+  // One sub-kernel, one block of output channels, all of the tile's pixels that the class owns.
+  void sum(int64_t index, const Task& task, int64_t block, int32_t* acc, const Call& call, const Scratch& s) const {
+    const SubKernel& sub = sub_kernels_[index];
+    const int last = d_ - 1;
+    const int64_t count = axes_[last].classes[sub.classes[last]].count;
+    const int64_t owned = std::clamp<int64_t>(count - task.q0[last], 0, task.extent[last]);
+    const int64_t width = block_width(block), chunk = plan.channel_chunk;
+    const int64_t channel = task.g * padded_channels() + block * plan.block;
+    for (int64_t m = 0; m < width; ++m)
+      s.start[m] = start(sub, channel + m, call, sum_index(task.g, index, block * plan.block + m));
+    QuantizedGemmArgs a{};
+    visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
+      for (int64_t i = 0; i < owned; ++i, ++a.count) {
+        s.x_offset[a.count] = (position + i) * pitch_;
+        s.acc_offset[a.count] = s.row_offset[row] + i * plan.block;
+      }
+    });
+    a.x_offset = s.x_offset;
+    a.acc = acc;
+    a.acc_offset = s.acc_offset;
+    a.taps = sub.offsets.data();
+    a.ntaps = static_cast<int64_t>(sub.taps.size());
+    a.w = reinterpret_cast<const int8_t*>(call.weights) + block_at(task.g, block) +
+          sub.first_tap * words_ * width * group_;
+    a.start = s.start;
+    for (int64_t q = 0; q == 0 || q < words_; q += chunk) {
+      a.x = s.window + q;
+      a.words = std::min(chunk, words_ - q);
+      k_.gemm[width / k_.lanes](a);
+      a.w += a.ntaps * a.words * width * group_;
+      a.start = nullptr;
+    }
+    if (!call.w_zeros) return;
+    for (int64_t i = 0; i < a.count; ++i) {
+      int32_t inputs = 0;
+      for (ptrdiff_t tap : sub.offsets) inputs += s.position_sums[(s.x_offset[i] + tap) / pitch_];
+      int32_t* at = acc + s.acc_offset[i];
+      for (int64_t m = 0; m < width; ++m)
+        at[m] = static_cast<int32_t>(static_cast<uint32_t>(at[m]) -
+                                     static_cast<uint32_t>(inputs) * static_cast<uint32_t>(call.w_zero[channel + m]));
+    }
+  }
+
+  // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.
+  void store(const SubKernel& lead, const Task& task, int64_t block, int64_t k0, int64_t k1, const Call& call,
+             Scratch& s) const {
+    const auto& axis = axes_.back();
+    const int64_t columns = task.extent[d_ - 1], classes = k1 - k0, n = columns * classes, stride = row_stride();
+    const bool whole = classes == static_cast<int64_t>(axis.classes.size());
+    const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[d_ - 1]);
+    // Classes with one output less leave the row's last columns unset: they are not written either.
+    const int64_t valid = whole ? std::min(n, axis.out - o0) : n;
+    const int vectors = static_cast<int>(block_width(block) / k_.lanes);
+    const int64_t channel = task.g * padded_channels() + block * plan.block, size = storage_bytes(types_.y);
+    const float *multiplier = call.multiplier.data() + channel, *offset = call.offset.data() + channel;
+    visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
+      const int32_t* acc = s.acc + s.row_offset[row];
+      if (types_.y == QuantizedType::kFloat32) {
+        k_.store_floats(acc, s.outputs, valid, vectors, multiplier, offset, call.epilogue,
+                        reinterpret_cast<float*>(s.rows), stride);
+      } else {
+        k_.store_bytes(acc, s.outputs, valid, vectors, multiplier, offset, call.epilogue,
+                       reinterpret_cast<uint8_t*>(s.rows), stride);
+      }
+      for (int64_t m = 0; m < block_channels(block); ++m) {
+        const char* results = s.rows + m * stride * size;
+        const int64_t out_channel = task.g * mg_ + block * plan.block + m;
+        if (whole) {
+          write(results, o0, valid, out_row, out_channel, call);
+        } else {
+          for (int64_t i = 0; i < columns; ++i)
+            write(results + i * classes * size, o0 + i * axis.stride, classes, out_row, out_channel, call);
+        }
+      }
+    });
+  }
+
+  int64_t pitch_;  // words of a window position
+};
+
+// Rows of positions, the window with positions last: for few output channels.
+// Packed weights: [group][block][sub-kernel][tap][word][output channel of the block], words in the input's form.
+class QuantizedNarrow final : public QuantizedEngine {
+ public:
+  QuantizedNarrow(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+      : QuantizedEngine(p, types, pl, k, threads), plane_(round_up(window_positions_ + k.lanes, 16)) {
+    Carver measure(nullptr);
+    Scratch(*this, measure);
+    plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    set_packed_bytes(p.group * mg_ * words_ * total_taps_ * 4);
+  }
+
+  void pack(const uint8_t* w, char* packed) const override {
+    const int bits = 32 / static_cast<int>(group_);
+    uint32_t* out = reinterpret_cast<uint32_t*>(packed);
+    for (int64_t g = 0; g < problem.group; ++g)
+      for (int64_t m0 = 0; m0 < mg_; m0 += plan.block)
+        for (const auto& sub : sub_kernels_)
+          for (int64_t tap : sub.taps)
+            for (int64_t q = 0; q < words_; ++q)
+              for (int64_t m = m0; m < std::min(mg_, m0 + plan.block); ++m, ++out) {
+                *out = 0;
+                for (int64_t k = 0; k < std::min(group_, cg_ - q * group_); ++k) {
+                  const auto v = static_cast<uint32_t>(static_cast<int32_t>(weight(w, g, q * group_ + k, m, tap)));
+                  *out |= (v & ((1u << bits) - 1)) << (bits * k);
+                }
+              }
+    pack_sums(w, packed);
+  }
+
+ private:
+  struct Scratch {
+    uint32_t* window;
+    int32_t *acc, *position_sums;
+    const int32_t** classes;
+    char* row;
+    Scratch(const QuantizedNarrow& e, Carver& c) {
+      const int64_t classes_n = e.plan.class_chunk;
+      window = c.take<uint32_t>(e.words_ * e.plane_);
+      acc = c.take<int32_t>(classes_n * e.plan.block * e.row_stride());
+      position_sums = c.take<int32_t>(e.plane_);
+      classes = c.take<const int32_t*>(classes_n);
+      row = c.take<char>(classes_n * e.row_stride() * storage_bytes(e.types_.y));
+    }
+  };
+
+  int64_t row_stride() const { return round_up(plan.tile.back(), std::max<int64_t>(16, k_.lanes)); }
+  int64_t padded_channels() const override { return mg_; }
+
+  void load_window(const Task& task, const Call& call, Scratch& s) const {
+    const uint8_t* x = input(call, task);
+    visit_window(
+        task.q0,
+        [&](int64_t position, int64_t source, int64_t n) {
+          k_.load_rows(x + source, in_size_, n, cg_, x_flip(), s.window + position, plane_);
+        },
+        [&](int64_t position, int64_t n) {
+          for (int64_t q = 0; q < words_; ++q) std::fill_n(s.window + q * plane_ + position, n, call.padding[q]);
+        });
+    if (!call.w_zeros) return;
+    for (int64_t i = 0; i < window_positions_; ++i) s.position_sums[i] = k_.sum(s.window + i, words_, plane_);
+  }
+
+  void run_task(const Task& task, const Call& call, char* memory) const override {
+    Carver carver(memory);
+    Scratch s(*this, carver);
+    if (cg_ > 0) load_window(task, call, s);
+    const int64_t last_classes = static_cast<int64_t>(axes_.back().classes.size());
+    for (int64_t first = 0; first < sub_kernel_count(); first += last_classes)
+      for (int64_t b = task.block_begin; b < task.block_end; ++b)
+        visit_rows(sub_kernels_[first], task, [&](int64_t position, int64_t, int64_t out_row) {
+          for (int64_t k = 0; k < last_classes; ++k) sum(first + k, k, position, task, b, call, s);
+          store(last_classes, task, b, out_row, call, s);
+        });
+  }
+
+  int32_t* results(const Scratch& s, int64_t k, int64_t m) const { return s.acc + (k * plan.block + m) * row_stride(); }
+  int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
+
+  // One row of one sub-kernel, class k of the last axis.
+  void sum(int64_t index, int64_t k, int64_t position, const Task& task, int64_t b, const Call& call,
+           const Scratch& s) const {
+    const SubKernel& sub = sub_kernels_[index];
+    const int64_t channels = block_channels(b), m0 = b * plan.block;
+    QuantizedRowsArgs a{};
+    a.count = std::clamp<int64_t>(axes_.back().classes[k].count - task.q0[d_ - 1], 0, task.extent[d_ - 1]);
+    if (a.count == 0) return;
+    a.x = s.window + position;
+    a.word_stride = plane_;
+    a.taps = sub.offsets.data();
+    a.ntaps = static_cast<int64_t>(sub.taps.size());
+    a.words = words_;
+    a.w = reinterpret_cast<const uint32_t*>(call.weights) +
+          ((task.g * mg_ + m0) * total_taps_ + sub.first_tap * channels) * words_;
+    for (int64_t m = 0; m < channels; ++m) {
+      a.out[m] = results(s, k, m);
+      a.start[m] = start(sub, task.g * mg_ + m0 + m, call, sum_index(task.g, index, m0 + m));
+    }
+    k_.rows[channels](a);
+    if (!call.w_zeros) return;
+    for (int64_t m = 0; m < channels; ++m)
+      for (ptrdiff_t tap : sub.offsets) {
+        const uint32_t zero = static_cast<uint32_t>(call.w_zero[task.g * mg_ + m0 + m]);
+        const int32_t* sums = s.position_sums + position + tap;
+        for (int64_t i = 0; i < a.count; ++i)
+          a.out[m][i] =
+              static_cast<int32_t>(static_cast<uint32_t>(a.out[m][i]) - zero * static_cast<uint32_t>(sums[i]));
+      }
+  }
+
+  void store(int64_t classes, const Task& task, int64_t b, int64_t out_row, const Call& call, const Scratch& s) const {
+    const int64_t columns = task.extent[d_ - 1], o0 = axes_.back().output(0, task.q0[d_ - 1]);
+    const int64_t valid = std::min(columns * classes, axes_.back().out - o0);
+    for (int64_t m = 0; m < block_channels(b); ++m) {
+      const int64_t channel = task.g * mg_ + b * plan.block + m;
+      for (int64_t k = 0; k < classes; ++k) s.classes[k] = results(s, k, m);
+      const int ways = static_cast<int>(classes);
+      if (types_.y == QuantizedType::kFloat32)
+        k_.finish_floats(s.classes, ways, columns, call.multiplier[channel], call.offset[channel], call.epilogue,
+                         reinterpret_cast<float*>(s.row));
+      else
+        k_.finish_bytes(s.classes, ways, columns, call.multiplier[channel], call.offset[channel], call.epilogue,
+                        reinterpret_cast<uint8_t*>(s.row));
+      // With a stride beyond the output there are fewer classes than the stride: outputs are still neighbours.
+      write(s.row, o0, valid, out_row, channel, call);
+    }
+  }
+
+  int64_t plane_;  // words from one group of channels to the next
+};
+
+}  // namespace
+
+QuantizedPrepared::QuantizedPrepared(const Problem& problem, QuantizedTypes types, const QuantizedKernels& kernels,
+                                     const Machine& machine, const std::string& algorithm) {
+  const Problem p = normal_form(problem);
+  const Plan plan = make_quantized_plan(p, kernels, machine, algorithm);
+  if (plan.algorithm == Algorithm::kNarrow)
+    engine_ = std::make_unique<QuantizedNarrow>(p, types, plan, kernels, machine.threads);
+  else engine_ = std::make_unique<QuantizedDirect>(p, types, plan, kernels, machine.threads);
+}
+QuantizedPrepared::QuantizedPrepared(QuantizedPrepared&&) noexcept = default;
+QuantizedPrepared::~QuantizedPrepared() = default;
+const Problem& QuantizedPrepared::problem() const { return engine_->problem; }
+const Plan& QuantizedPrepared::plan() const { return engine_->plan; }
+const std::vector<int64_t>& QuantizedPrepared::layout() const { return engine_->layout; }
+
+std::shared_ptr<const PackedWeights> QuantizedPrepared::pack(const void* w) const {
+  auto packed = std::make_shared<PackedWeights>(PackedWeights{engine_->layout, AlignedBuffer(engine_->packed_bytes)});
+  engine_->pack(static_cast<const uint8_t*>(w), static_cast<char*>(packed->buffer.data.get()));
+  return packed;
+}
+
+void QuantizedPrepared::run(const PackedWeights& weights, const Requantization& r, const Tensors& tensors,
+                            Executor& executor) const {
+  require(weights.layout == engine_->layout, "packed weights of another layout");
+  engine_->run(weights, r, tensors, executor);
+}
+
+}  // namespace ort_tconv

@@ -1,0 +1,192 @@
+"""The quantised engine against its definition: equal to the last bit, on every set of kernels."""
+
+import numpy as np
+import pytest
+from cases import CORNERS, Case, drawn_cases
+from hypothesis import given
+from quantities import BYTES, OUTPUTS, Quantized, expected, reference, run, sums, ways_to_quantize
+
+from ort_tconv import _core
+
+USUAL = Case((6, 5), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1), group_in=11, group_out=19)
+WIDE = Case((9, 37), (3, 5), strides=(2, 3), pads=(1, 0, 1, 2), group_in=7, group_out=2)
+ALGORITHMS = ("direct", "narrow")
+
+
+def isas() -> list:
+    supported = _core.quantized_isas()
+    compiled = [
+        pytest.param(
+            isa,
+            marks=pytest.mark.skipif(isa not in supported, reason=f"this processor lacks {isa}"),
+        )
+        for isa in _core.compiled_quantized_isas()
+    ]
+    return compiled + _core.emulated_quantized_isas()
+
+
+each_isa = pytest.mark.parametrize("isa", isas())
+each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def check(case: Case, how: Quantized, seed: int = 0, **options) -> None:
+    inputs = how.inputs(case, seed)
+    y = run(case, how, inputs, **options)
+    wanted = expected(case, how, inputs)
+    assert y.dtype == OUTPUTS[how.y]
+    np.testing.assert_array_equal(y, wanted)
+
+
+@each_isa
+@each_algorithm
+@pytest.mark.parametrize("corner", CORNERS)
+def test_corners(corner, algorithm, isa):
+    check(CORNERS[corner], Quantized(), algorithm=algorithm, isa=isa)
+    check(
+        CORNERS[corner],
+        Quantized("int8", "uint8", "int8", "of a group", w_zeros=True),
+        algorithm=algorithm,
+        isa=isa,
+    )
+
+
+@each_isa
+@each_algorithm
+@pytest.mark.parametrize("y", OUTPUTS)
+@pytest.mark.parametrize("w", BYTES)
+@pytest.mark.parametrize("x", BYTES)
+def test_types(x, w, y, algorithm, isa):
+    for case in (USUAL, WIDE):
+        for w_zeros in (False, True):
+            for bias in ("", "int32", "float32"):
+                how = Quantized(x, w, y, "each", w_zeros, bias)
+                check(case, how, algorithm=algorithm, isa=isa)
+
+
+@each_isa
+@given(case=drawn_cases(most_axes=3), how=ways_to_quantize())
+def test_any_case(isa, case, how):
+    for algorithm in ALGORITHMS:
+        check(case, how, algorithm=algorithm, isa=isa, threads=2)
+
+
+@given(case=drawn_cases(most_axes=3), how=ways_to_quantize())
+def test_the_definition_itself(case, how):
+    inputs = how.inputs(case)
+    np.testing.assert_array_equal(reference(case, how, inputs), expected(case, how, inputs))
+
+
+@each_isa
+@each_algorithm
+def test_extreme_values_do_not_saturate_on_the_way(algorithm, isa):
+    """Pairs of products at the ends of the range, which an instruction that saturates would cut."""
+    case = Case((4, 5), (4, 4), strides=(2, 2), group_in=64, group_out=9)
+    for x in BYTES:
+        for w in BYTES:
+            how = Quantized(x, w, "float32", "one", bias="")
+            inputs = how.inputs(case)
+            for pattern in (np.iinfo(w).max, np.iinfo(w).min):
+                inputs["w"] = np.full(case.w_shape, pattern, w)
+                inputs["x"] = np.full(case.x_shape, np.iinfo(x).max, x)
+                inputs["x_zero_point"] = np.array(np.iinfo(x).min, x)
+                y = run(case, how, inputs, algorithm=algorithm, isa=isa)
+                np.testing.assert_array_equal(y, expected(case, how, inputs))
+
+
+@each_isa
+@each_algorithm
+def test_many_channels_in_chunks(algorithm, isa):
+    case = Case((2, 3), (5, 5), strides=(1, 1), group_in=1030, group_out=33)
+    check(case, Quantized(), algorithm=algorithm, isa=isa)
+
+
+@each_isa
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((31, 29), (4, 4), batch=3, group_in=17, group_out=9, strides=(2, 2)),
+        Case((3, 400), (2, 9), group_in=3, group_out=1, strides=(2, 2), pads=(0, 4, 0, 4)),
+        Case((4, 4), (4, 4), group_in=33, group_out=150, strides=(2, 2), pads=(1, 1, 1, 1)),
+        Case((700,), (16,), group_in=24, group_out=20, strides=(8,), pads=(4, 4)),
+        Case((5, 2), (3, 3), group=6, group_in=4, group_out=5, strides=(2, 300)),
+    ],
+)
+def test_tiles_and_tasks(case, threads, isa):
+    for algorithm in ("auto", *ALGORITHMS):
+        check(case, Quantized(), algorithm=algorithm, isa=isa, threads=threads)
+        check(
+            case,
+            Quantized("int8", "uint8", w_zeros=True),
+            algorithm=algorithm,
+            isa=isa,
+            threads=threads,
+        )
+
+
+@each_isa
+def test_rounding_is_half_to_even(isa):
+    """Sums of odd integers, halved."""
+    case = Case((1, 21), (1, 1), group_in=1, group_out=1, bias=False)
+    how = Quantized("int8", "int8", "int8", "one", bias="")
+    inputs = how.inputs(case) | {
+        "x": np.arange(-21, 21, 2, dtype=np.int8).reshape(case.x_shape),
+        "x_zero_point": np.zeros((), np.int8),
+        "w": np.ones(case.w_shape, np.int8),
+        "x_scale": np.float32(1),
+        "w_scale": np.array(0.5, np.float32),
+        "y_scale": np.float32(1),
+        "y_zero_point": np.zeros((), np.int8),
+    }
+    for algorithm in ALGORITHMS:
+        y = run(case, how, inputs, algorithm=algorithm, isa=isa).reshape(-1)
+        assert y.tolist()[:4] == [-10, -10, -8, -8]
+        assert y.tolist()[-4:] == [6, 8, 8, 10]
+        np.testing.assert_array_equal(y, np.rint(inputs["x"].reshape(-1) / 2).astype(np.int8))
+
+
+@each_isa
+@pytest.mark.parametrize("y", BYTES)
+def test_saturation(y, isa):
+    how = Quantized("uint8", "int8", y, "one", extreme=True)
+    inputs = how.inputs(USUAL)
+    inputs["y_scale"] = inputs["y_scale"] / np.float32(50)
+    wanted = expected(USUAL, how, inputs)
+    info = np.iinfo(y)
+    assert (wanted == info.min).any()
+    assert (wanted == info.max).any()
+    np.testing.assert_array_equal(run(USUAL, how, inputs, isa=isa), wanted)
+
+
+def test_kernels_give_the_same_bits():
+    how = Quantized(y="float32", bias="float32")
+    inputs = how.inputs(USUAL)
+    results = {
+        run(USUAL, how, inputs, isa=isa, algorithm=algorithm).tobytes()
+        for isa in (*_core.quantized_isas(), *_core.emulated_quantized_isas())
+        for algorithm in ALGORITHMS
+    }
+    assert len(results) == 1
+
+
+def test_plans_use_lanes_for_what_there_is_more_of():
+    def algorithm(x, w, **attributes):
+        return _core.quantized_plan(x, w, isa="avx2", **attributes)["algorithm"]
+
+    assert algorithm((1, 64, 32, 32), (64, 64, 4, 4), strides=[2, 2]) == "direct"
+    assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2]) == "narrow"
+    assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2], group=64) == "narrow"
+
+
+def test_every_task_has_work():
+    for threads in (1, 2, 16):
+        plan = _core.quantized_plan(
+            (1, 512, 4, 4), (512, 256, 4, 4), threads=threads, strides=[2, 2], pads=[1, 1, 1, 1]
+        )
+        assert plan["tasks"] >= threads
+        assert plan["tasks"] <= plan["blocks"] * np.prod(plan["tiles"])
+
+
+def test_sums_of_the_tests_are_exact():
+    inputs = Quantized().inputs(USUAL)
+    assert np.abs(sums(USUAL, inputs)).max() < 2**24

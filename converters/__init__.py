@@ -7,6 +7,7 @@ passes in the order in which they run; each is one small class that states its a
 conditions and names its refusals.
 """
 
+from . import on_demand  # noqa: F401  (before anything that imports onnx_ir)
 from .model_io import Model
 from .pipeline import (
     DEFAULT_PASSES,

@@ -1,44 +1,82 @@
-// Runs a converted model from C++: loads the operator library, feeds ones, prints the shape and the mean.
+// Runs a converted model from C++: loads the operator library, feeds ones to every input, prints each output's
+// name, shape and mean.
 //
-//   main converted.onnx libort_tconv.so
+//   main converted.onnx [libort_tconv.so]     by default the library that lies beside the program
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
+#include <exception>
+#include <filesystem>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+namespace {
+
+// ONNX Runtime hands the path to dlopen, which looks for a bare name in the system's folders alone.
+std::string beside_program(const char* name) {
+  return std::filesystem::read_symlink("/proc/self/exe").replace_filename(name).string();
+}
+
+// Float inputs of ones; a dimension without a size becomes 1.
+Ort::Value ones(const Ort::Session& session, size_t index, const std::string& name) {
+  const Ort::TypeInfo type = session.GetInputTypeInfo(index);
+  const auto info = type.GetTensorTypeAndShapeInfo();
+  if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
+    throw std::runtime_error("input '" + name + "' is not float32, which is all that this program feeds");
+  std::vector<int64_t> shape = info.GetShape();
+  for (int64_t& side : shape)
+    if (side < 0) side = 1;
+  Ort::AllocatorWithDefaultOptions allocator;
+  Ort::Value value = Ort::Value::CreateTensor<float>(allocator, shape.data(), shape.size());
+  const size_t count = value.GetTensorTypeAndShapeInfo().GetElementCount();
+  std::fill_n(value.GetTensorMutableData<float>(), count, 1.0f);
+  return value;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) try {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: %s converted.onnx libort_tconv.so\n", argv[0]);
+  if (argc != 2 && argc != 3) {
+    std::fprintf(stderr, "usage: %s converted.onnx [libort_tconv.so]\n", argv[0]);
     return 2;
   }
+  const std::string library = argc == 3 ? argv[2] : beside_program("libort_tconv.so");
   Ort::Env env;
   Ort::SessionOptions options;
-  options.RegisterCustomOpsLibrary(argv[2]);
+  options.RegisterCustomOpsLibrary(library.c_str());
   Ort::Session session(env, argv[1], options);
 
   Ort::AllocatorWithDefaultOptions allocator;
-  const auto input = session.GetInputNameAllocated(0, allocator);
-  const auto output = session.GetOutputNameAllocated(0, allocator);
-  std::vector<int64_t> shape = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
-  int64_t count = 1;
-  for (int64_t& side : shape) {
-    if (side < 0) side = 1;  // a dimension without a size
-    count *= side;
+  std::vector<std::string> names;  // the inputs', then the outputs'
+  std::vector<Ort::Value> inputs;
+  for (size_t i = 0; i < session.GetInputCount(); ++i) {
+    names.emplace_back(session.GetInputNameAllocated(i, allocator).get());
+    inputs.push_back(ones(session, i, names.back()));
   }
-  std::vector<float> x(count, 1.0f);
-  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-  const auto value = Ort::Value::CreateTensor<float>(memory, x.data(), x.size(), shape.data(), shape.size());
+  for (size_t i = 0; i < session.GetOutputCount(); ++i)
+    names.emplace_back(session.GetOutputNameAllocated(i, allocator).get());
 
-  const char* inputs[] = {input.get()};
-  const char* outputs[] = {output.get()};
-  const auto results = session.Run(Ort::RunOptions{}, inputs, &value, 1, outputs, 1);
+  std::vector<const char*> pointers;
+  for (const std::string& name : names) pointers.push_back(name.c_str());
+  const char** output_names = pointers.data() + inputs.size();
+  const std::vector<Ort::Value> outputs = session.Run(Ort::RunOptions{}, pointers.data(), inputs.data(), inputs.size(),
+                                                      output_names, session.GetOutputCount());
 
-  const auto info = results[0].GetTensorTypeAndShapeInfo();
-  for (const int64_t side : info.GetShape()) std::printf("%lld ", static_cast<long long>(side));
-  const float* y = results[0].GetTensorData<float>();
-  const size_t n = info.GetElementCount();
-  std::printf("mean %.6f\n", std::accumulate(y, y + n, 0.0) / n);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const auto info = outputs[i].GetTensorTypeAndShapeInfo();
+    std::printf("%s", output_names[i]);
+    for (const int64_t side : info.GetShape()) std::printf(" %lld", static_cast<long long>(side));
+    if (info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
+      const float* y = outputs[i].GetTensorData<float>();
+      const size_t n = info.GetElementCount();
+      std::printf(" mean %.6f", std::accumulate(y, y + n, 0.0) / static_cast<double>(n));
+    }
+    std::printf("\n");
+  }
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());

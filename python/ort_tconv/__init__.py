@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import converters, testing
-    from ._library import get_library_path
+    from ._library import get_cmake_dir, get_library_path
     from .benchmarking import Benchmark, benchmark
     from .converters import ConversionError, convert
     from .inference_session import InferenceSession
@@ -39,6 +39,7 @@ _HOMES = {
     "available_providers": ".session",
     "benchmark": ".benchmarking",
     "convert": ".converters",
+    "get_cmake_dir": "._library",
     "get_library_path": "._library",
     "inspect": ".inspection",
     "register": ".session",
@@ -56,6 +57,7 @@ __all__ = [
     "benchmark",
     "convert",
     "converters",
+    "get_cmake_dir",
     "get_library_path",
     "inspect",
     "register",

@@ -27,13 +27,21 @@ def get_library_path() -> str:
     return str(library)
 
 
+def get_cmake_dir() -> str:
+    """Absolute path of the CMake package, for ``-Dort_tconv_DIR=...`` of programs in C++.
+
+    Raises ImportError if the package was not built.
+    """
+    return str(Path(get_library_path()).with_name("cmake"))
+
+
 def import_onnxruntime() -> ModuleType:
     """onnxruntime, or an ImportError that says how to get it."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            f"ort_tconv needs onnxruntime for this ({error}): run `pip install ort-tconv[cpu]`, or "
-            "`pip install ort-tconv[gpu]` for CUDA"
+            f"ort_tconv needs onnxruntime for this ({error}): run `pip install onnxruntime`, or "
+            "`pip install onnxruntime-gpu` for CUDA"
         ) from error
     return onnxruntime

@@ -20,8 +20,7 @@ def check(path: str | os.PathLike) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError as error:
         raise ImportError(
-            f"a plot needs matplotlib ({error}): run `pip install 'ort-tconv[bench]'` or "
-            "`pip install matplotlib`"
+            f"a plot needs matplotlib ({error}): run `pip install matplotlib`"
         ) from error
     types = FigureCanvasAgg.get_supported_filetypes()
     if Path(path).suffix.removeprefix(".").lower() not in types:

@@ -146,13 +146,13 @@ def _optional(
 ) -> list[Missing]:
     found = []
     if devices and providers and "CUDAExecutionProvider" not in providers:
-        how = "run `pip uninstall onnxruntime && pip install 'ort-tconv[gpu]'`"
+        how = "run `pip uninstall onnxruntime && pip install onnxruntime-gpu`"
         found.append(Missing("onnxruntime with CUDA, for the GPU of this machine", how, False))
     if devices and not cuda_kernels:
-        how = "build ort-tconv where nvcc is installed; nodes run on the CPU until then"
+        how = "build it with -DORT_TCONV_CUDA=ON, see docs/cuda.md; nodes run on the CPU until then"
         found.append(Missing("CUDA kernels, for the GPU of this machine", how, False))
     if versions["matplotlib"] is None:
-        how = "run `pip install 'ort-tconv[bench]'`"
+        how = "run `pip install matplotlib`"
         found.append(Missing("matplotlib, for bench --plot", how, False))
     if versions["extensions"] is None:
         how = "run `pip install onnxruntime-extensions`"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ort_tconv
+
 WITHOUT_ORT = "import sys; sys.modules['onnxruntime'] = None\n"  # makes `import onnxruntime` fail
 
 
@@ -48,6 +50,30 @@ for use in (ort_tconv.available_providers, lambda: ort_tconv.InferenceSession("x
 """
     for message in run_python(WITHOUT_ORT + code).splitlines():
         assert "onnxruntime" in message and "pip install" in message
+
+
+def test_advice_names_packages_that_an_index_has():
+    """This package is on none yet, and zsh takes the brackets of an extra for a pattern."""
+    package = Path(ort_tconv.__file__).parent
+    texts = {path: path.read_text() for path in package.rglob("*.py")}
+    assert len(texts) > 30
+    advice = [line for text in texts.values() for line in re.findall(r"pip install [^`\n]*", text)]
+    assert advice and not [line for line in advice if "ort-tconv" in line or "[" in line]
+
+
+def test_the_converter_imports_symbolic_algebra_on_demand():
+    """sympy takes most of the time of `import onnx_ir`; other importers get the true module."""
+    code = """
+import sys, ort_tconv.converters
+assert "sympy.core" not in sys.modules and "sympy" not in sys.modules
+import onnx_ir
+n = onnx_ir.SymbolicDim("n")
+assert "sympy" not in sys.modules
+print((n + 1 + n).value)
+import sympy
+assert sympy.__spec__ and n._expr == sympy.Symbol("n", integer=True, positive=True)
+"""
+    assert run_python(code).strip() == "2*n + 1"
 
 
 def test_import_starts_no_thread():

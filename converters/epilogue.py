@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .activations import Activation, per_channel, single, subgraph
 from .affine import ARITHMETIC, read_affine
-from .convolution import add_constant, constant_tensor, rounded
+from .convolution import add_constant, check_scale, constant_tensor, rounded
 from .facts import Facts
 from .nodes import (
     FLOATS,
@@ -233,6 +233,13 @@ def _affine_step(operator: _Operator, node: ir.Node, scope: Scope) -> _Step | No
     def new_bias() -> np.ndarray:
         return beta if bias is None else alpha * old_bias() + beta
 
+    if scaled:
+
+        def by_channel() -> np.ndarray:
+            w, group = old_weights(), operator.group
+            return w.reshape(group, len(w) // group, w.shape[1], -1).swapaxes(1, 2).reshape(m, -1)
+
+        check_scale(alpha, by_channel, dtype)
     if scaled and dtype == ir.DataType.FLOAT16:
         rounded(new_weights(), dtype, "weights")
     if shifted or bias is not None:

@@ -16,6 +16,7 @@ from .convolution import (
     add_constant,
     check_gain,
     check_range,
+    check_scale,
     constant_tensor,
     read_convolution,
     rounded,
@@ -100,6 +101,7 @@ class SubpixelConvRewrite(Rewrite):
             tuple(s * pad for s, pad in zip(factors, ends)),
             group=group,
         )
+        check_scale(conv.scale, lambda: conv.tensor.numpy().astype(np.float64), conv.dtype)
         check_range(conv, form)
         check_gain(
             conv,

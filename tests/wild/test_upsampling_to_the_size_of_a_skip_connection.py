@@ -65,6 +65,6 @@ def test_a_scale_that_is_nearly_an_integer_is_shown_with_all_its_digits(scale):
     scales = numpy_helper.from_array(np.array([1, 1, scale, scale], np.float32), "scales")
     original.graph.initializer.append(scales)
     (skip,) = convert_with_report(original).skips
-    assert f"by {np.float32(scale)}, which is not an integer" in skip.reason
+    assert f"by {np.float32(scale)!s}, which is not an integer" in skip.reason
     assert " by 2, " not in skip.reason
     agree(original, ort_tconv.convert(original), x=(1, 8, 16, 16))

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .facts import Facts
-from .nodes import attribute, input_of, own_op
+from .nodes import attribute, input_of, own_op, readers
 from .rewrite import Refusal
 
 Params = tuple[float, ...]
@@ -201,7 +201,7 @@ def subgraph(
 ) -> tuple[Activation, list[ir.Node]] | None:
     """An activation of ``value`` written out, and its nodes; the last one gives the result.
 
-    Nothing but these nodes reads ``value`` or what they compute on the way.
+    Nothing but these nodes reads ``value`` or what they compute on the way, save for its shape.
     """
     tolerance = _TOLERANCE.get(dtype, 1e-6)  # type: ignore[arg-type]
     known: dict[ir.Value, Polynomial] = {value: _X}
@@ -237,7 +237,7 @@ def _leading_to(last: ir.Node, value: ir.Value, nodes: Sequence[ir.Node]) -> lis
                 stack.append(producer)
     inner = [value, *(node.outputs[0] for node in needed if node is not last)]
     for each in inner:
-        if each.is_graph_output() or any(user not in needed for user, _ in each.uses()):
+        if each.is_graph_output() or any(user not in needed for user in readers(each)):
             return None
     return [node for node in nodes if node in needed and node is not last] + [last]
 

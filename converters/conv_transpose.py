@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from .convolution import check_opset
-from .nodes import FLOATS, become_operator
+from .nodes import FLOATS, become_operator, input_of
 from .rewrite import Refusal, Rewrite, Scope, Site
 from .value_types import can_tell_type
 
@@ -31,8 +31,9 @@ class ConvTransposeRewrite(Rewrite):
     skipped with an empty name is dropped: onnxruntime before 1.31 crashes on a skipped optional
     input of a custom operator.  The node keeps its name, outputs and metadata.
 
-    Left alone: nodes that ConvTranspose's own rules refuse (their error stays stock's), and
-    attribute references whose type or target does not fit.
+    Left alone: nodes that ConvTranspose's own rules refuse, as far as that is known before they run
+    (their error stays stock's); attribute references whose type or target does not fit; and nodes
+    of a function whose type nothing could tell to what follows them.
     """
 
     name = "conv_transpose"
@@ -44,6 +45,7 @@ class ConvTransposeRewrite(Rewrite):
         check_opset("ConvTranspose", _VERSIONS, scope)
         check_inputs(node)
         check_attributes(node, scope)
+        _check_shapes(node, scope)
         if scope.function is not None and not can_tell_type(node, scope):
             raise Refusal(
                 "its type differs among the function's calls, or is not known, and before opset 15 "
@@ -81,6 +83,30 @@ def check_attributes(node: ir.Node, scope: Scope) -> None:
     """Refuse attributes that are not ConvTranspose's."""
     for attribute in node.attributes.values():
         _check_attribute(attribute, scope)
+
+
+def _check_shapes(node: ir.Node, scope: Scope) -> None:
+    """Refuse attributes and shapes that do not fit together; what is not known is taken to fit."""
+    facts = scope.facts
+    w = facts.static(node.inputs[1])
+    if w is None or len(w) < 3 or any(item.is_ref() for item in node.attributes.values()):
+        return
+    given = {
+        name: item.as_string() if item.type == ir.AttributeType.STRING else item.value
+        for name, item in node.attributes.items()
+    }
+    pads = given.get("pads", ())
+    dims = facts.dims(node.inputs[0]) or (None,) * len(w)
+    x = [None if size is None else size.number for size in dims]
+    likely = [1, w[0], *(1 + max(0, sum(pads[axis :: len(w) - 2])) for axis in range(len(w) - 2))]
+    x = [known if known is not None else size for known, size in zip(x, likely)] + x[len(likely) :]
+    bias = facts.static(input_of(node, 2))
+    from .. import _core
+
+    try:
+        _core.output_shape(x, w, bias, **given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Refusal(f"ConvTranspose does not allow it: {error}") from error
 
 
 def _check_attribute(attribute: ir.Attr, scope: Scope) -> None:

@@ -187,6 +187,38 @@ def rounded(values: np.ndarray, dtype: ir.DataType, what: str) -> np.ndarray:
     return result
 
 
+# Weights of a channel are not folded to less than this: their products with the input would be
+# subnormal, on which processors are many times slower, or the weights themselves lose digits.
+_LEAST_WEIGHTS = {
+    ir.DataType.FLOAT: 2.0**-100,
+    ir.DataType.BFLOAT16: 2.0**-100,
+    ir.DataType.DOUBLE: 2.0**-968,
+    ir.DataType.FLOAT16: 2.0**-14,
+}
+_MILD_SCALE = 2.0**-10  # what weights of usual magnitudes bear
+
+
+def check_scale(
+    scale: np.ndarray | float, weights: Callable[[], np.ndarray], dtype: ir.DataType
+) -> None:
+    """Raise Refusal if ``scale``, one factor for each of M channels or one for all, leaves too
+    little of the weights [M, ...] that it is folded into; these are computed if need be."""
+    scale = np.abs(np.asarray(scale, np.float64))
+    if not ((scale > 0) & (scale < _MILD_SCALE)).any():
+        return
+    values = weights()
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0.0)
+    least = _LEAST_WEIGHTS.get(dtype, 0.0)
+    small = (scale * largest > 0) & (scale * largest < least) & (largest >= least)
+    if small.any():
+        channel = int(np.argmax(small))
+        left = float((scale * largest)[channel])
+        raise Refusal(
+            f"folded into the weights it would make those of channel {channel} as small as "
+            f"{left:.1e}, which {dtype} computes slowly or not exactly"
+        )
+
+
 def add_constant(
     node: ir.Node,
     name: str,

@@ -10,10 +10,20 @@ import onnx_ir as ir
 
 from .activations import Activation, per_channel, single, subgraph
 from .affine import ARITHMETIC, read_affine
-from .convolution import add_constant, constant_tensor, rounded
+from .convolution import add_constant, check_scale, constant_tensor, rounded
 from .facts import Facts
-from .nodes import FLOATS, attribute, become_operator, input_of, is_operator, only_consumer, prune
+from .nodes import (
+    FLOATS,
+    attribute,
+    become_operator,
+    input_of,
+    is_operator,
+    only_reader,
+    prune,
+    readers,
+)
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .shape_readers import check_released, convolution_rule, release_shapes
 
 
 class EpilogueRewrite(Rewrite):
@@ -31,6 +41,8 @@ class EpilogueRewrite(Rewrite):
     - ``Add`` of another tensor of the same shape is the residual z.
     - An activation is f; it is the last step.  ``Gelu``, ``Silu`` and ``HardSwish`` are recognised
       in the sub-graphs by which exporters write them, too.
+
+    What only asks for the shape of a result that disappears gets it from that of the input.
 
     Left alone: a result that others read as well, that is an output of the model, or that a
     sub-graph captures; constants that are not one for each channel, or that callers may override; a
@@ -59,8 +71,13 @@ class EpilogueRewrite(Rewrite):
         operator = _operator_before(node)
         step = _step(node, operator, scope)  # type: ignore[arg-type]
         *inner, last = step.nodes  # type: ignore[union-attr]
+        rule = convolution_rule(operator, scope.facts)
+        values = [each.outputs[0] for each in (operator, *inner)]
+        chain = {operator, *inner, last}
+        check_released(values, rule, chain)
 
         def apply() -> list[ir.Node]:
+            release_shapes(values, rule, chain, scope.facts)
             inputs = step.inputs(last)
             attributes = [*operator.attributes.values(), *step.attributes]
             old = [value for each in (last, operator) for value in each.inputs]
@@ -119,7 +136,7 @@ def _operator_before(node: ir.Node) -> ir.Node | None:
             continue
         if "activation" in producer.attributes:
             continue
-        if only_consumer(value) is node:
+        if only_reader(value) is node:
             return producer
         found = found or producer
     return found
@@ -131,7 +148,7 @@ def _step(node: ir.Node, before: ir.Node, scope: Scope) -> _Step | None:
     operator = _Operator.read(before, facts)
     if operator is None or len(node.outputs) < 1 or node.inputs[0] is None:
         return None
-    uses = list(value.uses())
+    uses = readers(value)
     if len(uses) > 1:
         found = subgraph(value, facts, operator.rank, operator.dtype)
         if found is not None:
@@ -216,6 +233,13 @@ def _affine_step(operator: _Operator, node: ir.Node, scope: Scope) -> _Step | No
     def new_bias() -> np.ndarray:
         return beta if bias is None else alpha * old_bias() + beta
 
+    if scaled:
+
+        def by_channel() -> np.ndarray:
+            w, group = old_weights(), operator.group
+            return w.reshape(group, len(w) // group, w.shape[1], -1).swapaxes(1, 2).reshape(m, -1)
+
+        check_scale(alpha, by_channel, dtype)
     if scaled and dtype == ir.DataType.FLOAT16:
         rounded(new_weights(), dtype, "weights")
     if shifted or bias is not None:

@@ -289,31 +289,44 @@ class Facts:
         channels = None
         if group is not None:
             channels = w[1] * Size.of(group) if transposed else w[0]
-        result: list[Size | None] = [x[0] if x else None, channels, *[None] * axes]
+        growth = self.growth(node)
+        result: list[Size | None] = [x[0] if x else None, channels]
+        for axis in range(axes):
+            known = x is not None and growth is not None and growth[axis] is not None
+            factor, change = growth[axis] if known else (1, 0)
+            result.append(x[2 + axis] * Size.of(factor) + Size.of(change) if known else None)
+        return result
+
+    def growth(self, node: ir.Node) -> list[tuple[int, int] | None] | None:
+        """How the output side of each spatial axis of a convolution of stride 1, or of a transposed
+        one, follows from the input's: times the first number, plus the second."""
+        w = self.dims(input_of(node, 1))
+        if w is None or len(w) < 3 or "output_shape" in node.attributes:
+            return None
+        transposed = not own_op(node, "Conv")
+        axes = len(w) - 2
         ones, zeros = [1] * axes, [0] * axes
         strides = attribute(node, "strides", ones)
         dilations = attribute(node, "dilations", ones)
         pads = attribute(node, "pads", zeros * 2)
         extra = attribute(node, "output_padding", zeros)
-        automatic = attribute(node, "auto_pad", "NOTSET") != "NOTSET"
-        if x is None or automatic or "output_shape" in node.attributes:
-            return result
-        if None in (strides, dilations, pads, extra):
-            return result
+        mode = attribute(node, "auto_pad", "NOTSET")
+        if None in (strides, dilations, pads, extra, mode):
+            return None
+        if mode not in ("NOTSET", "VALID", ""):
+            return None if transposed or set(strides) != {1} else [(1, 0)] * axes
+        result: list[tuple[int, int] | None] = []
         for i in range(axes):
             taps = w[2 + i].number
-            if taps is None:
+            if taps is None or (not transposed and strides[i] != 1):
+                result.append(None)
                 continue
             reach = (taps - 1) * dilations[i]
             padded = pads[i] + pads[axes + i]
             if transposed:
-                grown = strides[i]
-                change = extra[i] + reach + 1 - strides[i] - padded
+                result.append((strides[i], extra[i] + reach + 1 - strides[i] - padded))
             else:
-                if strides[i] != 1:
-                    continue
-                grown, change = 1, padded - reach
-            result[2 + i] = x[2 + i] * Size.of(grown) + Size.of(change)
+                result.append((1, padded - reach))
         return result
 
     # ---- contents ----------------------------------------------------------------------------

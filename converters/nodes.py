@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -54,14 +54,41 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return found.as_string() if found.type == ir.AttributeType.STRING else found.value
 
 
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The node of each use of ``value``, but for those that only ask for its shape."""
+    return [user for user, _ in value.uses() if not own_op(user, "Shape")]
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """:func:`only_consumer`, where nodes that only ask for the shape do not count."""
+    return _alone(value, readers(value))
+
+
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The node that alone reads ``value``, in the same graph; None if the value has other uses."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
+    return _alone(value, [user for user, _ in value.uses()])
+
+
+def _alone(value: ir.Value, users: list[ir.Node]) -> ir.Node | None:
+    if len(users) != 1 or value.is_graph_output():
         return None
-    consumer, producer = uses[0][0], value.producer()
+    consumer, producer = users[0], value.producer()
     same_graph = producer is not None and consumer.graph is producer.graph
     return consumer if same_graph else None
+
+
+def take_over(old: ir.Value, new: ir.Value, keep: Container[ir.Node] = ()) -> None:
+    """Let ``new`` be read instead of ``old``, by all nodes but ``keep``, and be the output that
+    ``old`` is; an output keeps its name."""
+    for user, index in list(old.uses()):
+        if user not in keep:
+            user.replace_input_with(index, new)
+    graph = old.producer().graph  # type: ignore[union-attr]
+    for index, value in enumerate(graph.outputs):
+        if value is old:
+            new.type, new.shape = old.type, old.shape
+            graph.outputs[index] = new
+            old.name, new.name = new.name, old.name
 
 
 def set_inputs(node: ir.Node, inputs: Sequence[ir.Value]) -> None:

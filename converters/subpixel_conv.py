@@ -16,6 +16,7 @@ from .convolution import (
     add_constant,
     check_gain,
     check_range,
+    check_scale,
     constant_tensor,
     read_convolution,
     rounded,
@@ -23,9 +24,10 @@ from .convolution import (
     write_operator,
 )
 from .facts import Facts, Size, product
-from .nodes import attribute, only_consumer, own_op
+from .nodes import attribute, node_label, only_reader, readers
 from .padding import insert_pad
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .shape_readers import ShapeRule, is_live_shape, release_shapes
 
 _MOST_NODES = 8  # between a Conv and its pixels
 
@@ -56,7 +58,10 @@ class SubpixelConvRewrite(Rewrite):
     ``BatchNormalization``, or arithmetic with constants per channel, goes into weights and biases
     before they are shuffled.
 
-    Left alone: a convolution, or a step of the shuffle, that others read or that is an output;
+    What only asks for the shape of the convolution gets it from that of its input.
+
+    Left alone: a convolution, or a step of the shuffle, that others read or that is an output; what
+    stands between it and the shuffle and is not affine nor an activation of the operator;
     strides; weights that are not constant; groups that the shuffle tears apart; and what would not
     be faster.
     """
@@ -96,6 +101,7 @@ class SubpixelConvRewrite(Rewrite):
             tuple(s * pad for s, pad in zip(factors, ends)),
             group=group,
         )
+        check_scale(conv.scale, lambda: conv.tensor.numpy().astype(np.float64), conv.dtype)
         check_range(conv, form)
         check_gain(
             conv,
@@ -108,6 +114,11 @@ class SubpixelConvRewrite(Rewrite):
 
         def apply() -> list[ir.Node]:
             target, added, bias = trace.nodes[-1], [], None
+            padded = zip(conv.begins, conv.ends, conv.reach)
+            offsets = (0, conv.shape[0], *(b + e - r for b, e, r in padded))
+            rule = ShapeRule(conv.x, (1, 0, *[1] * conv.axes), offsets)
+            values = (node.outputs[0], *(each.outputs[0] for each in trace.before))
+            release_shapes(values, rule, {node, *trace.nodes}, scope.facts)
             moved = form
             if at is not None:
                 ends = [0, 1, *[0] * conv.axes]
@@ -202,55 +213,81 @@ class _Trace:
     """What follows a Conv: constants, an activation and the shuffle, whose last node gives the
     result."""
 
-    nodes: list[ir.Node]
+    before: list[ir.Node]  # of the shuffle; all have the shape of the convolution
+    shuffle: list[ir.Node]
     index: np.ndarray  # [M, s1, ..., sd]: the Conv's channel for each channel and place
     affine: Affine  # of the Conv's channels
     activation: Activation | None
     reason: str = ""  # why it is left alone all the same
 
+    @property
+    def nodes(self) -> list[ir.Node]:
+        return [*self.before, *self.shuffle]
+
 
 def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
-    value, before, activation = node.outputs[0], [], None
+    value = node.outputs[0]
     dims = scope.facts.dims(value)
     if dims is None or len(dims) < 3 or dims[1].number is None:
         return None
-    folded, affine = _folded(value, dims, scope)
-    value, found = folded[-1].outputs[0] if folded else value, None
-    if len(list(value.uses())) > 1:
-        found = subgraph(value, scope.facts, len(dims), value.dtype)
-    else:
-        consumer = only_consumer(value)
-        if consumer is not None and consumer.inputs[0] is value:
-            try:
-                known = single(consumer, scope.facts, None, len(dims))
-            except Refusal:
-                known = None
-            if known is not None:
-                found = known, [consumer]
-    if found is not None:
-        activation, before = found
-        value = before[-1].outputs[0]
-    shuffle = _shuffle(value, dims, scope)
+    before, affine = _folded(value, dims, scope)
+    value = before[-1].outputs[0] if before else value
+    activation, found, reason = _activation(value, dims, scope)
+    before += found
+    shuffle = _shuffle(before[-1].outputs[0] if before else value, dims, scope)
+    while shuffle is None and len(before) < _MOST_NODES:
+        between = only_reader(before[-1].outputs[0] if before else value)
+        if between is None or scope.facts.dims(between.outputs[0]) != dims:
+            return None
+        reason = reason or (
+            f"'{node_label(between)}' ({between.op_type}) stands between it and the shuffle, and "
+            "cannot be taken in"
+        )
+        before.append(between)
+        shuffle = _shuffle(between.outputs[0], dims, scope)
     if shuffle is None:
         return None
-    before = [*folded, *before]
     nodes, index = shuffle
-    reason = ""
+    if activation is not None and activation.name == "PRelu" and len(activation.params) > 1:
+        slopes = np.array(activation.params)[index].reshape(index.shape[0], -1)
+        if (slopes != slopes[:, :1]).any():
+            reason = "PRelu's slopes differ among the channels of a pixel"
+        activation = replace(activation, params=tuple(slopes[:, 0].tolist()))
+    chain = {*before, *nodes}
     for each in (node, *before, *nodes[:-1]):
-        chain = {*before, *nodes}
-        readers = {user for user, _ in each.outputs[0].uses() if not _sizes_only(user, chain)}
-        if each.outputs[0].is_graph_output():
-            reason = f"'{each.outputs[0].name}' is an output of the graph"
-        elif readers - chain:
-            reason = f"'{each.outputs[0].name}' has other readers"
-    return _Trace([*before, *nodes], index, affine, activation, reason)
+        value = each.outputs[0]
+        others = [user for user in readers(value) if user not in chain]
+        if each in nodes:  # its shape is not that of the convolution
+            others += [user for user, _ in value.uses() if is_live_shape(user, chain)]
+        if value.is_graph_output():
+            reason = f"'{value.name}' is an output of the graph"
+        elif others:
+            reason = f"'{value.name}' has other readers"
+    return _Trace(before, nodes, index, affine, activation, reason)
+
+
+def _activation(
+    value: ir.Value, dims: tuple[Size, ...], scope: Scope
+) -> tuple[Activation | None, list[ir.Node], str]:
+    """The activation of a value, its nodes, and why it cannot be taken in if it cannot."""
+    if len(readers(value)) > 1:
+        found = subgraph(value, scope.facts, len(dims), value.dtype)
+        return (None, [], "") if found is None else (*found, "")
+    consumer = only_reader(value)
+    if consumer is None or consumer.inputs[0] is not value:
+        return None, [], ""
+    try:
+        known = single(consumer, scope.facts, dims[1].number, len(dims))
+    except Refusal as refusal:
+        return None, [consumer], f"'{node_label(consumer)}' ({consumer.op_type}): {refusal}"
+    return known, [] if known is None else [consumer], ""
 
 
 def _folded(value: ir.Value, dims: tuple[Size, ...], scope: Scope) -> tuple[list[ir.Node], Affine]:
     """Nodes that do something affine to each channel, and all of it."""
     nodes: list[ir.Node] = []
     affine: Affine = (1.0, 0.0)
-    while (node := only_consumer(value)) is not None and len(nodes) < _MOST_NODES:
+    while (node := only_reader(value)) is not None and len(nodes) < _MOST_NODES:
         try:
             found = read_affine(node, value, dims[1].number, len(dims), scope)
         except Refusal:
@@ -261,18 +298,6 @@ def _folded(value: ir.Value, dims: tuple[Size, ...], scope: Scope) -> tuple[list
         affine, value = (scale * affine[0], scale * affine[1] + shift), node.outputs[0]
         nodes.append(node)
     return nodes, affine
-
-
-def _sizes_only(node: ir.Node, chain: set[ir.Node]) -> bool:
-    """Whether ``node`` reads a shape, and only nodes of the chain use it in the end."""
-
-    def ends_in_chain(each: ir.Node) -> bool:
-        return each in chain or all(
-            not value.is_graph_output() and all(ends_in_chain(user) for user, _ in value.uses())
-            for value in each.outputs
-        )
-
-    return own_op(node, "Shape") and ends_in_chain(node)
 
 
 @dataclass(frozen=True)

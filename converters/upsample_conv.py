@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -18,10 +19,11 @@ from .convolution import (
     swap_channels,
     write_operator,
 )
-from .facts import enlargement
-from .nodes import attribute, input_of, only_consumer
+from .facts import Size, enlargement
+from .nodes import attribute, input_of, only_consumer, only_reader
 from .padding import Padding, edge_pad, read_padding
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .shape_readers import ShapeRule, release_shapes
 
 
 class UpsampleConvRewrite(Rewrite):
@@ -104,6 +106,9 @@ class UpsampleConvRewrite(Rewrite):
         )
 
         def apply() -> list[ir.Node]:
+            rule = ShapeRule(x, (1, 1, *factors), (0, 0, *[0] * conv.axes))
+            if resize in gone:
+                release_shapes([resize.outputs[0]], rule, gone, scope.facts)
             if repeated is None:
                 return [
                     write_operator(node, conv, form, self.algorithm_attribute(), scope, conv.bias)
@@ -135,7 +140,8 @@ def _gone(node: ir.Node, pad: ir.Node | None, resize: ir.Node) -> list[ir.Node]:
     for before in (pad, resize):
         if before is None:
             continue
-        if only_consumer(before.outputs[0]) is not chain[0]:
+        alone = only_reader if before is resize else only_consumer
+        if alone(before.outputs[0]) is not chain[0]:
             break
         chain.insert(0, before)
     return chain
@@ -214,9 +220,15 @@ def integer_repeats(node: ir.Node, scope: Scope) -> tuple[int, ...]:
         raise Refusal(f"the scales or sizes of {node.op_type} are not known before it runs")
     factors = []
     for axis, ratio in enumerate(ratios):
+        if ratio.dims:
+            raise Refusal(
+                f"{node.op_type} enlarges axis {axis} to a size that is not a multiple of the "
+                "input's as far as is known before it runs, such as that of another value"
+            )
         if ratio.number is None or ratio.number < 1:
-            text = "an unknown factor" if ratio.dims else f"{float(ratio.factor):g}"
-            raise Refusal(f"{node.op_type} enlarges axis {axis} by {text}, which is not an integer")
+            raise Refusal(
+                f"{node.op_type} enlarges axis {axis} by {_decimal(ratio)}, which is not an integer"
+            )
         factors.append(ratio.number)
     dims = scope.facts.dims(node.inputs[0])
     for axis, s in enumerate(factors):
@@ -227,6 +239,12 @@ def integer_repeats(node: ir.Node, scope: Scope) -> tuple[int, ...]:
                 f"'{sampling.nearest}' does not repeat each value of axis {axis} {s} times"
             )
     return tuple(factors)
+
+
+def _decimal(ratio: Size) -> str:
+    """The ratio as exactly as it takes to tell it from an integer."""
+    number = np.float32(ratio.factor)
+    return str(number if Fraction(float(number)) == ratio.factor else float(ratio.factor))
 
 
 def repeats(s: int, size: int | None, coordinates: str, nearest: str) -> bool:

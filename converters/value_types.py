@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from .facts import Facts
 from .model_io import Model
-from .nodes import FLOATS, input_of, is_operator
+from .nodes import FLOATS, input_of, is_operator, take_over
 from .rewrite import Scope
 
 _CAST_LIKE_OPSET = 15
@@ -118,12 +118,7 @@ def _insert_cast(node: ir.Node, model: ir.Model, facts: Facts) -> None:
     typed = cast.outputs[0]
     typed.name = facts.fresh_name(f"{y.name}_typed")
     typed.shape, typed.type = y.shape, y.type
-    for user, index in list(y.uses()):
-        if user is not cast:
-            user.replace_input_with(index, typed)
-    for index, value in enumerate(graph.outputs):
-        if value is y:
-            graph.outputs[index] = typed
+    take_over(y, typed, keep=[cast])
 
 
 def can_tell_type(node: ir.Node, scope: Scope) -> bool:

@@ -84,9 +84,9 @@ void resolve_axis(Problem& p, int axis, AutoPad auto_pad, int64_t output_padding
   }
   p.out[axis] =
       wanted ? *wanted : checked_add(full, -checked_add(p.pad_begin[axis], p.pad_end[axis], "pads"), "output size");
-  require(p.out[axis] >= 0, "the output size of spatial axis ", axis, " would be ", p.out[axis], ": input ", in,
+  require(p.out[axis] >= 1, "the output size of spatial axis ", axis, " would be ", p.out[axis], ": input ", in,
           ", stride ", s, ", kernel ", p.kernel[axis], ", dilation ", p.dilation[axis], ", output_padding ",
-          output_padding, ", pads ", p.pad_begin[axis], " and ", p.pad_end[axis], "; it must not be negative");
+          output_padding, ", pads ", p.pad_begin[axis], " and ", p.pad_end[axis], "; it must be at least 1");
 }
 
 // Every index and size that later stages form is smaller than this product, empty tensors included; with
@@ -187,6 +187,9 @@ void check_attributes(const Attributes& a) {
       break;
     }
   }
+  const bool padded = std::any_of(a.pads.begin(), a.pads.end(), [](int64_t pad) { return pad != 0; });
+  require(!padded || parse_auto_pad(a.auto_pad) == AutoPad::kNotSet, "attributes auto_pad = '", a.auto_pad,
+          "' and pads = ", a.pads, ": auto_pad other than NOTSET leaves no room for explicit pads");
   require(a.pads.size() % 2 == 0, "attribute pads = ", a.pads, ": has ", a.pads.size(),
           " entries, must have two for each spatial axis");
   for (size_t i = 0; i < a.output_padding.size(); ++i) {
@@ -227,14 +230,17 @@ Problem make_problem(const Attributes& a, const InputShapes& shapes) {
   p.dilation = filled(a.dilations, d, 1);
   const Dims output_padding = filled(a.output_padding, d, 0);
   const AutoPad auto_pad = parse_auto_pad(a.auto_pad);
-  // auto_pad other than NOTSET makes explicit pads void, as in stock ONNX Runtime.
-  const Dims pads = auto_pad == AutoPad::kNotSet ? filled(a.pads, 2 * d, 0) : Dims(2 * d, 0);
+  const Dims pads = filled(a.pads, 2 * d, 0);
   p.pad_begin.assign(pads.begin(), pads.begin() + d);
   p.pad_end.assign(pads.begin() + d, pads.end());
   p.out.resize(d);
   for (size_t i = 0; i < d; ++i) {
     std::optional<int64_t> wanted;
-    if (!a.output_shape.empty()) wanted = a.output_shape[a.output_shape.size() - d + i];
+    if (!a.output_shape.empty()) {
+      wanted = a.output_shape[a.output_shape.size() - d + i];
+      require(*wanted >= 1, "attribute output_shape = ", a.output_shape, ": the size of spatial axis ", i, " is ",
+              *wanted, ", must be at least 1");
+    }
     resolve_axis(p, static_cast<int>(i), auto_pad, output_padding[i], wanted);
   }
   check_size(p);

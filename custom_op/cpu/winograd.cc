@@ -6,6 +6,9 @@
 // Packed weights: [group][block][leading classes][product][tap][channel][output channel of the block].
 #include "core/winograd.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 
 #include "cpu/block_engine.h"
@@ -57,6 +60,7 @@ class WinogradEngine final : public BlockEngine<S> {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
     std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_weights_)), b(a);
+    std::vector<T> least(static_cast<size_t>(block));
     for (int64_t g = 0; g < p.group; ++g)
       for (int64_t m = 0; m < this->plan.blocks; ++m) {
         const int64_t width = this->block_width(m);
@@ -65,6 +69,7 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int64_t c = 0; c < cg; ++c) {
           this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps,
                          this->block_channels(m) * taps, row.data());
+          find_negligible(row.data(), width, taps, least.data());
           for (const auto& group : groups_) {
             for (int64_t k = 0; k < last_classes_; ++k) {
               const T* h = transform_weights(group.first + k, row.data(), width, taps, a.data(), b.data());
@@ -72,9 +77,11 @@ class WinogradEngine final : public BlockEngine<S> {
               const int64_t ntaps = static_cast<int64_t>(form.taps.size());
               for (const Product& product : group.products) {
                 if (product.last_class != k) continue;
-                for (int64_t t = 0; t < ntaps; ++t)
-                  std::copy_n(h + form.weight[product.class_point * ntaps + t] * width, width,
-                              dst + ((product.first_tap + t) * cg + c) * width);
+                for (int64_t t = 0; t < ntaps; ++t) {
+                  const T* from = h + form.weight[product.class_point * ntaps + t] * width;
+                  T* to = dst + ((product.first_tap + t) * cg + c) * width;
+                  for (int64_t i = 0; i < width; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
+                }
               }
             }
           }
@@ -90,6 +97,17 @@ class WinogradEngine final : public BlockEngine<S> {
     int64_t class_point;  // among the class's own points
     int64_t first_tap;    // taps of all products before it
   };
+  // Below what a transformed weight of each output channel is 0.  Processors are many times slower on
+  // subnormal numbers, which the transform's factors may make of weights that are not; beside weights from
+  // 2^24 times the smallest normal number on they do not count.
+  static void find_negligible(const T* row, int64_t width, int64_t taps, T* least) {
+    constexpr T kSmallest = std::numeric_limits<T>::min();
+    for (int64_t i = 0; i < width; ++i) {
+      T largest = 0;
+      for (int64_t t = 0; t < taps; ++t) largest = std::max(largest, std::abs(row[i * taps + t]));
+      least[i] = largest >= kSmallest * T(1 << 24) ? kSmallest : T(0);
+    }
+  }
   // A transform goes through its axes two at a time, in lines: from a source to a destination, and through two
   // buffers between if there are more axes.  A step is one call of a kernel; offsets and strides count in the
   // units of the places that it reads and writes.

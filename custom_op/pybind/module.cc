@@ -408,13 +408,13 @@ PYBIND11_MODULE(_core, m) {
 
   m.def(
       "output_shape",
-      [](const Dims& x_shape, const Dims& w_shape, const py::kwargs& kw) {
-        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+      [](const Dims& x_shape, const Dims& w_shape, const std::optional<Dims>& b_shape, const py::kwargs& kw) {
+        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, b_shape, {}});
         Dims pads = p.pad_begin;
         pads.insert(pads.end(), p.pad_end.begin(), p.pad_end.end());
         return py::make_tuple(p.y_shape(), pads);
       },
-      py::arg("x_shape"), py::arg("w_shape"), "Shape of Y and the pads in effect.");
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("b_shape") = py::none(), "Shape of Y and the pads in effect.");
 
   m.def(
       "residue_classes",

@@ -380,7 +380,7 @@ def drawn_layers(draw) -> Layer:
     x = (draw(st.integers(0, 3)), group * group_in, *sides)
     w = (group * group_in, group_out, *kernel)
     full = _core.output_shape(x, w, **attributes)[0][2:]
-    attributes["pads"] = [min(side, draw(st.integers(0, 4))) for side in full] + [0] * axes
+    attributes["pads"] = [min(side - 1, draw(st.integers(0, 4))) for side in full] + [0] * axes
     return Layer("drawn", x, w, attributes)
 
 

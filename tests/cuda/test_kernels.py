@@ -94,7 +94,7 @@ def test_matrix_kernel(engine: Engine, name: str, mode: str) -> None:
     for i in (turn, turn + 1 + turn // len(choices) % 2):
         options = {"tile": choices[i % len(choices)], "splits": (i + turn) % 3}
         plan = check(engine, case, mode, kernel="gemm", **options)
-        assert options["tile"] in plan or "grid 0x0" in plan, "an empty output launches nothing"
+        assert options["tile"] in plan or "grid 0x0" in plan, "an empty batch launches nothing"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

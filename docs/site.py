@@ -27,7 +27,7 @@ def targets(page: Path) -> set[Path]:
 
 def on_files(files: Files, config) -> Files:
     pages = {path for pattern in PAGES for path in ROOT.glob(pattern)}
-    everything = pages.union(*map(targets, pages))
+    everything = pages.union({ROOT / "docs/site.css"}, *map(targets, pages))
     theme = [file for file in files if not Path(file.abs_src_path).is_relative_to(ROOT)]
     own = [
         File(

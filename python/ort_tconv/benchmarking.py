@@ -265,7 +265,12 @@ def benchmark(
     from a process for each model (see :class:`Timing`; Linux only).
 
     Args:
-        original, converted, inputs, shapes, seed, distribution: As for :func:`ort_tconv.validate`.
+        original: As for :func:`ort_tconv.validate`.
+        converted: Likewise.
+        inputs: Likewise.
+        shapes: Likewise.
+        seed: Likewise.
+        distribution: Likewise.
         threads: Of each session; by default the cores this process may use.
         warm_up: Rounds that are not timed.
         repeat: Rounds at least that are timed, and runs with the profiler (30 at most).

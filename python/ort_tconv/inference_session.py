@@ -7,7 +7,6 @@ import inspect
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,26 @@ _CONVERT = tuple(
 )
 #: What onnxruntime's own class looks for among its keywords; it ignores all others.
 _ONNXRUNTIME = ("disabled_optimizers", "enable_fallback", "read_config_from_model")
+
+#: What to do about errors of onnxruntime that have all of these parts.
+_ADVICE = (
+    (
+        ("Domain already set in registry",),
+        "sess_options: a custom operator library was added to these options twice; add ort_tconv's "
+        "with ort_tconv.register(), which does it once, and not with "
+        "register_custom_ops_library() after it",
+    ),
+    (
+        ("NOT_IMPLEMENTED", "nchwc"),
+        "the model was optimised by onnxruntime for another processor; load the one it was made "
+        "from",
+    ),
+    (
+        ("ort_tconv:", "is not a registered function/op"),
+        "the model was converted by a newer ort-tconv; upgrade this one, or convert the original "
+        "here",
+    ),
+)
 
 
 class InferenceSession(ort.InferenceSession):
@@ -78,37 +97,34 @@ class InferenceSession(ort.InferenceSession):
         options = register(ort.SessionOptions() if owned else sess_options, extensions)
         if providers is None and not getattr(options, "has_providers", lambda: False)():
             providers = available_providers()
-        with ExitStack() as files:
-            content = _in_ort_format(path_or_bytes)
-            self.conversion = None
-            if content is None:
-                source = read_model(path_or_bytes)
-                if source.folder is None:
-                    source = replace(source, folder=external_folder(options))
-                result = convert_with_report(source, load_external_data=False, **conversion)
-                self.conversion = result.report
-                loading = for_session(result.converted, options, owned=owned)
-                content = files.enter_context(loading)
-            elif conversion:
-                raise ValueError(
-                    f"{', '.join(conversion)}: a model in ORT format is loaded as it is, and is "
-                    "not converted"
-                )
-            self._open(content, options, providers, provider_options, **kwargs)
-            # onnxruntime loads the model again when the providers are changed.
-            weakref.finalize(self, files.pop_all().close)
+        content: Any = _in_ort_format(path_or_bytes)
+        self.conversion = None
+        temporary = None
+        if content is None:
+            source = read_model(path_or_bytes)
+            if source.folder is None:
+                source = replace(source, folder=external_folder(options))
+            result = convert_with_report(source, load_external_data=False, **conversion)
+            self.conversion = result.report
+            content, temporary = for_session(result.converted, options, owned=owned)
+            del source, result  # the session has the weights from now on
+        elif conversion:
+            raise ValueError(
+                f"{', '.join(conversion)}: a model in ORT format is loaded as it is, and is not "
+                "converted"
+            )
+        if temporary is not None:  # onnxruntime loads it again when the providers are changed
+            weakref.finalize(self, temporary.cleanup)
+        self._open(content, options, providers, provider_options, **kwargs)
 
     def _open(self, content: str | bytes, options: ort.SessionOptions, *args, **kwargs) -> None:
         try:
             super().__init__(content, options, *args, **kwargs)
         except Exception as error:
-            if "Domain already set in registry" not in str(error):
-                raise
-            raise RuntimeError(
-                "sess_options: a custom operator library was added to these options twice; add "
-                "ort_tconv's with ort_tconv.register(), which does it once, and not with "
-                "register_custom_ops_library()"
-            ) from error
+            for parts, advice in _ADVICE:
+                if all(part in str(error) for part in parts):
+                    raise RuntimeError(f"{advice}; onnxruntime says: {error}") from error
+            raise
 
 
 def _check_keywords(names: Iterable[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,8 @@ def register(
 ) -> onnxruntime.SessionOptions:
     """Add the operator to ``session_options`` and return them.
 
-    Calling it again for the same options does nothing; threads may do so at the same time.
+    Calling it again for the same options does nothing, nor does it if the library was added to them
+    by ``register_custom_ops_library`` before; threads may do so at the same time.
 
     Args:
         session_options: Options for any number of sessions.
@@ -62,12 +63,46 @@ def register(
             ) from error
         libraries.append(onnxruntime_extensions.get_library_path())
     with _registering:
-        done = _registered.setdefault(session_options, set())
+        done = _registered.get(session_options)
+        if done is None:
+            done = {libraries[0]} if _has_operator(session_options) else set()
+            _registered[session_options] = done
         for library in libraries:
             if library not in done:
                 session_options.register_custom_ops_library(library)
                 done.add(library)
     return session_options
+
+
+def _has_operator(session_options: onnxruntime.SessionOptions) -> bool:
+    """Whether the operator was added to the options by ``register_custom_ops_library`` itself.
+
+    Only onnxruntime can tell: it loads a model of one node, which takes a millisecond.
+    """
+    if session_options.enable_profiling:  # a session would begin a file
+        return False
+    from onnxruntime.capi import _pybind_state
+
+    try:
+        _pybind_state.InferenceSession(session_options, _one_node(), False, False)
+    except Exception:  # onnxruntime's exceptions share no base; the operator is not known
+        return False
+    return True
+
+
+@functools.cache
+def _one_node() -> bytes:
+    import onnx
+    from onnx import helper
+
+    from .converters.nodes import DOMAIN, OP_TYPE, OP_VERSION
+
+    names = ("x", "w", "y")
+    x, w, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    node = helper.make_node(OP_TYPE, ["x", "w"], ["y"], domain=DOMAIN)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, OP_VERSION)]
+    graph = helper.make_graph([node], "one node", [x, w], [y])
+    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
 
 
 def available_providers() -> list[str]:
@@ -93,20 +128,23 @@ def open_session(
     Raises ConversionError if the model's external data is out of reach.
     """
     ort = import_onnxruntime()
-    with for_session(model, session_options, owned=True) as content:
+    content, temporary = for_session(model, session_options, owned=True)
+    try:
         return ort.InferenceSession(content, session_options, list(providers), enable_fallback=0)
+    finally:
+        if temporary is not None:
+            temporary.cleanup()
 
 
-@contextmanager
 def for_session(
     model: Model, session_options: onnxruntime.SessionOptions, *, owned: bool
-) -> Iterator[bytes | str]:
-    """What ``onnxruntime.InferenceSession`` is to load: bytes, or the path of a temporary copy.
+) -> tuple[bytes | str, tempfile.TemporaryDirectory | None]:
+    """What ``onnxruntime.InferenceSession`` is to load: bytes, or the path of a copy in a folder.
 
     onnxruntime looks for the external data of bytes in a folder that is set in the options.  It is
     set if they are ``owned`` by this session.  A caller's, who uses them for other models, maybe at
     the same time, are not touched: then data of moderate size goes into the bytes, and more is
-    copied, with the model, to a folder that exists as long as the block runs.
+    copied, with the model, to a folder that the session needs as long as it may be loaded again.
 
     Raises ConversionError if external data is out of reach.
     """
@@ -114,24 +152,26 @@ def for_session(
         data, folder = model.serialize()
         if folder is not None:
             session_options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
-        yield data
-        return
+        return data, None
     # onnxruntime prefers the folder in the options to that of the file.
     elsewhere = external_folder(session_options) is not None
     external = model.external_bytes()
     if model.fits_protobuf(loaded=True) and (external <= _MOST_EMBEDDED or elsewhere):
         loaded = model.copy().load() if external else model
-        yield loaded.proto.SerializeToString()
-    elif elsewhere:
+        return loaded.proto.SerializeToString(), None
+    if elsewhere:
         raise ConversionError(
             f"{model.name}: its weights exceed 2 GB, and sess_options set {EXTERNAL_FOLDER}, which "
             "onnxruntime prefers to a model's own folder; use other options for this model"
         )
-    else:
-        with tempfile.TemporaryDirectory(prefix="ort_tconv-") as temporary:
-            path = Path(temporary) / "model.onnx"
-            Output.check(path, model).write(model.copy())
-            yield str(path)
+    temporary = tempfile.TemporaryDirectory(prefix="ort_tconv-")
+    try:
+        path = Path(temporary.name) / "model.onnx"
+        Output.check(path, model).write(model.copy())
+    except BaseException:
+        temporary.cleanup()
+        raise
+    return str(path), temporary
 
 
 def external_folder(session_options: onnxruntime.SessionOptions) -> Path | None:

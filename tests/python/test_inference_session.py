@@ -67,7 +67,15 @@ def test_options_may_be_used_again():
 def test_options_that_have_the_library_already():
     session_options = options()
     session_options.register_custom_ops_library(ort_tconv.get_library_path())
-    with pytest.raises(RuntimeError, match=r"ort_tconv\.register\(\)"):
+    check(ort_tconv.InferenceSession(MODEL, session_options))
+    assert ort_tconv.register(session_options) is session_options
+    check(ort_tconv.InferenceSession(MODEL, session_options))
+
+
+def test_options_that_get_the_library_once_more():
+    session_options = ort_tconv.register(options())
+    session_options.register_custom_ops_library(ort_tconv.get_library_path())
+    with pytest.raises(RuntimeError, match=r"ort_tconv\.register\(\).*Domain already set"):
         ort_tconv.InferenceSession(MODEL, session_options)
 
 

@@ -1,5 +1,6 @@
 """A server that opens its models in threads, with one SessionOptions for all of them."""
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,11 @@ def test_more_data_than_is_put_into_the_model(tmp_path, monkeypatch):
     session.set_providers(["CPUExecutionProvider"])
     check(session, 2.0)
     del session
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+    with pytest.raises(Exception, match="provider"):
+        ort_tconv.InferenceSession(path, session_options, ["no provider"])
+    gc.collect()
     assert not list((tmp_path / "temporary").iterdir())
     check(stock(export(tmp_path / "B", 5.0), session_options), 5.0)
     # A folder in the options would be preferred to that of the copy.

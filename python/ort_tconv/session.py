@@ -29,6 +29,7 @@ _registering = threading.Lock()
 
 # Bytes of external data that are put into the model, where they cannot be referred to.
 _MOST_EMBEDDED = 1 << 27
+_COPY = "model.onnx"
 
 
 def register(
@@ -153,25 +154,43 @@ def for_session(
         if folder is not None:
             session_options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
         return data, None
+
+    def embedded() -> bytes:
+        loaded = model.copy().load() if model.external else model
+        return loaded.proto.SerializeToString()
+
+    fits = model.fits_protobuf(loaded=True)
     # onnxruntime prefers the folder in the options to that of the file.
     elsewhere = external_folder(session_options) is not None
-    external = model.external_bytes()
-    if model.fits_protobuf(loaded=True) and (external <= _MOST_EMBEDDED or elsewhere):
-        loaded = model.copy().load() if external else model
-        return loaded.proto.SerializeToString(), None
+    if fits and (elsewhere or model.external_bytes() <= _MOST_EMBEDDED):
+        return embedded(), None
     if elsewhere:
         raise ConversionError(
             f"{model.name}: its weights exceed 2 GB, and sess_options set {EXTERNAL_FOLDER}, which "
             "onnxruntime prefers to a model's own folder; use other options for this model"
         )
+    try:
+        temporary = _copied(model)
+    except OSError as error:  # no place, or no room
+        if fits:
+            return embedded(), None
+        raise OSError(
+            f"{model.name}: no copy can be made for options that other models use ({error.strerror}"
+            "); let TMPDIR name a place with room, or pass no sess_options"
+        ) from error
+    return str(Path(temporary.name) / _COPY), temporary
+
+
+def _copied(model: Model) -> tempfile.TemporaryDirectory:
+    """A folder with the model, as the file ``_COPY``, and its data."""
     temporary = tempfile.TemporaryDirectory(prefix="ort_tconv-")
     try:
-        path = Path(temporary.name) / "model.onnx"
+        path = Path(temporary.name) / _COPY
         Output.check(path, model).write(model.copy())
     except BaseException:
         temporary.cleanup()
         raise
-    return str(path), temporary
+    return temporary
 
 
 def external_folder(session_options: onnxruntime.SessionOptions) -> Path | None:

@@ -12,6 +12,7 @@ from sessions import options
 
 import ort_tconv
 from ort_tconv import session as module
+from ort_tconv.converters import model_io
 from ort_tconv.session import EXTERNAL_FOLDER
 
 
@@ -80,3 +81,14 @@ def test_more_data_than_is_put_into_the_model(tmp_path, monkeypatch):
     # A folder in the options would be preferred to that of the copy.
     session_options.add_session_config_entry(EXTERNAL_FOLDER, str(tmp_path / "B"))
     check(ort_tconv.InferenceSession(path, session_options), 2.0)
+
+
+def test_no_place_for_a_copy(tmp_path, monkeypatch):
+    """A container whose disk cannot be written to."""
+    monkeypatch.setattr(module, "_MOST_EMBEDDED", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    path = export(tmp_path / "A", 2.0)
+    check(ort_tconv.InferenceSession(path, options()), 2.0)
+    monkeypatch.setattr(model_io, "_MAX_WEIGHT_BYTES", 100)
+    with pytest.raises(OSError, match=r"A/model\.onnx: no copy.*TMPDIR"):
+        ort_tconv.InferenceSession(path, options())

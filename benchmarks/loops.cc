@@ -62,12 +62,52 @@ void conventional(const float* x, const float* w, float* y, float* expanded, int
   });
 }
 
+// Kernel segregation as four separate convolutions, for stride s x s ones: sub-kernel (a, b), the array
+// w[a * stride + b] [m, c, taps[a], taps[b]], is convolved with `padded` [c, sides], x with zeros around, and gives
+// part a * stride + b of `parts` [s * s, m, rows, columns]. The parts are then interleaved. All have the same size,
+// that of the largest, so that for an output whose size is no multiple of the stride some rows and columns are computed
+// that y has no place for.
+void segregated(const float* x, const float* const* w, float* y, float* padded, float* parts, int64_t c, int64_t m,
+                const int64_t* in, const int64_t* stride, const int64_t* pad, const int64_t* begin,
+                const int64_t* sides, const int64_t* taps_h, const int64_t* taps_w, const int64_t* out,
+                int64_t threads) {
+  spread(x, c, {in[0], in[1]}, {1, 1}, {begin[0], begin[1]}, {sides[0], sides[1]}, padded, threads);
+  const int64_t rows = (out[0] + stride[0] - 1) / stride[0], columns = (out[1] + stride[1] - 1) / stride[1];
+  // Part (i, j) has the outputs i, i + stride, .. of each column and j, j + stride, .. of each row.
+  in_parallel(stride[0] * stride[1] * m * rows, threads, [=](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const int64_t part = row / (m * rows), channel = row / rows % m, q = row % rows;
+      const int64_t i = part / stride[1] + pad[0], j = part % stride[1] + pad[1];
+      const int64_t a = i % stride[0], b = j % stride[1], kh = taps_h[a], kw = taps_w[b];
+      const int64_t top = q + i / stride[0] - (kh - 1) + begin[0], left = j / stride[1] - (kw - 1) + begin[1];
+      const float* kernel = w[a * stride[1] + b] + channel * c * kh * kw;
+      for (int64_t r = 0; r < columns; r++) {
+        float sum = 0;
+        for (int64_t ch = 0; ch < c; ch++)
+          for (int64_t u = 0; u < kh; u++)
+            for (int64_t v = 0; v < kw; v++)
+              sum += padded[(ch * sides[0] + top + u) * sides[1] + left + r + v] * kernel[(ch * kh + u) * kw + v];
+        parts[row * columns + r] = sum;
+      }
+    }
+  });
+  in_parallel(m * out[0], threads, [=](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const int64_t channel = row / out[0], i = row % out[0];
+      for (int64_t j = 0; j < out[1]; j++) {
+        const int64_t part = i % stride[0] * stride[1] + j % stride[1];
+        y[row * out[1] + j] = parts[((part * m + channel) * rows + i / stride[0]) * columns + j / stride[1]];
+      }
+    }
+  });
+}
+
 // Unified kernel segregation: the position of an output in its block of stride x stride chooses the sub-kernel, which
 // meets a dense window of x. `padded` [c, sides] is x with zeros around; sub-kernel (a, b) is the array
 // w[a * stride + b] [m, c, taps[a], taps[b]], and its window for output s*q - pad + a begins at padded q + first[a].
-void segregated(const float* x, const float* const* w, float* y, float* padded, int64_t c, int64_t m, const int64_t* in,
-                const int64_t* stride, const int64_t* pad, const int64_t* begin, const int64_t* sides,
-                const int64_t* taps_h, const int64_t* taps_w, const int64_t* out, int64_t threads) {
+void unified(const float* x, const float* const* w, float* y, float* padded, int64_t c, int64_t m, const int64_t* in,
+             const int64_t* stride, const int64_t* pad, const int64_t* begin, const int64_t* sides,
+             const int64_t* taps_h, const int64_t* taps_w, const int64_t* out, int64_t threads) {
   spread(x, c, {in[0], in[1]}, {1, 1}, {begin[0], begin[1]}, {sides[0], sides[1]}, padded, threads);
   in_parallel(m * out[0], threads, [=](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {

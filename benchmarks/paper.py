@@ -3,11 +3,13 @@
     python benchmarks/paper.py [--threads LIST] [--layers REGEX] [--quick] [--json FILE]
     python benchmarks/paper.py --results FILE [FILE ...] --document docs/paper.md
 
-The paper compares kernel segregation with the conventional method: insert zeros, pad, convolve.
-Both run here as plain loop nests (loops.cc, compiled with -O2), which compares like with like, and
-the conventional method also as an ONNX graph in stock ONNX Runtime, whose convolution is fast: the
-strongest form of that baseline. Beside them stock ConvTranspose and ours. Layers are the GAN layers
-and the images of workloads.json. Needs a C++ compiler: $CXX, or c++, g++ or clang++.
+Three methods run as plain loop nests (loops.cc, compiled with -O2), which compares like with like:
+the conventional one (insert zeros, pad, convolve), segregation as four convolutions whose results
+are interleaved, which is the authors' earlier method, and segregation as one operation, which they
+call unified. The conventional method also runs as an ONNX graph in stock ONNX Runtime, whose
+convolution is fast: the strongest form of that baseline. Beside them stock ConvTranspose and ours.
+Layers are the GAN layers and the images of workloads.json. Needs a C++ compiler: $CXX, or c++, g++
+or clang++.
 
 The second form measures nothing: it shows earlier results, and writes them into the document.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import math
 import os
@@ -163,19 +166,45 @@ class ConventionalLoops:
         return run, lambda: y
 
 
-class SegregatedLoops(ConventionalLoops):
+@dataclasses.dataclass
+class Segregation:
+    """The sub-kernels of a layer, and how far zeros reach around its input."""
+
+    taps: list[np.ndarray]  # of each axis, by residue class: a owns the taps a, a + s, ..
+    begin: list[int]  # zeros before the input: the window of the longest decides
+    sides: list[int]  # with zeros around it
+    parts: list[int]  # sides of one convolution's result, if all four have the same
+
+    @classmethod
+    def of(cls, layer: Layer, equal_parts: bool) -> Segregation:
+        """With equal parts, the input also has zeros for outputs that do not exist."""
+        g = geometry(layer)
+        axes = list(zip(g["k"], g["s"], g["p"], g["in"], g["out"]))
+        taps = [np.array([len(range(a, k, s)) for a in range(s)]) for k, s, *_ in axes]
+        parts = [-(-o // s) for _, s, _, _, o in axes]
+        begin = [max(int(t.max()) - 1, 0) for t in taps]
+        ends = [s * part if equal_parts else o for (_, s, _, _, o), part in zip(axes, parts)]
+        last = [max((e - 1 + p) // s, d - 1) for (_, s, p, d, _), e in zip(axes, ends)]
+        return cls(taps, begin, [b + i + 1 for b, i in zip(begin, last)], parts)
+
+    def padded_bytes(self, layer: Layer) -> int:
+        return 4 * layer.x[1] * math.prod(self.sides)
+
+    def computed(self, layer: Layer) -> int:
+        """Outputs of the four convolutions, those that do not exist included."""
+        return layer.m * math.prod(self.parts) * math.prod(geometry(layer)["s"])
+
+
+class UnifiedLoops(ConventionalLoops):
     """Unified kernel segregation as a plain loop nest, the paper's method in its own style."""
 
-    name = "segregated_loops"
+    name = "unified_loops"
+    function = "unified"
+    equal_parts = False
 
     def prepare(self, layer: Layer, model: ModelProto, x: np.ndarray, w: np.ndarray):
         g = geometry(layer)
-        axes = list(zip(g["k"], g["s"], g["p"], g["in"], g["out"]))
-        # Residue class a owns the taps a, a + s, ..; the window of the longest decides the zeros.
-        taps = [np.array([len(range(a, k, s)) for a in range(s)]) for k, s, *_ in axes]
-        begin = [max(int(t.max()) - 1, 0) for t in taps]
-        last = [max((o - 1 + p) // s, d - 1) for _, s, p, d, o in axes]
-        sides = [b + i + 1 for b, i in zip(begin, last)]
+        made = Segregation.of(layer, self.equal_parts)
         mirrored = w.transpose(1, 0, 2, 3)
         kernels = [
             np.ascontiguousarray(mirrored[:, :, a :: g["s"][0], b :: g["s"][1]][:, :, ::-1, ::-1])
@@ -184,19 +213,34 @@ class SegregatedLoops(ConventionalLoops):
         ]
         addresses = np.array([kernel.ctypes.data for kernel in kernels], np.uintp)
         y = np.empty(layer.y, np.float32)
-        padded = np.empty((layer.x[1], *sides), np.float32)
+        padded = np.empty((layer.x[1], *made.sides), np.float32)
         arrays = [x, addresses, y, padded]
+        if self.equal_parts:
+            arrays.append(np.empty(made.computed(layer), np.float32))
         counts = [ctypes.c_int64(v) for v in (layer.x[1], layer.m)]
         sizes = [
-            np.array(v, np.int64) for v in (g["in"], g["s"], g["p"], begin, sides, *taps, g["out"])
+            np.array(v, np.int64)
+            for v in (g["in"], g["s"], g["p"], made.begin, made.sides, *made.taps, g["out"])
         ]
+        function = getattr(self.library, self.function)
 
         def run(kernels=kernels):  # which the addresses do not keep alive
-            self.library.segregated(
+            function(
                 *map(pointer, arrays), *counts, *map(pointer, sizes), ctypes.c_int64(self.threads)
             )
 
         return run, lambda: y
+
+
+class SegregatedLoops(UnifiedLoops):
+    """Segregation as four convolutions of equal size, interleaved afterwards."""
+
+    name = "segregated_loops"
+    function = "segregated"
+    equal_parts = True
+
+
+LOOPS = (ConventionalLoops, SegregatedLoops, UnifiedLoops)
 
 
 # ---- measuring ---------------------------------------------------------------------------------
@@ -228,13 +272,24 @@ def measure(layer: Layer, engines: list, loops: list, repeat: int, seconds: floa
 
 
 def memory(layer: Layer, threads: int) -> dict:
-    """Bytes that each method allocates besides x, w and y."""
+    """Bytes that each method allocates besides x, w and y: buffers, and weights as it wants them.
+    The loops and stock keep one rearranged copy of the weights, of their size."""
     plan = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
+    four, unified = (Segregation.of(layer, equal_parts) for equal_parts in (True, False))
     return {
         "expanded_bytes": expanded_bytes(layer),
+        "segregated_bytes": four.padded_bytes(layer) + 4 * four.computed(layer),
+        "unified_bytes": unified.padded_bytes(layer),
         "column_buffer_bytes": layer.column_buffer_bytes,
         "scratch_bytes": plan["scratch_bytes"] * min(threads, plan["tasks"]),
+        "weight_bytes": 4 * math.prod(layer.w),
+        "packed_bytes": plan["packed_bytes"],
     }
+
+
+def extra_elements(layer: Layer) -> int:
+    """Outputs that four convolutions of equal size compute and that do not exist."""
+    return Segregation.of(layer, True).computed(layer) - math.prod(layer.y)
 
 
 # ---- reporting ---------------------------------------------------------------------------------
@@ -245,21 +300,43 @@ METHODS = {
     "conventional_ort": "conv. ORT",
     "conventional_loops": "conv. loops",
     "segregated_loops": "segr. loops",
+    "unified_loops": "unified loops",
 }
 # The paper's own comparison: both methods, written in the same way.
-LIKE = "conv. loops / segr. loops"
+LIKE = "conv. loops / unified loops"
 # Ratio -> (the slower method, the faster one).
 RATIOS = {
-    LIKE: ("conventional_loops", "segregated_loops"),
+    "conv. loops / segr. loops": ("conventional_loops", "segregated_loops"),
+    LIKE: ("conventional_loops", "unified_loops"),
+    "segr. loops / unified loops": ("segregated_loops", "unified_loops"),
     "conv. loops / ours": ("conventional_loops", "ours"),
     "conv. ORT / stock": ("conventional_ort", "stock"),
     "conv. ORT / ours": ("conventional_ort", "ours"),
     "stock / ours": ("stock", "ours"),
 }
 NOTES = [
-    "Medians. conv.: zero insertion, padding, convolution. segr.: segregated kernels.",
-    "loops: plain C++, -O2. A ratio above 1: the second method is faster.",
+    "Medians. conv.: zero insertion, padding, convolution. segr.: four convolutions, interleaved.",
+    "unified: one operation. loops: plain C++, -O2. A ratio above 1: the second method is faster.",
 ]
+MEMORY = {
+    "expanded_bytes": "buffers: conventional",
+    "segregated_bytes": "segregated",
+    "unified_bytes": "unified",
+    "column_buffer_bytes": "stock",
+    "scratch_bytes": "ours",
+    "weight_bytes": "weights, rearranged",
+    "packed_bytes": "weights, ours",
+    "net_bytes": "net saving",
+}
+
+
+def measured(rows: list[dict]) -> list[str]:
+    """The ratios of methods that were all measured: an older record may lack one."""
+    return [
+        name
+        for name, pair in RATIOS.items()
+        if all(pair[i] in r["methods"] for r in rows for i in (0, 1))
+    ]
 
 
 def ratio(row: dict, name: str) -> float:
@@ -283,32 +360,60 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:.2f}"
 
 
+def with_net(memory: dict) -> dict:
+    """And what ours saves against the conventional method, prepared weights of both included."""
+    if "packed_bytes" not in memory:  # an older record
+        return memory
+    conventional = memory["expanded_bytes"] + memory["weight_bytes"]
+    return memory | {"net_bytes": conventional - memory["scratch_bytes"] - memory["packed_bytes"]}
+
+
 def memory_table(rows: list[dict]) -> report.Table:
     """The paper reports sums over the layers of a model."""
-    keys = ("expanded_bytes", "column_buffer_bytes", "scratch_bytes")
+
+    def cells_of(own: list[dict]) -> list[str]:
+        return [megabytes(sum(r["memory"][name] for r in own)) for name in titles]
+
+    rows = [row | {"memory": with_net(row["memory"])} for row in rows]
+    titles = {key: title for key, title in MEMORY.items() if key in rows[0]["memory"]}
+
     cells = []
     for model, own in by_model(rows).items():
-        cells += [[r["layer"], *(megabytes(r["memory"][key]) for key in keys)] for r in own]
-        total = [megabytes(sum(r["memory"][key] for r in own)) for key in keys]
-        cells.append([f"{report.SUM}, {model}", *total])
-    return ["layer, MB", "zero-inserted input", "stock's columns", "our scratch"], cells
+        cells += [[row["layer"], *cells_of([row])] for row in own]
+        cells.append([f"{report.SUM}, {model}", *cells_of(own)])
+    return ["layer, MB", *titles.values()], cells
+
+
+def extra_table(rows: list[dict]) -> report.Table:
+    """Outputs of odd size only: elsewhere there are none."""
+    cells = [
+        [
+            row["layer"],
+            "×".join(map(str, row["y"])),
+            str(row["extra_elements"]),
+            f"{row['extra_elements'] / math.prod(row['y']):.2%}",
+            "0",
+            "0",
+        ]
+        for row in rows
+        if row["extra_elements"]
+    ]
+    return ["layer", "output", "segregated", "of the output", "unified", "conventional"], cells
 
 
 def time_table(rows: list[dict]) -> report.Table:
+    """Times of the methods and ratios between them."""
+    names = measured(rows)
     methods = list(rows[0]["methods"])
     cells = []
     for group, entries in report.groups(rows).items():
         for row in entries:
             ms = [report.milliseconds(row["methods"][name]["median_ms"]) for name in methods]
-            cells.append([row["layer"], *ms, *(f"{ratio(row, name):.2f}" for name in RATIOS)])
-        means = [timing.geometric_mean(ratio(r, name) for r in entries) for name in RATIOS]
+            cells.append([row["layer"], *ms, *(f"{ratio(row, name):.2f}" for name in names)])
+        means = [timing.geometric_mean(ratio(r, name) for r in entries) for name in names]
         blank = [""] * len(methods)
         cells.append([f"{report.MEAN}, {group}", *blank, *(f"{mean:.2f}" for mean in means)])
-    return ["layer", *(f"{METHODS[name]} ms" for name in methods), *RATIOS], cells
-
-
-def threads_text(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
+    return ["layer", *(f"{METHODS[name]} ms" for name in methods), *names], cells
 
 
 def by_threads(data: dict) -> dict[int, list[dict]]:
@@ -332,25 +437,33 @@ def claims(data: dict) -> report.Table:
         own = [[row for row in rows if row["group"] == group] for rows in runs.values()]
         if not all(own):
             continue
-        for name in RATIOS:
+        for name in measured([row for rows in own for row in rows]):
             means = [f"{average(rows, name):.2f}x" for rows in own]
             cells.append([f"{title}: {name}", published[group] if name == LIKE else "", *means])
-    first = next(iter(runs.values()))
-    if rows := by_model(first).get("ebgan"):
-        total = megabytes(sum(row["memory"]["expanded_bytes"] for row in rows))
+    models = [by_model(rows).get("ebgan") for rows in runs.values()]
+    if all(models):
         text = f"up to {data['published']['ebgan_megabytes']} MB"
-        name = f"EB-GAN, {len(rows)} layers: zero-inserted inputs never built"
-        cells.append([name, text, *[f"{total} MB"] * len(runs)])
-    return ["claim", "published", *(f"here, {threads_text(count)}" for count in runs)], cells
+        count = len(models[0])
+        for name, claimed, key in (
+            ("zero-inserted inputs never built", text, "expanded_bytes"),
+            ("the same, less our scratch and larger weights", "", "net_bytes"),
+        ):
+            memories = [[with_net(row["memory"]) for row in rows] for rows in models]
+            if key in memories[0][0]:
+                sums = [f"{megabytes(sum(m[key] for m in own))} MB" for own in memories]
+                cells.append([f"EB-GAN, {count} layers: {name}", claimed, *sums])
+    return ["claim", "published", *(f"here, {report.threads_text(count)}" for count in runs)], cells
 
 
 def tables(data: dict) -> dict[str, report.Table]:
     result = {"Claims (arithmetic means over layers)": claims(data)}
     runs = by_threads(data)
     for count, rows in runs.items():
-        result[f"Time, {threads_text(count)}"] = time_table(rows)
+        result[f"Time, {report.threads_text(count)}"] = time_table(rows)
     most = max(runs)
-    title = f"Memory besides input, weights and output, {threads_text(most)}"
+    if all("extra_elements" in row for row in runs[most]):
+        result["Extra elements, where the output's size is odd"] = extra_table(runs[most])
+    title = f"Memory besides input, weights and output, {report.threads_text(most)}"
     return result | {title: memory_table(runs[most])}
 
 
@@ -383,12 +496,13 @@ def run(args: argparse.Namespace, layers: list[Layer], console: Console) -> dict
         for threads in args.threads:
             kinds = (all_engines.StockOrt, all_engines.OrtTconv, ConventionalOrt)
             engines = [kind(threads) for kind in kinds]
-            loops = [kind(library, threads) for kind in (ConventionalLoops, SegregatedLoops)]
+            loops = [kind(library, threads) for kind in LOOPS]
             for layer in layers:
-                status.update(f"{layer.name}, {threads_text(threads)}")
+                status.update(f"{layer.name}, {report.threads_text(threads)}")
                 row = {"group": layer.group_name, "layer": layer.name, "threads": threads}
                 row["methods"] = measure(layer, engines, loops, args.repeat, args.seconds)
                 row["memory"] = memory(layer, threads)
+                row |= {"y": layer.y, "extra_elements": extra_elements(layer)}
                 results.append(row)
     info = timing.machine_info(max(args.threads)) | all_engines.versions(engines)
     info["compiler"] = compiler

@@ -8,7 +8,7 @@ from scripts import BENCHMARKS, ROOT, output_of
 
 from ort_tconv import _core
 
-MODULES = ("bench_session", "engines", "measure", "paper", "report")
+MODULES = ("bench_session", "drawing", "engines", "measure", "paper", "report")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def test_methods_compute_the_definition(modules, loops, k, s, pads, output_paddi
         paper.ConventionalOrt(1),
         paper.ConventionalLoops(loops, threads),
         paper.SegregatedLoops(loops, threads),
+        paper.UnifiedLoops(loops, threads),
     ]
     for method in methods:
         run, output = method.prepare(layer, None, x, w)
@@ -83,8 +84,27 @@ def test_memory_is_that_of_the_published_formula(modules):
     assert paper.expanded_bytes(image) == (2 * 224 - 1 + 2 * 2) ** 2 * 3 * 4
 
 
+def test_extra_elements_are_those_of_odd_sizes(modules):
+    """Four convolutions of equal size compute (n + 1)^2 outputs where there are n^2, n odd."""
+    paper = modules["paper"]
+    for layer in layers(modules, "^gan/|^images/"):
+        sides = [-(-side // 2) * 2 for side in layer.y[2:]]
+        expected = layer.m * (sides[0] * sides[1] - layer.y[2] * layer.y[3])
+        assert paper.extra_elements(layer) == expected
+        assert (expected > 0) == ("k3" in layer.name or "k5" in layer.name)
+        made = paper.memory(layer, 1)
+        padded = made["unified_bytes"]
+        assert layer.x[1] * 4 * layer.x[2] * layer.x[3] <= padded < made["expanded_bytes"]
+        assert made["segregated_bytes"] >= padded + 4 * (
+            expected + layer.m * layer.y[2] * layer.y[3]
+        )
+        assert made["weight_bytes"] == 4 * layer.x[1] * layer.m * layer.w[2] * layer.w[3]
+
+
 def row(layer, group, threads, **ms):
-    memory = {"expanded_bytes": 2e6, "column_buffer_bytes": 3e6, "scratch_bytes": 1e5}
+    memory = {"expanded_bytes": 2e6, "segregated_bytes": 1e6, "unified_bytes": 5e5}
+    memory |= {"column_buffer_bytes": 3e6, "scratch_bytes": 1e5}
+    memory |= {"weight_bytes": 4e6, "packed_bytes": 16e6}
     methods = {name: {"median_ms": value} for name, value in ms.items()}
     return {
         "group": group,
@@ -92,15 +112,18 @@ def row(layer, group, threads, **ms):
         "threads": threads,
         "methods": methods,
         "memory": memory,
+        "y": [1, 2, 3, 3],
+        "extra_elements": 14,
     }
 
 
 @pytest.fixture
 def data(paper):
     times = {"stock": 2.0, "ours": 1.0, "conventional_ort": 8.0}
+    loops = {"segregated_loops": 20.0, "unified_loops": 10.0}
     rows = [
-        row("ebgan_a", "gan", 1, **times, conventional_loops=40.0, segregated_loops=10.0),
-        row("ebgan_b", "gan", 1, **times, conventional_loops=20.0, segregated_loops=10.0),
+        row("ebgan_a", "gan", 1, **times, **loops, conventional_loops=40.0),
+        row("ebgan_b", "gan", 1, **times, **loops, conventional_loops=20.0),
     ]
     machine = {"cpu": "a cpu", "threads": 1}
     return {"machine": machine, "published": paper.PUBLISHED, "results": rows}
@@ -110,13 +133,26 @@ def test_tables(paper, data):
     tables = paper.tables(data)
     header, cells = tables["Claims (arithmetic means over layers)"]
     assert header == ["claim", "published", "here, 1 thread"]
-    assert ["GAN layers: conv. loops / segr. loops", "3.5x", "3.00x"] in cells
+    assert ["GAN layers: conv. loops / unified loops", "3.5x", "3.00x"] in cells
+    assert ["GAN layers: conv. loops / segr. loops", "", "1.50x"] in cells
     assert ["GAN layers: conv. ORT / ours", "", "8.00x"] in cells
-    assert cells[-1][1:] == ["up to 35 MB", "4.00 MB"]
-    _, cells = tables["Time, 1 thread"]
-    assert cells[-1][6:] == ["2.83", "28.28", "4.00", "8.00", "2.00"]  # geometric
+    assert cells[-2][1:] == ["up to 35 MB", "4.00 MB"]
+    assert cells[-1][1:] == ["", "-20.20 MB"]  # the weights outweigh what is saved
+    header, cells = tables["Time, 1 thread"]
+    assert cells[-1][7:] == ["1.41", "2.83", "2.00", "28.28", "4.00", "8.00", "2.00"]  # geometric
+    _, cells = tables["Extra elements, where the output's size is odd"]
+    assert cells[0] == ["ebgan_a", "1×2×3×3", "14", "77.78%", "0", "0"]
     _, cells = tables["Memory besides input, weights and output, 1 thread"]
-    assert cells[-1] == ["sum, ebgan", "4.00", "6.00", "0.20"]
+    sums = ["4.00", "2.00", "1.00", "6.00", "0.20", "8.00", "32.00", "-20.20"]
+    assert cells[-1] == ["sum, ebgan", *sums]
+
+
+def test_a_record_without_a_method_is_shown(paper, data):
+    for r in data["results"]:
+        del r["methods"]["segregated_loops"]
+    header, _ = paper.tables(data)["Time, 1 thread"]
+    assert "conv. loops / unified loops" in header
+    assert not any("segr." in column for column in header)
 
 
 def test_results_of_several_runs_are_merged(paper, data):
@@ -136,7 +172,8 @@ def test_it_runs(tmp_path):
     output_of("paper.py", "--quick", "--threads", 1, "--layers", layers, "--json", out)
     results = json.loads(out.read_text())["results"]
     assert [r["layer"] for r in results] == ["gpgan_32x32x64", "image224_k3"]
-    assert all(len(r["methods"]) == 5 for r in results)
+    assert all(len(r["methods"]) == 6 for r in results)
+    assert [r["extra_elements"] for r in results] == [0, 448**2 - 447**2]
     shown = output_of("paper.py", "--results", out, "--document", document)
     assert "3.89x (Xeon)" in shown
     assert "| gpgan_32x32x64 |" in document.read_text()

@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
   $(shell find cmake custom_op python converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-oldest test-models bench bench-peers bench-models bench-rewrites bench-paper \
+.PHONY: help demo test test-oldest test-models test-scale bench bench-peers bench-models bench-rewrites bench-paper \
   bench-candidates \
   cuda-build gpu docs figures lint clean sanitize fuzz compat wheel
 
@@ -25,6 +25,7 @@ help:
 	@echo "make test         run the test suite"
 	@echo "make test-oldest  the same with the oldest dependencies that pyproject.toml allows"
 	@echo "make test-models  run the tests of whole networks, which PyTorch exports"
+	@echo "make test-scale   run the tests of Ray and Triton, whose packages this installs"
 	@echo "make bench        time every layer of benchmarks/workloads.json (BENCH_ARGS=...)"
 	@echo "make bench-peers  the same, with PyTorch, OpenVINO and LiteRT installed to compare with"
 	@echo "make bench-models time whole models, which PyTorch exports (BENCH_ARGS=...)"
@@ -54,6 +55,9 @@ test-oldest: $(VENV)/.package $(OLDEST)/.test
 
 test-models: $(VENV)/.package $(VENV)/.test $(VENV)/.models $(VENV)/.demo
 	$(BIN)/python -m pytest tests/models --slow $(PYTEST_ARGS)
+
+test-scale: $(VENV)/.package $(VENV)/.test $(VENV)/.ray $(VENV)/.triton
+	$(BIN)/python -m pytest tests/packaging/test_ray.py tests/python/test_triton.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/bench_session.py $(BENCH_ARGS)
@@ -146,7 +150,7 @@ $(VENV)/.package: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 # What an extra brings depends on pyproject.toml, not on the sources.
-$(VENV)/.test $(VENV)/.bench $(VENV)/.docs $(VENV)/.peers: $(VENV)/.%: pyproject.toml | $(VENV)/.package
+$(VENV)/.test $(VENV)/.bench $(VENV)/.docs $(VENV)/.peers $(VENV)/.ray $(VENV)/.triton: $(VENV)/.%: pyproject.toml | $(VENV)/.package
 	$(PIP) install "$$(echo build/wheel/*.whl)[cpu,$*]"
 	@touch $@
 

@@ -149,7 +149,7 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import machine
+    from . import export_verb, machine
 
     parser = _Parser(
         prog="ort-tconv",
@@ -254,6 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--plot", metavar="FILE", help="also draw bars for each node, as .png, .svg or .pdf"
     )
+
+    export_verb.add_parser(verbs, _STATUS)
 
     info = verbs.add_parser(
         "info", help="show versions, processor, library and providers", epilog=_STATUS

@@ -43,7 +43,8 @@ def test_every_verb_is_shown_with_its_help_and_its_output(make_cli):
     for verb in ("inspect", "convert", "validate", "bench", "info"):
         lines = [line for line in shown if line.startswith(f"ort-tconv {verb}")]
         assert f"ort-tconv {verb} --help" in lines and len(lines) >= 2
-    assert all(len(output.splitlines()) > 3 for output in shown.values())
+    assert "ort-tconv export-triton --help" in shown
+    assert all(len(output.splitlines()) > 2 for output in shown.values())
 
 
 def test_outputs_take_the_place_of_the_old_ones(make_cli, tmp_path):

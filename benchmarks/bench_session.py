@@ -40,6 +40,7 @@ class Layer:
     x: tuple[int, ...]
     m: int
     attributes: dict
+    computed: bool = False  # W is an input of the model, and may change from run to run
 
     @property
     def group(self) -> int:
@@ -87,7 +88,8 @@ def load_layers(path: Path, pattern: str) -> list[Layer]:
             continue
         for entry in entries:
             attributes = {names[k]: v for k, v in entry.items() if k in names}
-            layer = Layer(group_name, entry["name"], tuple(entry["x"]), entry["m"], attributes)
+            shape, computed = tuple(entry["x"]), entry.get("computed", False)
+            layer = Layer(group_name, entry["name"], shape, entry["m"], attributes, computed)
             if re.search(pattern, f"{group_name}/{layer.name}"):
                 layers.append(layer)
     return layers
@@ -95,7 +97,13 @@ def load_layers(path: Path, pattern: str) -> list[Layer]:
 
 def make_model(layer: Layer, w: np.ndarray) -> ModelProto:
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **layer.attributes)
-    return timing.make_model(layer.name, [node], layer.x, [None] * len(layer.x), {"w": w})
+    y, inputs = [None] * len(layer.x), {"w": layer.w} if layer.computed else {}
+    constants = {} if layer.computed else {"w": w}
+    return timing.make_model(layer.name, [node], layer.x, y, constants, inputs)
+
+
+def feeds_of(layer: Layer, x: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": x, "w": w} if layer.computed else {"x": x}
 
 
 # ---- measuring ---------------------------------------------------------------------------------
@@ -121,7 +129,7 @@ def measure(layer: Layer, engines, repeat: int, seconds: float, creations: int) 
     # Before any session that stays: sessions may share what they make of the weights.
     ort_engines = [e for e in engines if isinstance(e, all_engines.StockOrt)]
     files = [engine.file(model) for engine in ort_engines]
-    created = timing.creation(ort_engines, files, {"x": x}, creations)
+    created = timing.creation(ort_engines, files, feeds_of(layer, x, w), creations)
 
     prepared, unsupported = {}, {}
     for engine in engines:
@@ -158,7 +166,10 @@ def measure(layer: Layer, engines, repeat: int, seconds: float, creations: int) 
 
 def plan(layer: Layer, threads: int) -> dict:
     """The plan of ours, in short."""
-    full = _core.plan(layer.x, layer.w, threads=threads, **layer.attributes)
+    constant = not layer.computed
+    full = _core.plan(
+        layer.x, layer.w, threads=threads, constant_weights=constant, **layer.attributes
+    )
     return {key: full[key] for key in ("algorithm", "scratch_bytes", "packed_bytes", "text")}
 
 

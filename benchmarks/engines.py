@@ -33,6 +33,12 @@ class Unsupported(Exception):
     """The engine has no way to express this layer; the message says what is missing."""
 
 
+def refuse_computed(layer) -> None:
+    """For engines that prepare their weights before the first call."""
+    if layer.computed:
+        raise Unsupported("weights that may change from call to call")
+
+
 # ---- ONNX Runtime ------------------------------------------------------------------------------
 
 
@@ -81,6 +87,47 @@ class StockOrt:
         return run, lambda: outputs[0].numpy()
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
+        feeds = {"x": x, "w": w} if layer.computed else {"x": x}
+        return self.bind(self.session(self.file(model)), feeds)
+
+
+class OverlapAdd(StockOrt):
+    """What an inverse STFT is without ConvTranspose: one MatMul, and frames that are added up where
+    they overlap."""
+
+    name = "overlap_add"
+
+    def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
+        from measure import make_model
+        from onnx import helper
+
+        if layer.group_name != "istft":
+            raise Unsupported("not an inverse STFT")
+        (n, _, frames), a = layer.x, layer.attributes
+        (k,), (s,), (begin, end) = a["kernel_shape"], a["strides"], a["pads"]
+        parts, length = k // s, (frames - 1) * s + k
+        nodes = [
+            helper.make_node("MatMul", ["w", "x"], ["columns"]),
+            helper.make_node("Reshape", ["columns", "parts"], ["by_part"]),
+            helper.make_node("Transpose", ["by_part"], ["in_order"], perm=[1, 0, 3, 2]),
+            helper.make_node("Split", ["in_order"], [f"p{i}" for i in range(parts)], axis=0),
+        ]
+        constants = {
+            "w": np.ascontiguousarray(w[:, 0].T),
+            "parts": np.array([n, parts, s, frames]),
+            "row": np.array([n, 1, frames * s]),
+        }
+        for i in range(parts):
+            constants[f"pads{i}"] = np.array([0, 0, i * s, 0, 0, (parts - 1 - i) * s])
+            nodes += [
+                helper.make_node("Reshape", [f"p{i}", "row"], [f"r{i}"]),
+                helper.make_node("Pad", [f"r{i}", f"pads{i}"], [f"a{i}"]),
+            ]
+        nodes.append(helper.make_node("Sum", [f"a{i}" for i in range(parts)], ["whole"]))
+        constants |= {"from": np.array([begin]), "to": np.array([length - end])}
+        constants["axis"] = np.array([2])
+        nodes.append(helper.make_node("Slice", ["whole", "from", "to", "axis"], ["y"]))
+        model = make_model("overlap_add", nodes, layer.x, [None] * 3, constants)
         return self.bind(self.session(self.file(model)), {"x": x})
 
 
@@ -176,6 +223,7 @@ class TorchPacked(Torch):
     name = "torch_packed"
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
+        refuse_computed(layer)
         stride, padding, output_padding, groups, dilation = self.arguments(layer)
         d = len(layer.x) - 2
         if d == 1:  # oneDNN's packed form starts with two axes
@@ -225,6 +273,7 @@ class OpenVino:
         }
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
+        refuse_computed(layer)
         network = self.core.read_model(model.SerializeToString())
         request = self.core.compile_model(network, "CPU", self.settings).create_infer_request()
         request.set_input_tensor(self.openvino.Tensor(x, shared_memory=True))
@@ -274,6 +323,7 @@ class LiteRt:
         raise Unsupported("pads that are neither SAME nor VALID")
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
+        refuse_computed(layer)
         y = layer.y
         padding = self.padding(layer, y)
         strides = list(layer.attributes.get("strides", [1] * (len(y) - 2)))
@@ -345,7 +395,7 @@ class LiteRt:
 
 
 # Another engine is one more class. The first is the reference for both results and ratios.
-ENGINES = (StockOrt, OrtTconv, Torch, TorchPacked, OpenVino, LiteRt)
+ENGINES = (StockOrt, OrtTconv, OverlapAdd, Torch, TorchPacked, OpenVino, LiteRt)
 
 
 def start(names: list[str], threads: int) -> tuple[list, dict[str, str]]:

@@ -1,9 +1,11 @@
 // Transposed convolution as plain loop nests, the way one would write it down: for benchmarks/paper.py, which
-// compiles this file with -O2 and compares method with method, without any tuning on either side.
+// compiles this file with -O2 and compares method with method, without any tuning on either side. And for
+// bench_weights.py a loop that only reads.
 //
 // float32, two spatial axes, batch 1, one group. Weights come prepared, flipped and with output channels first,
 // since a network's weights are constants. Rows of the output are divided among threads.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <thread>
@@ -127,6 +129,18 @@ void unified(const float* x, const float* const* w, float* y, float* padded, int
       }
     }
   });
+}
+
+// Reads so many floats from end to end, a part on each thread.
+float read_all(const float* values, int64_t count, int64_t threads) {
+  std::atomic<float> result{0};
+  in_parallel(count / 16, threads, [&](int64_t first, int64_t last) {
+    float sums[4] = {};
+    for (const float* line = values + 16 * first; line < values + 16 * last; line += 16)
+      for (int i = 0; i < 4; i++) sums[i] += line[4 * i];  // the rest of the cache line comes along
+    result = sums[0] + sums[1] + sums[2] + sums[3];
+  });
+  return result;
 }
 
 }  // extern "C"

@@ -136,12 +136,16 @@ def make_model(
     x: Sequence[int],
     y: Sequence[int | None],
     constants: dict[str, np.ndarray],
+    inputs: dict[str, Sequence[int]] | None = None,
 ) -> ModelProto:
-    """From the float32 input "x" to the output "y" of these shapes."""
+    """From the float32 input "x", and others, to the output "y" of these shapes."""
     graph = helper.make_graph(
         nodes,
         name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in {"x": x, **(inputs or {})}.items()
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

@@ -29,6 +29,7 @@ from .subpixel_conv import SubpixelConvRewrite
 from .unit_stride_conv import UnitStrideConvRewrite
 from .upsample_conv import UpsampleConvRewrite
 from .value_types import annotate, cast_in_functions, describe_results
+from .weights import WEIGHTS, keep_weights
 from .zero_insertion import ZeroInsertionRewrite
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
 )
 
 #: Values of the operator's attribute ``algorithm`` that convert can store.
-ALGORITHMS = ("auto", "direct", "narrow", "winograd")
+ALGORITHMS = ("auto", "direct", "stacked", "narrow", "winograd")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def convert(
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
     algorithm: str | None = None,
+    weights: str | None = None,
     tune: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
@@ -101,6 +103,10 @@ def convert(
         disable: Names of passes that shall not run; ``converters.DEFAULT_PASSES`` lists them.
         algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
             tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
+        weights: One of :data:`WEIGHTS`, stored in every node of the operator whose weights are
+            float32 constants, converted before or now: ``"float16"`` and ``"bfloat16"`` keep them
+            in 16 bits, half the memory and traffic, rounded once; the rest stays float32.
+            :func:`ort_tconv.validate` allows for it.  By default they are kept as they are.
         tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
             it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and plain
             Convs of stride 1, are left alone otherwise; here they are tried as well.  The decisions
@@ -123,8 +129,8 @@ def convert(
         FileNotFoundError: ``model``, or the folder of ``output``, does not exist.
         FileExistsError: ``output``, or a file in the place of its data, is not one to replace.
         ImportError: ``tune`` without onnxruntime.
-        ValueError: ``disable`` names no pass, or ``algorithm`` no algorithm; or the inputs for
-            ``tune`` cannot be made up.
+        ValueError: ``disable`` names no pass, ``algorithm`` no algorithm or ``weights`` no
+            form of weights; or the inputs for ``tune`` cannot be made up.
     """
     return convert_with_report(
         model,
@@ -133,6 +139,7 @@ def convert(
         exclude=exclude,
         disable=disable,
         algorithm=algorithm,
+        weights=weights,
         tune=tune,
         shapes=shapes,
         threads=threads,
@@ -149,6 +156,7 @@ def convert_with_report(
     exclude: str | Iterable[str] = (),
     disable: str | Iterable[str] = (),
     algorithm: str | None = None,
+    weights: str | None = None,
     tune: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
@@ -157,7 +165,7 @@ def convert_with_report(
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
     source = read_model(model)
-    options = _Options(include, exclude, disable, algorithm)
+    options = _Options(include, exclude, disable, algorithm, weights)
     place = None if output is None else Output.check(output, source, force)
     check_names("shapes", shapes or {}, [value.name for value in source.proto.graph.input])
 
@@ -207,6 +215,7 @@ class _Options:
     exclude: str | Iterable[str] = ()
     disable: str | Iterable[str] = ()
     algorithm: str | None = None
+    weights: str | None = None
 
     def selection(
         self, reasons: Mapping[str, str] = MappingProxyType({}), timed: bool = False
@@ -215,8 +224,10 @@ class _Options:
             raise ValueError(
                 f"algorithm = '{self.algorithm}': must be one of {', '.join(ALGORITHMS)}"
             )
+        if self.weights is not None and self.weights not in WEIGHTS:
+            raise ValueError(f"weights = '{self.weights}': must be one of {', '.join(WEIGHTS)}")
         include, exclude = _as_tuple(self.include), _as_tuple(self.exclude)
-        return Selection(include, exclude, self.algorithm, reasons, timed)
+        return Selection(include, exclude, self.algorithm, self.weights, reasons, timed)
 
     def passes(self) -> list[type[Rewrite]]:
         disable = _as_tuple(self.disable)
@@ -297,6 +308,7 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
         cast_in_functions(model, facts)
         described = describe_results(model, facts)
         _unique_names(model, before)
+    modified |= keep_weights(model, facts, selection, report)
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
     report.operators = (count_operators(source.proto), after)
     _note_idle_patterns(selection, report)

@@ -62,6 +62,7 @@ class Selection:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     algorithm: str | None = None  # for the nodes that are rewritten; None: the plan decides
+    weights: str | None = None  # how the operator's nodes keep theirs; None: as they are
     reasons: Mapping[str, str] = field(default_factory=dict)  # why not, of names to leave alone
     timed: bool = False  # whether the sites of the main graph are timed and the losers put back
 

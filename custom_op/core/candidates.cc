@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "core/integers.h"
@@ -91,6 +92,20 @@ double tap_pairs(const Shape& s) {
   }
   return pairs;
 }
+// The same without those that meet padding.
+double met_pairs(const Shape& s) {
+  double pairs = 1;
+  for (const auto& a : s.axes) {
+    double met = 0;
+    for (const auto& c : a.classes)
+      for (const Tap& t : c.taps) {
+        const int64_t first = std::max(c.shift, -t.offset), end = std::min(c.shift + c.count, a.in - t.offset);
+        met += static_cast<double>(std::max<int64_t>(0, end - first));
+      }
+    pairs *= met;
+  }
+  return pairs;
+}
 double channel_pairs(const Shape& s) { return static_cast<double>(s.problem.group * s.mg * s.cg); }
 
 int64_t target_tasks(const Machine& m, Share share = Share::kTiles) {
@@ -148,8 +163,8 @@ GemmBlocks gemm_blocks(int64_t n, int64_t nv, int64_t most) {
 
 // Matrix products of a tile with n pixels in each, over all vectors of output channels: the multiply-adds they
 // lose and the vectors of weights they load, if `products` is the number of pairs of weights and pixels' values.
-void add_gemms(const Shape& s, const Plan& plan, double tiles, int64_t n, double products, Work* work) {
-  const int64_t vectors = ceil_div(s.mg, s.lanes), wide = plan.block / s.lanes, rest = vectors % wide;
+void add_gemms(const Shape& s, int64_t channels, int64_t block, double tiles, int64_t n, double products, Work* work) {
+  const int64_t vectors = ceil_div(channels, s.lanes), wide = block / s.lanes, rest = vectors % wide;
   const auto add = [&](int64_t count, int64_t nv) {
     const GemmBlocks blocks = gemm_blocks(n, nv, s.machine.max_pixels);
     work->stalls += tiles * products * static_cast<double>(count) * blocks.stalls;
@@ -157,6 +172,19 @@ void add_gemms(const Shape& s, const Plan& plan, double tiles, int64_t n, double
   };
   add(vectors / wide, wide);
   if (rest > 0) add(1, rest);
+}
+
+int64_t weight_bytes(const Shape& s) {
+  return s.problem.weights == WeightStorage::kCompute ? compute_bytes(s.dtype) : 2;
+}
+
+// Weights that are not constant are packed by the task that uses them if no other does, and beforehand otherwise.
+void plan_packing(Plan& plan, const Shape& s) {
+  if (s.problem.constant_weights) return;
+  plan.work.packs = static_cast<double>(plan.packed_bytes / weight_bytes(s));
+  const bool by_task = plan.algorithm == Algorithm::kDirect || plan.algorithm == Algorithm::kStacked;
+  plan.pack_in_task = by_task && tile_count(plan) == 1;
+  if (plan.pack_in_task) plan.heavy = false;
 }
 
 double fetched_bytes(const Plan& plan) {
@@ -181,7 +209,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   plan.blocks = ceil_div(s.mg, plan.block);
   plan.class_chunk = std::min(s.last_classes(), kMaxClassChunk);
 
-  plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * bytes * product(s.problem.kernel);
+  plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * weight_bytes(s) * product(s.problem.kernel);
   // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
   plan.heavy = heavy(plan.packed_bytes, s.machine);
   const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
@@ -216,16 +244,77 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
 
   split_blocks(plan, s, share);
   const double vectors = channel_vectors(s), outputs = s.outputs();
-  plan.work.multiply_adds = vectors * tap_pairs(s) * s.cg;
+  plan.work.multiply_adds = vectors * met_pairs(s) * s.cg;
   plan.work.sums = plan.work.stores = vectors * outputs;
   for_sizes(plan, s, Dims(s.axes.size(), 1), [&](double n, const Dims& extent) {
-    add_gemms(s, plan, n, product(extent), static_cast<double>(product(s.problem.kernel) * s.cg), &plan.work);
+    add_gemms(s, s.mg, plan.block, n, product(extent), static_cast<double>(product(s.problem.kernel) * s.cg),
+              &plan.work);
   });
   plan.work.copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                      ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes;
   plan.work.weight_bytes = fetched_bytes(plan);
   plan.macs = channel_pairs(s) * tap_pairs(s);
   return plan;
+}
+
+// All sub-kernels as lanes of one product.  False unless all have the same taps: a weight of zero for one that is
+// missing would make NaN of an input that the sub-kernel does not meet.
+bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
+  Plan plan;
+  plan.algorithm = Algorithm::kStacked;
+  plan.share = share;
+  plan.size = size;
+  plan.aligned = s.aligned;
+  const int64_t bytes = compute_bytes(s.dtype), classes = s.last_classes();
+  double ntaps = 1;
+  for (const auto& a : s.axes) ntaps *= static_cast<double>(a.offsets.size());
+  for (const auto& a : s.axes)
+    for (const auto& c : a.classes)
+      if (c.taps.empty() || c.taps.size() != a.offsets.size()) return false;
+  const int64_t taps = static_cast<int64_t>(ntaps), rows = s.mg * s.classes();
+  // A block is as many lanes as a product takes at a time, or a few times that where it then holds whole rows of
+  // short ones.
+  const int64_t step = s.machine.max_vectors * s.lanes, together = std::lcm(step, classes);
+  plan.block = std::min(round_up(rows, s.lanes), classes < 2 * s.lanes && together <= 16 * step ? together : step);
+  plan.blocks = ceil_div(rows, plan.block);
+  plan.class_chunk = 1;
+  plan.packed_bytes = s.problem.group * round_up(rows, s.lanes) * s.cg * taps * weight_bytes(s);
+  plan.heavy = heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
+
+  // As for direct plans.
+  const int64_t pitch = round_up(s.cg, s.lanes);
+  const auto window = [&](const Dims& t) { return s.window_positions(t) * pitch * bytes; };
+  const auto results = [&](const Dims& t) { return product(t) * plan.block * bytes; };
+  const int64_t tasks_wanted = target_tasks(s.machine, share);
+  const int64_t base = std::max<int64_t>(1, s.problem.group);
+  const int64_t domain = s.domain();
+  const int64_t grain = plan.heavy ? 128 : 48, least = scaled(grain, size), l2 = scaled(s.machine.l2_bytes, size);
+  cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
+    const int64_t n = product(t);
+    const bool enough_tasks =
+        base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * std::min(least, grain);
+    return n == 1 || (n <= scaled(256, size) && enough_tasks && (n <= least || window(t) <= l2 / 2) &&
+                      results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024));
+  });
+  const int64_t line = taps * std::min(step, plan.block) * bytes;
+  plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
+  if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
+
+  split_blocks(plan, s, share);
+  const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);
+  plan.work.multiply_adds = vectors * met_pairs(s) / static_cast<double>(s.classes()) * s.cg;
+  plan.work.sums = vectors * positions;
+  plan.work.stores = vectors * positions * (classes < 2 * s.lanes ? 2 : 1);
+  for_sizes(plan, s, Dims(s.axes.size(), 1), [&](double n, const Dims& extent) {
+    add_gemms(s, rows, std::min(step, plan.block), n, product(extent), ntaps * s.cg, &plan.work);
+  });
+  plan.work.copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
+                     ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes;
+  plan.work.weight_bytes = fetched_bytes(plan);
+  plan.macs = channel_pairs(s) * s.classes() * positions * ntaps;
+  *out = std::move(plan);
+  return true;
 }
 
 Plan plan_narrow(const Shape& s, TileSize size) {
@@ -331,8 +420,8 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   };
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t tasks_wanted = target_tasks(s.machine, share);
-  plan.packed_bytes =
-      static_cast<int64_t>(static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * bytes) * products);
+  plan.packed_bytes = static_cast<int64_t>(
+      static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * weight_bytes(s)) * products);
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
   // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
   // them again.
@@ -364,7 +453,7 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   plan.work.sums = vectors * tiles * gemms;
   plan.work.stores = vectors * outputs;
   for_sizes(plan, s, units, [&](double n, const Dims& extent) {
-    add_gemms(s, plan, n, product(extent) * static_cast<int64_t>(unit_tiles), products * s.cg, &plan.work);
+    add_gemms(s, s.mg, plan.block, n, product(extent) * static_cast<int64_t>(unit_tiles), products * s.cg, &plan.work);
   });
   plan.work.copies = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes *
                      ceil_div(plan.blocks, plan.blocks_per_task);
@@ -396,25 +485,27 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
       *plan = plan_direct(direct, share, size);
       return true;
     });
+  const Shape aligned(problem, machine, dtype, true);
+  for (Share share : shares) add([&](TileSize size, Plan* plan) { return plan_stacked(aligned, share, size, plan); });
   // A row that is shared by all classes is worth its one or two extra columns on wide images only.
   const Shape narrow(problem, machine, dtype, problem.in.back() >= 32);
   add([&](TileSize size, Plan* plan) {
     *plan = plan_narrow(narrow, size);
     return true;
   });
-  const Shape winograd(problem, machine, dtype, true);
-  const size_t d = winograd.axes.size();
+  const size_t d = aligned.axes.size();
   unsigned possible = 0;
   WinogradAxis ignored;
-  for (size_t i = 0; i < d; ++i) possible |= unsigned{winograd_axis(winograd.axes[i], &ignored)} << i;
+  for (size_t i = 0; i < d; ++i) possible |= unsigned{winograd_axis(aligned.axes[i], &ignored)} << i;
   for (unsigned mask = 1; mask < 1u << d; ++mask) {
     if (mask & ~possible) continue;
     std::vector<bool> transform(d);
     for (size_t i = 0; i < d; ++i) transform[i] = mask >> i & 1;
     for (Share share : shares)
-      add([&](TileSize size, Plan* plan) { return plan_winograd(winograd, transform, share, size, plan); });
+      add([&](TileSize size, Plan* plan) { return plan_winograd(aligned, transform, share, size, plan); });
   }
   for (Plan& plan : plans) {
+    plan_packing(plan, direct);
     const double group = static_cast<double>(problem.group);
     Work& w = plan.work;
     for (double* n : {&w.multiply_adds, &w.stalls, &w.loads, &w.sums, &w.copies, &w.stores}) *n *= group;

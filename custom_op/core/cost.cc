@@ -19,7 +19,7 @@ double arithmetic(const Work& w, Algorithm algorithm, const CostConstants& k) {
   if (algorithm == Algorithm::kNarrow)
     return k.row * w.multiply_adds + k.row_load * w.loads + k.row_copy * w.copies + k.row_store * w.stores + tasks;
   const double sums = w.multiply_adds + k.stall * w.stalls + k.weight_load * w.loads + k.sum * w.sums;
-  if (algorithm == Algorithm::kDirect) return sums + k.copy * w.copies + k.store * w.stores + tasks;
+  if (algorithm != Algorithm::kWinograd) return sums + k.copy * w.copies + k.store * w.stores + tasks;
   return sums + k.transform * w.copies + k.transform_back * w.sums + k.store * w.stores + tasks;
 }
 
@@ -37,6 +37,15 @@ double fetching(const Plan& plan, const Machine& m, const CostConstants& k) {
   const double far = beyond(packed, m.l2_bytes / 2), gone = beyond(packed, m.common_bytes());
   const double again = (1 - far) * k.near_byte + far * ((1 - gone) * k.far_byte + gone * memory);
   return packed * (again + memory) / 2 + (plan.work.weight_bytes - packed) * again;
+}
+
+// Of weights that are not constant, which all threads pack together: by whole rows, one by one, or transformed.
+double packing(const Plan& plan, const CostConstants& k) {
+  switch (plan.algorithm) {
+    case Algorithm::kDirect: return k.pack * plan.work.packs;
+    case Algorithm::kWinograd: return k.pack_transformed * plan.work.packs;
+    default: return k.pack_single * plan.work.packs;
+  }
 }
 
 }  // namespace
@@ -60,7 +69,10 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"memory_byte", &K::memory_byte},
           {"shared_byte", &K::shared_byte},
           {"exposed", &K::exposed},
-          {"kept_byte", &K::kept_byte}};
+          {"kept_byte", &K::kept_byte},
+          {"pack", &K::pack},
+          {"pack_single", &K::pack_single},
+          {"pack_transformed", &K::pack_transformed}};
 }
 
 CostConstants cost_constants(const std::string&) { return {}; }
@@ -68,7 +80,7 @@ CostConstants cost_constants(const std::string&) { return {}; }
 double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
   const double sums = imbalance(plan, m) * arithmetic(plan.work, plan.algorithm, k);
   const double weights = fetching(plan, m, k);
-  return std::max(sums, weights) + k.exposed * std::min(sums, weights) +
+  return packing(plan, k) + std::max(sums, weights) + k.exposed * std::min(sums, weights) +
          k.kept_byte * static_cast<double>(plan.packed_bytes);
 }
 

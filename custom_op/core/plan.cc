@@ -23,6 +23,7 @@ int storage_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == 
 const char* name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDirect: return "direct";
+    case Algorithm::kStacked: return "stacked";
     case Algorithm::kNarrow: return "narrow";
     case Algorithm::kWinograd: return "winograd";
   }
@@ -62,7 +63,8 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
   const bool automatic = algorithm.empty() || algorithm == "auto";
   const bool known =
       std::any_of(std::begin(kAlgorithms), std::end(kAlgorithms), [&](Algorithm a) { return algorithm == name(a); });
-  require(automatic || known, "attribute algorithm = '", algorithm, "': must be auto, direct, narrow or winograd");
+  require(automatic || known, "attribute algorithm = '", algorithm,
+          "': must be auto, direct, stacked, narrow or winograd");
   const auto wanted = [&](Algorithm a) { return automatic || algorithm == name(a); };
 
   std::vector<Plan> plans = candidates(problem, dtype, machine);
@@ -81,7 +83,9 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
   }
   if (!best) {
     Plan plan = make_plan(problem, dtype, machine, name(Algorithm::kDirect));
-    plan.reason = "direct stands in: these sub-kernels have no Winograd form that saves products in little memory";
+    plan.reason = algorithm == name(Algorithm::kWinograd)
+                      ? "direct stands in: these sub-kernels have no Winograd form that saves products in little memory"
+                      : "direct stands in: these sub-kernels have different taps";
     return plan;
   }
   Plan plan = *best;

@@ -19,10 +19,11 @@ int storage_bytes(DType dtype);
 inline int compute_bytes(DType dtype) { return is_double(dtype) ? 8 : 4; }
 
 // kDirect: lanes are output channels; one GEMM a residue class over a channels-last window.
+// kStacked: as direct, but all sub-kernels, which have equal taps, in one GEMM, as lanes beside the channels.
 // kNarrow: lanes are positions along a row; for few output channels, depthwise included.
 // kWinograd: as direct, but each sub-kernel by minimal filtering on input tiles that all share.
-enum class Algorithm { kDirect, kNarrow, kWinograd };
-constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kNarrow, Algorithm::kWinograd};
+enum class Algorithm { kDirect, kStacked, kNarrow, kWinograd };
+constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kStacked, Algorithm::kNarrow, Algorithm::kWinograd};
 const char* name(Algorithm algorithm);
 
 // How threads get their work: tiles first, a few for each thread to even out what they take; or channels
@@ -58,6 +59,7 @@ struct Work {
   double stores = 0;  // of outputs
   double tasks = 0;
   double weight_bytes = 0;  // fetched: the packed weights once a tile
+  double packs = 0;         // weights packed in every run, one by one
 };
 
 struct Plan {
@@ -69,14 +71,15 @@ struct Plan {
   Dims tile;                    // domain positions of a tile: batch, then the spatial axes
   Dims tiles;                   // tiles along each axis
   int64_t class_chunk = 0;      // residue classes of the last axis in one pass
-  int64_t block = 0;            // output channels of a block: the unit of work along M
+  int64_t block = 0;            // output channels (stacked: lanes) of a block: the unit of work along M
   int64_t blocks = 0;           // blocks of a group
   int64_t blocks_per_task = 0;
   int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;
-  bool heavy = false;  // weights come from memory each time they are fetched
-  double cost = 0;     // predicted cost: vector multiply-adds and their equivalents
-  double macs = 0;     // multiply-adds in its sums, those with padding included, without unused lanes
+  bool pack_in_task = false;  // weights that are not constant are packed by the task that uses them
+  bool heavy = false;         // weights come from memory each time they are fetched
+  double cost = 0;            // predicted cost: vector multiply-adds and their equivalents
+  double macs = 0;            // multiply-adds in its sums, those with padding included, without unused lanes
   Work work;
   std::string reason;
 
@@ -87,8 +90,8 @@ struct Plan {
   std::string describe() const;
 };
 
-// `algorithm` is "" or "auto", or the name of the one to use (direct stands in where a sub-kernel has no
-// Winograd form; `reason` says so).  Throws Error if it is unknown.
+// `algorithm` is "" or "auto", or the name of the one to use (direct stands in where it has no plan for these
+// sub-kernels; `reason` says so).  Throws Error if it is unknown.
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm);
 
 // Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the

@@ -53,8 +53,14 @@ struct Attributes {
   std::string activation;
   std::vector<float> activation_params;
   std::string algorithm;   // "" or "auto": the plan decides
+  std::string weights;     // "" or "float32", "float16", "bfloat16": how constant weights are kept
   int64_t allow_tf32 = 1;  // CUDA may round float32 inputs to TensorFloat-32; 0 or 1
 };
+
+// How packed weights are kept: in the type that arithmetic is done in, or (float32 only) rounded to 16 bits.
+enum class WeightStorage { kCompute, kFloat16, kBFloat16 };
+constexpr int kWeightStorages = 3;
+const char* name(WeightStorage storage);
 
 // A complete, consistent transposed convolution:
 //   Y[n, m, o] = act(sum X[n, c, i] W[c, m, t] + B[m] + Z[n, m, o]),  o = stride*i + dilation*t - pad_begin.
@@ -63,6 +69,8 @@ struct Problem {
   Dims in, kernel, stride, dilation, pad_begin, pad_end, out;  // one entry a spatial axis
   bool has_bias = false, has_residual = false;
   Activation activation;
+  bool constant_weights = true;  // W is known before the first run, and packed once
+  WeightStorage weights = WeightStorage::kCompute;
 
   int rank() const { return static_cast<int>(in.size()); }
   int64_t group_in() const { return channels / group; }

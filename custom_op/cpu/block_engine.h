@@ -14,12 +14,15 @@ class BlockEngine : public EngineBase<S> {
   using typename Base::Task;
 
   BlockEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads)
-      : Base(p, pl, set, threads), pitch_(round_up(std::max<int64_t>(1, p.group_in()), this->k_.lanes)) {
+      : Base(p, pl, set, threads), pitch_(round_up(std::max<int64_t>(1, p.group_in()), this->k_.lanes)),
+        gemm_(this->k_.gemm[static_cast<int>(p.weights)]) {
+    if (p.weights != WeightStorage::kCompute) this->weight_bytes_ = 2;
     for (auto& sub : this->sub_kernels_)
       for (auto& o : sub.offsets) o *= pitch_;
+    this->layout.push_back(static_cast<int64_t>(p.weights));
   }
 
-  // Scratch memory of both engines.
+  // Scratch memory of these engines.
   struct Common {
     T *window, *rows;
     int64_t *row_offset, *column_offset;  // of a result, by row and column of the tile
@@ -43,9 +46,8 @@ class BlockEngine : public EngineBase<S> {
   int64_t block_width(int64_t b) const { return std::min(this->plan.block, padded_channels() - b * this->plan.block); }
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   // Packed weights are [group][block][...]; `entries` numbers go with each output channel.
-  template <class U>
-  U* block_weights(U* packed, int64_t g, int64_t b, int64_t entries) const {
-    return packed + (g * padded_channels() + b * this->plan.block) * entries;
+  int64_t block_offset(int64_t g, int64_t b, int64_t entries) const {
+    return (g * padded_channels() + b * this->plan.block) * entries;
   }
 
   void load_window(const Task& task, const Tensors& t, T* window) const {
@@ -57,6 +59,28 @@ class BlockEngine : public EngineBase<S> {
           this->io_.load_channels_last(x + source, this->in_size_, n, cg, window + position * pitch_, pitch_);
         },
         [&](int64_t position, int64_t n) { std::fill_n(window + position * pitch_, n * pitch_, T(0)); });
+  }
+
+  // Weights in 16 bits are converted on the way by the product that reads them, or, if it would in more passes than
+  // this, once beforehand.
+  static constexpr int64_t kConvertingPasses = 3;
+
+  // Room for so many of them; none is needed for others.
+  T* take_converted(int64_t n, Carver& c) const { return this->weight_bytes_ != sizeof(T) ? c.take<T>(n) : nullptr; }
+
+  // Sets the weights of a product and returns the kernel for it: n numbers, of which each vector of output channels is
+  // used in so many passes.
+  auto weigh(GemmArgs<T>* a, const char* w, int64_t n, int64_t width, int64_t passes, T* converted) const {
+    a->w = w;
+    const auto vectors = width / this->k_.lanes;
+    if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[vectors];
+    if constexpr (std::is_same_v<T, float>) {
+      if (this->problem.weights == WeightStorage::kFloat16)
+        this->set_.half_io.load(reinterpret_cast<const Half*>(w), n, converted);
+      else this->set_.bfloat16_io.load(reinterpret_cast<const BFloat16*>(w), n, converted);
+    }
+    a->w = converted;
+    return this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][vectors];
   }
 
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class
@@ -90,7 +114,8 @@ class BlockEngine : public EngineBase<S> {
     });
   }
 
-  int64_t pitch_;  // of a window position: channels rounded up to whole vectors
+  int64_t pitch_;                            // of a window position: channels rounded up to whole vectors
+  void (*const* gemm_)(const GemmArgs<T>&);  // by vectors
 };
 
 }  // namespace ort_tconv

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -59,6 +61,8 @@ struct Odometer {
   int size;
   int64_t extents[1 + kMaxSpatial], at[1 + kMaxSpatial] = {};  // the batch is an axis, too
 };
+
+inline char* aligned(char* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64; }
 
 // Hands out 64-byte aligned pieces of one allocation; the first pass, without memory, measures.
 class Carver {
@@ -127,30 +131,33 @@ class Tiling {
   Plan plan;
 
  protected:
-  // Calls task(index, scratch memory of its own thread) for each task; they are drawn from a counter by one worker a
-  // thread.
-  template <class Run>
-  void run_tasks(Executor& executor, Run run_task) const {
-    if (product(problem.y_shape()) == 0) return;
+  // Tasks 0 .. n-1 are drawn from a counter by one worker a thread, each with `bytes` of scratch memory of its own,
+  // until work(task, memory) returns false; then so does this.
+  template <class Work>
+  bool share_out(int64_t n, int64_t bytes, Executor& executor, const Work& work) const {
     std::atomic<int64_t> next{0};
+    std::atomic<bool> whole{true};
     std::exception_ptr error;
     std::mutex error_mutex;
     const auto worker = [&](int64_t) {
       char* memory = nullptr;
       try {
-        for (int64_t task; (task = next.fetch_add(1)) < plan.tasks;) {
-          if (!memory) memory = static_cast<char*>(executor.allocate(plan.scratch_bytes + 64));
-          run_task(task, memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64));
+        for (int64_t task; (task = next.fetch_add(1)) < n;) {
+          if (!memory && bytes > 0) memory = static_cast<char*>(executor.allocate(bytes + 64));
+          if (work(task, memory ? aligned(memory) : nullptr)) continue;
+          whole = false;
+          next = n;
         }
       } catch (...) {
         std::lock_guard<std::mutex> lock(error_mutex);
         error = std::current_exception();
-        next = plan.tasks;
+        next = n;
       }
       if (memory) executor.release(memory);
     };
-    executor.parallel(std::min<int64_t>(threads_, plan.tasks), worker);
+    executor.parallel(std::min<int64_t>(threads_, n), worker);
     if (error) std::rethrow_exception(error);
+    return whole;
   }
 
   struct Task {
@@ -277,13 +284,22 @@ class Tiling {
   }
 };
 
+// Packed weights as an engine sees them.
+struct Weights {
+  char* packed = nullptr;  // null: each task packs those it needs (Plan::pack_in_task)
+  bool regular = true, finite = true;
+};
+
 // What Prepared needs of an engine, whatever its types.
 class Engine : public Tiling {
  public:
   using Tiling::Tiling;
   virtual ~Engine() = default;
-  virtual void pack(const void* w, PackedWeights& packed) const = 0;
-  virtual void run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const = 0;
+  // Packs into weights->packed, with the executor's threads if there is one.  Clears `finite` if a packed value is
+  // NaN or Inf, or too large for the form that weights are kept in.
+  virtual void pack(const void* w, Weights* weights, Executor* executor) const = 0;
+  // False if a task that packed weights met NaN or Inf among them; Y is then undefined.
+  virtual bool run(const Weights& weights, const Tensors& tensors, Executor& executor) const = 0;
 
   std::vector<int64_t> layout;
   size_t packed_bytes = 0;
@@ -295,7 +311,8 @@ class EngineBase : public Engine {
   using T = typename ComputeType<S>::type;
 
   EngineBase(Problem p, Plan pl, const KernelSet& set, int threads)
-      : Engine(std::move(p), std::move(pl), threads), k_(compute_kernels<T>(set)), io_(storage_kernels<S>(set)) {
+      : Engine(std::move(p), std::move(pl), threads), set_(set), k_(compute_kernels<T>(set)),
+        io_(storage_kernels<S>(set)) {
     layout = {static_cast<int64_t>(plan.algorithm),
               plan.block,
               k_.lanes,
@@ -309,12 +326,71 @@ class EngineBase : public Engine {
     }
   }
 
-  void run(const PackedWeights& packed, const Tensors& t, Executor& executor) const override {
-    run_tasks(executor, [&](int64_t task, char* scratch) { run_task(task, packed, t, scratch); });
+  void pack(const void* w, Weights* weights, Executor* executor) const override {
+    const int64_t blocks = plan.blocks, panels = problem.group * blocks;
+    const bool converted = weight_bytes_ != sizeof(T);
+    const int64_t temporary = converted ? panel_values_ * static_cast<int64_t>(sizeof(T)) : 0;
+    std::atomic<bool> regular{true}, finite{true};
+    const auto panel = [&](int64_t i, char* memory) {
+      const int64_t g = i / blocks, b = i % blocks;
+      char* const to = weights->packed + panel_offset(g, b) * weight_bytes_;
+      T* const values = reinterpret_cast<T*>(converted ? memory : to);
+      bool good = true;
+      const int64_t n = pack_panel(w, g, b, values, &good);
+      if (!good) regular = false;
+      if (!within(values, n, largest())) finite = false;
+      if (converted) keep(values, n, to);
+      return true;
+    };
+    if (executor) {
+      share_out(panels, temporary, *executor, panel);
+    } else {
+      const AlignedBuffer memory(static_cast<size_t>(temporary));
+      for (int64_t i = 0; i < panels; ++i) panel(i, static_cast<char*>(memory.data.get()));
+    }
+    weights->regular = regular;
+    weights->finite = finite;
+  }
+
+  bool run(const Weights& weights, const Tensors& t, Executor& executor) const override {
+    if (product(problem.y_shape()) == 0) return true;
+    return share_out(plan.tasks, plan.scratch_bytes, executor,
+                     [&](int64_t task, char* memory) { return run_task(task, weights, t, memory); });
   }
 
  protected:
-  virtual void run_task(int64_t task, const PackedWeights& packed, const Tensors& t, char* scratch) const = 0;
+  // False to stop: the weights it packed are not finite.
+  virtual bool run_task(int64_t task, const Weights& weights, const Tensors& t, char* scratch) const = 0;
+
+  // Packed weights come in panels, one a group and block, so many values from the first on; pack_panel writes those
+  // of one and returns how many, and clears `regular` where it has to (PackedWeights).
+  virtual int64_t panel_offset(int64_t g, int64_t b) const = 0;
+  virtual int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool* regular) const = 0;
+
+  // Packs a panel for this task alone; false if it is not finite.
+  bool task_panel(const void* w, int64_t g, int64_t b, T* values) const {
+    bool regular = true;
+    return within(values, pack_panel(w, g, b, values, &regular), largest());
+  }
+
+  bool within(const T* values, int64_t n, T limit) const {
+    const int64_t whole = n / k_.lanes * k_.lanes;
+    if (whole > 0 && !k_.within(values, whole, limit)) return false;
+    return std::all_of(values + whole, values + n, [&](T v) { return v <= limit && -v <= limit; });
+  }
+
+  // Of the form that weights are kept in.
+  T largest() const {
+    if (weight_bytes_ == sizeof(T)) return std::numeric_limits<T>::max();
+    return problem.weights == WeightStorage::kFloat16 ? T(65504) : T(3.38953139e38);
+  }
+
+  void keep(const T* from, int64_t n, char* to) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (problem.weights == WeightStorage::kFloat16) set_.half_io.store(from, n, reinterpret_cast<Half*>(to));
+      else set_.bfloat16_io.store(from, n, reinterpret_cast<BFloat16*>(to));
+    }
+  }
 
   // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
   // the row are dropped.
@@ -324,17 +400,19 @@ class EngineBase : public Engine {
     finish(io_, problem, t, m, v + lo, hi - lo, m * out_size_ + out_row + o + lo, row_ahead_);
   }
 
-  static const T* values(const PackedWeights& packed) { return static_cast<const T*>(packed.buffer.data.get()); }
-
   const S* input(const Tensors& t, const Task& task) const {
     return static_cast<const S*>(t.x) + task.g * cg_ * in_size_;
   }
 
+  const KernelSet& set_;
   const Kernels<T>& k_;
   const StorageKernels<S>& io_;
+  int64_t weight_bytes_ = sizeof(T);  // of a packed weight
+  int64_t panel_values_ = 0;          // of the largest panel
 };
 
 template <class S> std::unique_ptr<Engine> make_direct(const Problem&, const Plan&, const KernelSet&, int threads);
+template <class S> std::unique_ptr<Engine> make_stacked(const Problem&, const Plan&, const KernelSet&, int threads);
 template <class S> std::unique_ptr<Engine> make_narrow(const Problem&, const Plan&, const KernelSet&, int threads);
 template <class S> std::unique_ptr<Engine> make_winograd(const Problem&, const Plan&, const KernelSet&, int threads);
 

@@ -26,21 +26,28 @@ constexpr int kMaxRows = 12;     // rows a row microkernel may take
 constexpr int kMaxPartRows = 4;  // rows it may take if some taps do not meet all of them
 
 // acc[acc_offset[i] + l] (+)= sum over taps t, channels c of
-//     x[x_offset[i] + taps[t] + c] * w[(t*channels + c)*NV*L + l],
-// i = 0..count-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector).
+//     x[x_offset[i] + taps[t] + c] * w[(panel(t)*channels + c)*NV*L + l],
+// i = 0..count-1 pixels, l = 0..NV*L-1 output channels (L lanes a vector), panel(t) = panels ? panels[t] : t.
 // x + x_offset[i] is channel 0 of pixel i in a channels-last window.
 template <class T>
 struct GemmArgs {
   const T* x;
   const int64_t* x_offset;
   const ptrdiff_t* taps;
+  const int64_t* panels;
   int64_t ntaps, channels, count;
-  const T* w;
+  const void* w;
   T* acc;
   const int64_t* acc_offset;
   bool accumulate;
-  int64_t prefetch;  // if not 0: while summing, fetch as many weights as are read here, from this many elements on
+  // If not null: while summing, fetch the cache lines from here on, so many bytes further with every channel of
+  // every tap and kMaxPixels pixels.
+  const char* ahead;
+  int64_t ahead_step;
 };
+
+// Calls of gemm take their pixels in so many passes over the weights.
+inline constexpr int64_t gemm_passes(int64_t count) { return (count + kMaxPixels - 1) / kMaxPixels; }
 
 // Taps that meet rows first .. first+rows-1 of a row microkernel.
 struct RowSegment {
@@ -69,10 +76,11 @@ struct Plane { ptrdiff_t row, column; };  // strides
 
 template <class T>
 struct Kernels {
-  int lanes;                                          // L
-  int max_vectors;                                    // greatest NV with a kernel
-  int max_rows;                                       // greatest NB with a kernel
-  void (*gemm[kMaxVectors + 1])(const GemmArgs<T>&);  // by NV
+  int lanes;        // L
+  int max_vectors;  // greatest NV with a kernel
+  int max_rows;     // greatest NB with a kernel
+  // By the weights' storage and NV; double has the first row only.
+  void (*gemm[kWeightStorages][kMaxVectors + 1])(const GemmArgs<T>&);
   void (*rows[kMaxRows + 1])(const RowsArgs<T>&);
   // Whether |v[i]| <= limit for all i < n, NaN counting as not; n is a multiple of L.
   bool (*within)(const T* v, int64_t n, T limit);
@@ -95,6 +103,8 @@ struct StorageKernels {
   using T = typename ComputeType<S>::type;
   // dst[i] = src[i], i < n.
   void (*load)(const S* src, int64_t n, T* dst);
+  // dst[i] = src[i] rounded to nearest, i < n.
+  void (*store)(const T* src, int64_t n, S* dst);
   // One channel's window: dst[run.position + i] = src[run.source + i] or 0.
   void (*load_runs)(const S* src, const WindowRun* runs, int64_t count, T* dst);
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next

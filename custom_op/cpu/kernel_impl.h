@@ -8,11 +8,14 @@
 // see kernel.h.
 #pragma once
 
-#ifdef __F16C__
+#if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "cpu/kernel.h"
@@ -65,6 +68,8 @@ inline __attribute__((always_inline)) float to_compute(Half v) {
   return as_float(sign | bits);
 }
 
+inline __attribute__((always_inline)) void from_compute(float v, float& out) { out = v; }
+inline __attribute__((always_inline)) void from_compute(double v, double& out) { out = v; }
 inline __attribute__((always_inline)) void from_compute(float v, BFloat16& out) {
   const uint32_t u = as_bits(v);
   const uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
@@ -86,77 +91,114 @@ inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------
 
-// Adds one tap of P pixels.  With kAhead, asks for the weights at `ahead` on the way, `ahead_step` of them a
-// channel.
-template <class T, int P, int NV, bool kAhead>
-inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const T* w, int64_t channels, const T*& ahead,
-                                                    int64_t ahead_step, Vec<T> (*acc)[NV]) {
-  constexpr int L = Simd<T>::L;
-#pragma GCC unroll 2
-  for (int64_t c = 0; c < channels; ++c, w += NV * L) {
-    Vec<T> b[NV];
-    for (int v = 0; v < NV; ++v) b[v] = loadu(w + v * L);
-    if constexpr (kAhead) {
-      __builtin_prefetch(ahead);
-      ahead += ahead_step;
+// A vector of weights.
+template <class T, class W>
+inline __attribute__((always_inline)) Vec<T> load_weights(const W* w) {
+  if constexpr (sizeof(W) == sizeof(T)) {
+    return loadu(w);
+  } else {
+    static_assert(sizeof(T) == 4);
+    typedef uint16_t Bits16 __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES / 2)));
+    typedef uint32_t Bits32 __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES)));
+    [[maybe_unused]] Bits16 bits;
+    std::memcpy(&bits, w, sizeof(bits));
+    if constexpr (std::is_same_v<W, BFloat16>) {
+      return reinterpret_cast<Vec<T>>(__builtin_convertvector(bits, Bits32) << 16);
+    } else {
+#if defined(__F16C__)
+      Vec<T> v;
+      if constexpr (sizeof(v) == 32) {
+        v = reinterpret_cast<Vec<T>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))));
+      } else {
+#ifdef __AVX512F__
+        v = reinterpret_cast<Vec<T>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))));
+#else
+        const __m256 half[2] = {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))),
+                                _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 8)))};
+        std::memcpy(&v, half, sizeof(v));
+#endif
+      }
+      return v;
+#elif defined(__aarch64__)
+      return reinterpret_cast<Vec<T>>(vcvt_f32_f16(vld1_f16(reinterpret_cast<const __fp16*>(w))));
+#else  // as to_compute(Half)
+      const Bits32 wide = __builtin_convertvector(bits, Bits32) << 16, two_w = wide + wide;
+      const Vec<T> normal = reinterpret_cast<Vec<T>>((two_w >> 4) + (0xE0u << 23)) * as_float(0x7800000u);
+      const Vec<T> subnormal = reinterpret_cast<Vec<T>>((two_w >> 17) | (126u << 23)) - 0.5f;
+      const Bits32 small = reinterpret_cast<Bits32>(two_w < (1u << 27));
+      const Bits32 magnitude =
+          (reinterpret_cast<Bits32>(subnormal) & small) | (reinterpret_cast<Bits32>(normal) & ~small);
+      return reinterpret_cast<Vec<T>>(magnitude | (wide & 0x80000000u));
+#endif
     }
-    for (int p = 0; p < P; ++p) {
-      const T s = x[p][c];
-      for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
+  }
+}
+
+// Weights to fetch: all cache lines from `line` on to `end`, which moves on by `step` bytes with each channel.
+struct Ahead {
+  const char *line, *end;
+  int64_t step;
+};
+constexpr int64_t kFetchChannels = 16;  // after so many channels, lines are asked for
+
+// Adds one tap of P pixels.
+template <class T, class W, int P, int NV>
+inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* w, int64_t channels, Ahead& ahead,
+                                                    Vec<T> (*acc)[NV]) {
+  constexpr int L = Simd<T>::L;
+  for (int64_t c = 0, end = 0; c < channels;) {
+    end = channels - c > kFetchChannels ? c + kFetchChannels : channels;
+    for (ahead.end += ahead.step * (end - c); ahead.line < ahead.end; ahead.line += 64) __builtin_prefetch(ahead.line);
+#pragma GCC unroll 2
+    for (; c < end; ++c, w += NV * L) {
+      Vec<T> b[NV];
+      for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(w + v * L);
+      for (int p = 0; p < P; ++p) {
+        const T s = x[p][c];
+        for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
+      }
     }
   }
 }
 
 // P pixels from pixel i on.
-template <class T, int P, int NV, bool kAhead>
-inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, const T*& ahead,
-                                                      int64_t ahead_step) {
+template <class T, class W, int P, int NV>
+inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int64_t i, Ahead& ahead) {
   constexpr int L = Simd<T>::L;
   const T* x[P];
+  const W* w = static_cast<const W*>(a.w);
   Vec<T> acc[P][NV] = {};
-  if (a.ntaps == 1 && !a.accumulate) {  // nothing to carry from tap to tap
-    for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[0];
-    gemm_tap<T, P, NV, kAhead>(x, a.w, a.channels, ahead, ahead_step, acc);
-  } else {
-    if (a.accumulate)
-      for (int p = 0; p < P; ++p)
-        for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
-    for (int64_t t = 0; t < a.ntaps; ++t) {
-      for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
-      gemm_tap<T, P, NV, kAhead>(x, a.w + t * a.channels * NV * L, a.channels, ahead, ahead_step, acc);
-    }
+  if (a.accumulate)
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
+  for (int64_t t = 0; t < a.ntaps; ++t) {
+    for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
+    const int64_t panel = a.panels ? a.panels[t] : t;
+    gemm_tap<T, W, P, NV>(x, w + panel * a.channels * NV * L, a.channels, ahead, acc);
   }
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[p][v]);
 }
 
-template <class T, int NV, bool kAhead>
-inline __attribute__((always_inline)) void gemm_all(const GemmArgs<T>& a) {
-  // The fetch ahead is spread over all passes: memory gives no more at a time.
-  const T* ahead = a.w + a.prefetch;
-  const int64_t step = NV * Simd<T>::L * kMaxPixels / (a.count + kMaxPixels);
+template <class T, class W, int NV>
+void gemm(const GemmArgs<T>& a) {
+  Ahead ahead = {a.ahead, a.ahead, a.ahead ? a.ahead_step : 0};
   // Full blocks, then what is left as one or two of nearly equal size.
   for (int64_t i = 0, rest = a.count; rest > 0;) {
     const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels
                       : rest > kMaxPixels                          ? (rest + 1) / 2
                                                                    : rest;
     switch (n) {
-      case 1: gemm_block<T, 1, NV, kAhead>(a, i, ahead, step); break;
-      case 2: gemm_block<T, 2, NV, kAhead>(a, i, ahead, step); break;
-      case 3: gemm_block<T, 3, NV, kAhead>(a, i, ahead, step); break;
-      case 4: gemm_block<T, 4, NV, kAhead>(a, i, ahead, step); break;
-      case 5: gemm_block<T, 5, NV, kAhead>(a, i, ahead, step); break;
-      default: gemm_block<T, kMaxPixels, NV, kAhead>(a, i, ahead, step); break;
+      case 1: gemm_block<T, W, 1, NV>(a, i, ahead); break;
+      case 2: gemm_block<T, W, 2, NV>(a, i, ahead); break;
+      case 3: gemm_block<T, W, 3, NV>(a, i, ahead); break;
+      case 4: gemm_block<T, W, 4, NV>(a, i, ahead); break;
+      case 5: gemm_block<T, W, 5, NV>(a, i, ahead); break;
+      default: gemm_block<T, W, kMaxPixels, NV>(a, i, ahead); break;
     }
     i += n;
     rest -= n;
   }
-}
-
-template <class T, int NV>
-void gemm(const GemmArgs<T>& a) {
-  if (a.prefetch != 0) gemm_all<T, NV, true>(a);
-  else gemm_all<T, NV, false>(a);
 }
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
@@ -416,6 +458,11 @@ void load(const S* src, int64_t n, T_of<S>* dst) {
 }
 
 template <class S>
+void store(const T_of<S>* src, int64_t n, S* dst) {
+  from_compute(src, n, dst);
+}
+
+template <class S>
 inline __attribute__((always_inline)) Vec<T_of<S>> load_vector(const S* src, int n) {
   constexpr int L = Simd<T_of<S>>::L;
   if constexpr (sizeof(S) == sizeof(T_of<S>)) {
@@ -640,9 +687,10 @@ void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activat
 
 // ---- tables -----------------------------------------------------------------------------------------------
 
-template <class T, int NV>
+template <class T, class W, int NV>
 constexpr void (*gemm_entry())(const GemmArgs<T>&) {
-  if constexpr (NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, NV>;
+  constexpr bool stored = sizeof(T) == sizeof(W) || sizeof(T) == 4;  // 16 bits stand for float only
+  if constexpr (stored && NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, W, NV>;
   else return nullptr;
 }
 
@@ -657,7 +705,12 @@ constexpr Kernels<T> make_kernels() {
   return {Simd<T>::L,
           ORT_TCONV_MAX_VECTORS,
           ORT_TCONV_MAX_ROWS,
-          {gemm_entry<T, 0>(), gemm_entry<T, 1>(), gemm_entry<T, 2>(), gemm_entry<T, 3>(), gemm_entry<T, 4>()},
+          {{gemm_entry<T, T, 0>(), gemm_entry<T, T, 1>(), gemm_entry<T, T, 2>(), gemm_entry<T, T, 3>(),
+            gemm_entry<T, T, 4>()},
+           {gemm_entry<T, Half, 0>(), gemm_entry<T, Half, 1>(), gemm_entry<T, Half, 2>(), gemm_entry<T, Half, 3>(),
+            gemm_entry<T, Half, 4>()},
+           {gemm_entry<T, BFloat16, 0>(), gemm_entry<T, BFloat16, 1>(), gemm_entry<T, BFloat16, 2>(),
+            gemm_entry<T, BFloat16, 3>(), gemm_entry<T, BFloat16, 4>()}},
           {rows_entry<T, 0>(), rows_entry<T, 1>(), rows_entry<T, 2>(), rows_entry<T, 3>(), rows_entry<T, 4>(),
            rows_entry<T, 5>(), rows_entry<T, 6>(), rows_entry<T, 7>(), rows_entry<T, 8>(), rows_entry<T, 9>(),
            rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
@@ -678,7 +731,7 @@ constexpr Kernels<T> make_kernels() {
 
 template <class S>
 constexpr StorageKernels<S> make_storage() {
-  return {load<S>, load_runs<S>, load_channels_last<S>, finish<S>};
+  return {load<S>, store<S>, load_runs<S>, load_channels_last<S>, finish<S>};
 }
 
 }  // namespace

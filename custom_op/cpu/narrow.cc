@@ -51,30 +51,33 @@ class NarrowEngine final : public EngineBase<S> {
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    this->panel_values_ = this->plan.block * this->cg_ * this->total_taps_;
     this->packed_bytes = this->problem.group * this->mg_ * this->cg_ * this->total_taps_ * sizeof(T);
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
-  void pack(const void* w, PackedWeights& packed) const override {
-    const Problem& p = this->problem;
-    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel);
-    T* dst = static_cast<T*>(packed.buffer.data.get());
-    for (int64_t g = 0; g < p.group; ++g)
-      for (int64_t b = 0; b < this->plan.blocks; ++b)
-        for (const Chunk& chunk : chunks(b)) {
-          int64_t i = 0;  // [tap][channel]
-          for (const RowSegment& segment : chunk.segments)
-            for (const int64_t end = i + segment.taps * channels_; i < end; ++i)
-              for (int r = segment.first; r < segment.first + segment.rows; ++r) {
-                const SubKernel& sub = this->sub_kernels_[chunk.rows[r].sub];
-                const int64_t tap = sub.taps[*tap_at(sub, chunk.offsets[i / cg])];
-                const int64_t m = b * this->plan.block + chunk.rows[r].m, c = i % cg;
-                this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m) * taps + tap, 1, dst++);
-              }
-        }
+ private:
+  int64_t panel_offset(int64_t g, int64_t b) const override {
+    return (g * this->mg_ + b * this->plan.block) * this->cg_ * this->total_taps_;
   }
 
- private:
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool*) const override {
+    const int64_t cg = this->cg_, taps = product(this->problem.kernel);
+    T* dst = values;
+    for (const Chunk& chunk : chunks(b)) {
+      int64_t i = 0;  // [tap][channel]
+      for (const RowSegment& segment : chunk.segments)
+        for (const int64_t end = i + segment.taps * channels_; i < end; ++i)
+          for (int r = segment.first; r < segment.first + segment.rows; ++r) {
+            const SubKernel& sub = this->sub_kernels_[chunk.rows[r].sub];
+            const int64_t tap = sub.taps[*tap_at(sub, chunk.offsets[i / cg])];
+            const int64_t m = b * this->plan.block + chunk.rows[r].m, c = i % cg;
+            this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * this->mg_ + m) * taps + tap, 1, dst++);
+          }
+    }
+    return dst - values;
+  }
+
   struct Row {
     int sub;
     int64_t m;  // within the block
@@ -200,7 +203,7 @@ class NarrowEngine final : public EngineBase<S> {
 
   T* result(const Scratch& s, const Row& row) const { return s.acc + (row.sub * this->plan.block + row.m) * results_; }
 
-  void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
+  bool run_task(int64_t index, const Weights& weights, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     const Scratch s(*this, carver);
@@ -232,11 +235,13 @@ class NarrowEngine final : public EngineBase<S> {
         strip.q0[along] = task.q0[along] + r;
         strip.extent[along] = std::min(strip_, task.extent[along] - r);
         for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-          sum(strip, b, this->values(packed), part, s);
+          const char* w = weights.packed + panel_offset(strip.g, b) * this->weight_bytes_;
+          sum(strip, b, reinterpret_cast<const T*>(w), part, s);
           store(strip, t, b, s);
         }
       }
     } while (lead.next());
+    return true;
   }
 
   // The input itself, where it can serve as the window: no halo, no conversion, rows whole.
@@ -252,9 +257,8 @@ class NarrowEngine final : public EngineBase<S> {
     return {};
   }
 
-  void sum(const Task& strip, int64_t b, const T* packed, const Window& window, const Scratch& s) const {
+  void sum(const Task& strip, int64_t b, const T* w, const Window& window, const Scratch& s) const {
     const int64_t cg = this->cg_, rows = strip.extent[this->d_ - 2], width = strip.extent.back();
-    const T* w = packed + (strip.g * this->mg_ + b * this->plan.block) * cg * this->total_taps_;
     RowsArgs<T> a;
     a.channel_stride = channel_stride(window.view);
     a.channels = channels_;

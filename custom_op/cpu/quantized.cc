@@ -128,7 +128,11 @@ class QuantizedEngine : public Tiling {
   virtual void pack(const uint8_t* w, char* packed) const = 0;
   void run(const PackedWeights& packed, const Requantization& r, const Tensors& t, Executor& executor) const {
     const Call call = make_call(packed, r, t);
-    run_tasks(executor, [&](int64_t task, char* scratch) { run_task(decode(task), call, scratch); });
+    if (product(problem.y_shape()) == 0) return;
+    share_out(plan.tasks, plan.scratch_bytes, executor, [&](int64_t task, char* scratch) {
+      run_task(decode(task), call, scratch);
+      return true;
+    });
   }
 
   std::vector<int64_t> layout;

@@ -1,5 +1,7 @@
 #include "cpu/run.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <new>
 
@@ -10,9 +12,15 @@
 namespace ort_tconv {
 
 AlignedBuffer::AlignedBuffer(size_t n) : bytes(n) {
-  const size_t size = (std::max<size_t>(n, 1) + 63) / 64 * 64;
-  data.reset(std::aligned_alloc(64, size));
+  // Weights are read from end to end: with small pages much of the time goes into finding them.
+  constexpr size_t kLargePage = 2 << 20;
+  const size_t alignment = n >= 2 * kLargePage ? kLargePage : 64;
+  const size_t size = (std::max<size_t>(n, 1) + alignment - 1) / alignment * alignment;
+  data.reset(std::aligned_alloc(alignment, size));
   if (!data) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (alignment == kLargePage) madvise(data.get(), size, MADV_HUGEPAGE);  // a wish: without it all is as before
+#endif
 }
 
 namespace {
@@ -21,6 +29,7 @@ template <class S>
 std::unique_ptr<Engine> make_engine(const Problem& p, const Plan& plan, const KernelSet& set, int threads) {
   switch (plan.algorithm) {
     case Algorithm::kDirect: return make_direct<S>(p, plan, set, threads);
+    case Algorithm::kStacked: return make_stacked<S>(p, plan, set, threads);
     case Algorithm::kNarrow: return make_narrow<S>(p, plan, set, threads);
     case Algorithm::kWinograd: return make_winograd<S>(p, plan, set, threads);
   }
@@ -47,6 +56,7 @@ Problem normal_form(const Problem& problem) {
     p.kernel.assign(p.kernel.size(), 1);
     p.dilation.assign(p.dilation.size(), 1);
   }
+  if (!p.constant_weights) p.weights = WeightStorage::kCompute;  // nothing is kept
   return spread_single_positions(p);
 }
 
@@ -54,7 +64,10 @@ Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels
                    const std::string& algorithm)
     : Prepared(problem, dtype, kernels, make_plan(normal_form(problem), dtype, machine, algorithm), machine.threads) {}
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Plan& plan, int threads)
-    : dtype_(dtype), kernels_(kernels), engine_(make_engine(normal_form(problem), dtype, plan, kernels, threads)) {}
+    : dtype_(dtype), kernels_(kernels), engine_(make_engine(normal_form(problem), dtype, plan, kernels, threads)) {
+  require(problem.weights == WeightStorage::kCompute || dtype == DType::kFloat32, "attribute weights = '",
+          name(problem.weights), "': inputs are ", name(dtype), ", must be float32");
+}
 Prepared::Prepared(Prepared&&) noexcept = default;
 Prepared::~Prepared() = default;
 const Problem& Prepared::problem() const { return engine_->problem; }
@@ -66,16 +79,41 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   const Problem& p = problem();
   const int64_t count = p.channels * p.group_out() * product(p.kernel);
   if (count == 0) return packed;  // there may be any number of groups
-  engine_->pack(w, *packed);
   packed->finite = all_finite(dtype_, w, count);
+  if (!packed->finite) return packed;
+  Weights weights;
+  weights.packed = static_cast<char*>(packed->buffer.data.get());
+  engine_->pack(w, &weights, nullptr);
+  require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights),
+          "': only bfloat16 and float32 have the range");
+  packed->regular = weights.regular;
   return packed;
 }
 
-void Prepared::run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const {
-  require(weights.layout == engine_->layout, "packed weights of another layout");
+void Prepared::run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const {
+  require(packed.layout == engine_->layout, "packed weights of another layout");
+  Weights weights;
+  weights.packed = static_cast<char*>(packed.buffer.data.get());
+  weights.regular = packed.regular;
   // Without channels there is nothing to multiply, and X may be a null pointer.
-  if (weights.finite && problem().channels > 0) engine_->run(weights, tensors, executor);
+  if (packed.finite && problem().channels > 0) engine_->run(weights, tensors, executor);
   else run_by_definition(problem(), dtype_, kernels_, tensors, executor);
+}
+
+void Prepared::run(const Tensors& tensors, Executor& executor) const {
+  const auto release = [&](void* memory) { executor.release(memory); };
+  std::unique_ptr<void, decltype(release)> memory(nullptr, release);
+  Weights weights;
+  bool done = false;
+  if (problem().channels > 0) {
+    if (!plan().pack_in_task) {
+      memory.reset(executor.allocate(engine_->packed_bytes + 64));
+      weights.packed = aligned(static_cast<char*>(memory.get()));
+      engine_->pack(tensors.w, &weights, &executor);
+    }
+    done = weights.finite && engine_->run(weights, tensors, executor);
+  }
+  if (!done) run_by_definition(problem(), dtype_, kernels_, tensors, executor);
 }
 
 }  // namespace ort_tconv

@@ -28,7 +28,7 @@ struct Tensors {  // contiguous, of the operator's dtype; b and z may be null
   void* y = nullptr;
 };
 
-// 64-byte aligned memory of the process.
+// Memory of the process, aligned for vectors; large ones in large pages, where the system has them.
 struct AlignedBuffer {
   std::unique_ptr<void, decltype(&std::free)> data{nullptr, &std::free};
   size_t bytes = 0;
@@ -63,9 +63,12 @@ class Prepared {
   const Plan& plan() const;
   // Two Prepared with equal layouts read the same packed weights.
   const std::vector<int64_t>& layout() const;
+  // Throws Error if they do not fit the form they are to be kept in.
   std::shared_ptr<const PackedWeights> pack(const void* w) const;
   // Throws Error or std::bad_alloc; Y is then undefined.
   void run(const PackedWeights& weights, const Tensors& tensors, Executor& executor) const;
+  // The same with weights of this call alone, packed by the threads of the executor in its memory.
+  void run(const Tensors& tensors, Executor& executor) const;
 
  private:
   DType dtype_;

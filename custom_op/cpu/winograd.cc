@@ -52,45 +52,46 @@ class WinogradEngine final : public BlockEngine<S> {
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
-    this->packed_bytes = p.group * this->padded_channels() * p.group_in() * total_products_ * sizeof(T);
+    this->panel_values_ = this->plan.block * p.group_in() * total_products_;
+    this->packed_bytes = p.group * this->padded_channels() * p.group_in() * total_products_ * this->weight_bytes_;
     this->plan.packed_bytes = static_cast<int64_t>(this->packed_bytes);
   }
 
-  void pack(const void* w, PackedWeights& packed) const override {
+ private:
+  int64_t panel_offset(int64_t g, int64_t m) const override {
+    return this->block_offset(g, m, this->cg_ * total_products_);
+  }
+
+  int64_t pack_panel(const void* w, int64_t g, int64_t m, T* dst, bool* regular) const override {
     const Problem& p = this->problem;
     const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
+    const int64_t width = this->block_width(m), n = width * cg * total_products_;
     std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_weights_)), b(a);
     std::vector<T> least(static_cast<size_t>(block));
-    for (int64_t g = 0; g < p.group; ++g)
-      for (int64_t m = 0; m < this->plan.blocks; ++m) {
-        const int64_t width = this->block_width(m);
-        T* dst = this->block_weights(static_cast<T*>(packed.buffer.data.get()), g, m, cg * total_products_);
-        std::fill(row.begin(), row.end(), T(0));
-        for (int64_t c = 0; c < cg; ++c) {
-          this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps,
-                         this->block_channels(m) * taps, row.data());
-          find_negligible(row.data(), width, taps, least.data());
-          for (const auto& group : groups_) {
-            for (int64_t k = 0; k < last_classes_; ++k) {
-              const T* h = transform_weights(group.first + k, row.data(), width, taps, a.data(), b.data());
-              const Form& form = forms_[group.first + k];
-              const int64_t ntaps = static_cast<int64_t>(form.taps.size());
-              for (const Product& product : group.products) {
-                if (product.last_class != k) continue;
-                for (int64_t t = 0; t < ntaps; ++t) {
-                  const T* from = h + form.weight[product.class_point * ntaps + t] * width;
-                  T* to = dst + ((product.first_tap + t) * cg + c) * width;
-                  for (int64_t i = 0; i < width; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
-                }
-              }
+    for (int64_t c = 0; c < cg; ++c) {
+      this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps, this->block_channels(m) * taps,
+                     row.data());
+      find_negligible(row.data(), width, taps, least.data());
+      for (const auto& group : groups_) {
+        for (int64_t k = 0; k < last_classes_; ++k) {
+          const T* h = transform_weights(group.first + k, row.data(), width, taps, a.data(), b.data());
+          const Form& form = forms_[group.first + k];
+          const int64_t ntaps = static_cast<int64_t>(form.taps.size());
+          for (const Product& product : group.products) {
+            if (product.last_class != k) continue;
+            for (int64_t t = 0; t < ntaps; ++t) {
+              const T* from = h + form.weight[product.class_point * ntaps + t] * width;
+              T* to = dst + ((product.first_tap + t) * cg + c) * width;
+              for (int64_t i = 0; i < width; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
             }
           }
         }
-        packed.regular = packed.regular && this->k_.within(dst, width * cg * total_products_, kLimit);
       }
+    }
+    *regular = this->k_.within(dst, n, kLimit);
+    return n;
   }
 
- private:
   struct Product {
     int64_t point;        // of the transformed input
     int64_t last_class;   // of the last axis
@@ -148,7 +149,7 @@ class WinogradEngine final : public BlockEngine<S> {
   };
 
   struct Scratch : Base::Common {
-    T *points, *products, *sums, *pass;
+    T *points, *products, *sums, *pass, *converted;
     int64_t *x_offset, *acc_offset;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = product(e.full_tiles_), block = e.plan.block;
@@ -156,6 +157,7 @@ class WinogradEngine final : public BlockEngine<S> {
       products = c.take<T>(e.last_classes_ * e.max_class_points_ * staggered(tiles * block));
       sums = c.take<T>(e.last_classes_ * e.places_ * staggered(tiles * block));
       pass = c.take<T>(2 * e.pass_lines_ * std::max(kChannelsPerPass, kResultsPerPass));
+      converted = e.take_converted(e.most_plain_taps_ * e.cg_ * block, c);
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
     }
@@ -204,6 +206,7 @@ class WinogradEngine final : public BlockEngine<S> {
         } while (t.next());
       } while (point.next());
     }
+    most_plain_taps_ = std::max(most_plain_taps_, static_cast<int64_t>(form.taps.size()));
     auto found = output_steps_.find(kinds);
     if (found == output_steps_.end()) found = output_steps_.emplace(kinds, make_output_steps(sub)).first;
     form.output = &found->second;
@@ -349,7 +352,7 @@ class WinogradEngine final : public BlockEngine<S> {
     return a;
   }
 
-  void run_task(int64_t index, const PackedWeights& packed, const Tensors& t, char* memory) const override {
+  bool run_task(int64_t index, const Weights& weights, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
     Scratch s(*this, carver);
@@ -358,18 +361,19 @@ class WinogradEngine final : public BlockEngine<S> {
     const int64_t count = product(tiles), cg = this->cg_;
 
     this->load_window(task, t, s.window);
-    const bool regular = packed.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
+    const bool regular = weights.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
     if (regular) transform_input(task, tiles, s);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = this->block_width(b), results = count * width, line = staggered(results);
       if (width != located) locate(task, tiles, line, located = width, s);
-      const T* w = this->block_weights(this->values(packed), task.g, b, cg * total_products_);
+      const char* w = weights.packed + panel_offset(task.g, b) * this->weight_bytes_;
       GemmArgs<T> a{};
       a.x_offset = s.x_offset;
       a.acc_offset = s.acc_offset;
       a.channels = cg;
       a.count = count;
+      a.ahead_step = ceil_div(width * this->weight_bytes_, gemm_passes(count));
       for (const auto& group : groups_) {
         const int64_t class_stride = places_ * line;
         for (const Product& p : group.products) {
@@ -378,10 +382,11 @@ class WinogradEngine final : public BlockEngine<S> {
           a.taps = form.taps.data();
           a.ntaps = static_cast<int64_t>(form.taps.size());
           a.x = s.points + p.point * point_stride_;
-          a.w = w + p.first_tap * cg * width;
-          a.prefetch = this->plan.heavy ? a.ntaps * cg * width : 0;
+          const char* product = w + p.first_tap * cg * width * this->weight_bytes_;
+          const auto gemm = this->weigh(&a, product, a.ntaps * cg * width, width, gemm_passes(count), s.converted);
+          if (this->plan.heavy) a.ahead = product + a.ntaps * cg * width * this->weight_bytes_;
           a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
-          this->k_.gemm[width / this->k_.lanes](a);
+          gemm(a);
         }
         for (int64_t k = 0; k < last_classes_; ++k) {
           const SubKernel& sub = this->sub_kernels_[group.first + k];
@@ -394,6 +399,7 @@ class WinogradEngine final : public BlockEngine<S> {
         this->store(this->sub_kernels_[group.first], task, t, b, 0, last_classes_, s.sums, class_stride, s);
       }
     }
+    return true;
   }
 
   // The sums of one sub-kernel tap by tap from the original weights: slow, for tiles that hold NaN, Inf or
@@ -499,7 +505,7 @@ class WinogradEngine final : public BlockEngine<S> {
   std::vector<PlaneStep> input_steps_;
   std::map<std::vector<int>, std::vector<PlaneStep>> output_steps_;  // by the kinds of a sub-kernel's axes
   int64_t last_classes_ = 0, points_ = 1, point_stride_ = 0, places_ = 1, pass_lines_ = 1, max_class_points_ = 1,
-          max_weights_ = 1,
+          max_weights_ = 1, most_plain_taps_ = 1,
           total_products_ = 0;  // total: taps included
 };
 

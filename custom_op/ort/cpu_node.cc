@@ -17,7 +17,7 @@ void CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const voi
   const Dims x_shape = likely_shape(declared, w_shape);
   if (x_shape.empty()) return;
   try {
-    const auto prepared = prepare({x_shape, w_shape, {}, {}});
+    const auto prepared = prepare({x_shape, w_shape, {}, {}}, true);
     if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, w);
   } catch (const Error&) {
     if (x_shape == declared) throw;
@@ -25,9 +25,11 @@ void CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const voi
   }
 }
 
-std::shared_ptr<const Prepared> CpuNode::prepare(const InputShapes& shapes) {
+std::shared_ptr<const Prepared> CpuNode::prepare(const InputShapes& shapes, bool constant_w) {
   return cache_.prepared(shapes, [&] {
-    return Prepared(make_problem(attributes_, shapes), dtype_, kernels_, machine_, attributes_.algorithm);
+    Problem problem = make_problem(attributes_, shapes);
+    problem.constant_weights = constant_w;
+    return Prepared(problem, dtype_, kernels_, machine_, attributes_.algorithm);
   });
 }
 
@@ -37,15 +39,15 @@ std::shared_ptr<const PackedWeights> CpuNode::constant_weights(const Prepared& p
 
 void CpuNode::run(const OrtApi& api, OrtKernelContext* context, const InputShapes& shapes, Tensors tensors,
                   bool constant_w) {
-  const auto prepared = prepare(shapes);
+  const auto prepared = prepare(shapes, constant_w);
   const Dims y_shape = prepared->problem().y_shape();
   OrtValue* y = nullptr;
   check(api, api.KernelContext_GetOutput(context, 0, y_shape.data(), y_shape.size(), &y));
   if (element_count(y_shape, "output size") == 0) return;
   tensors.y = const_cast<void*>(data_of(api, y));
   SessionExecutor executor(api, context);
-  const auto packed = constant_w ? constant_weights(*prepared, tensors.w) : prepared->pack(tensors.w);
-  prepared->run(*packed, tensors, executor);
+  if (constant_w) prepared->run(*constant_weights(*prepared, tensors.w), tensors, executor);
+  else prepared->run(tensors, executor);
 }
 
 }  // namespace ort_tconv

@@ -28,7 +28,7 @@ class CpuNode {
   void run(const OrtApi& api, OrtKernelContext* context, const InputShapes& shapes, Tensors tensors, bool constant_w);
 
  private:
-  std::shared_ptr<const Prepared> prepare(const InputShapes& shapes);
+  std::shared_ptr<const Prepared> prepare(const InputShapes& shapes, bool constant_w);
   std::shared_ptr<const PackedWeights> constant_weights(const Prepared& prepared, const void* w);
 
   DType dtype_;

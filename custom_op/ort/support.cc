@@ -128,6 +128,7 @@ Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info) {
   a.activation = read.text("activation", "");
   a.activation_params = read.floats("activation_params");
   a.algorithm = read.text("algorithm", "");
+  a.weights = read.text("weights", "");
   a.allow_tf32 = read.integer("allow_tf32", 1);
   return a;
 }

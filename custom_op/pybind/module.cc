@@ -234,6 +234,7 @@ Attributes attributes(const py::kwargs& kw) {
     else if (k == "auto_pad") a.auto_pad = py::cast<std::string>(value);
     else if (k == "group") a.group = py::cast<int64_t>(value);
     else if (k == "allow_tf32") a.allow_tf32 = py::cast<int64_t>(value);
+    else if (k == "weights") a.weights = py::cast<std::string>(value);
     else if (k == "activation") a.activation = py::cast<std::string>(value);
     else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
     else throw py::type_error("unknown attribute '" + k + "'");
@@ -429,15 +430,17 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "plan",
       [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, const std::string& isa,
-         const std::string& algorithm, int threads, const py::dict& machine, const py::kwargs& kw) {
-        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+         const std::string& algorithm, int threads, const py::dict& machine, bool constant_weights,
+         const py::kwargs& kw) {
+        Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+        p.constant_weights = constant_weights;
         const Machine m = parse_machine(isa, threads, machine);
         // Scratch and packed bytes come from the engine, which lays out the buffers.
         return describe(Prepared(p, parse_dtype(dtype), compiled_kernel_set(m.isa), m, algorithm).plan(), p);
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
       py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("machine") = py::dict(),
-      "Plan for the shapes, on any instruction set that is built in.");
+      py::arg("constant_weights") = true, "Plan for the shapes, on any instruction set that is built in.");
 
   m.def(
       "candidates",
@@ -507,7 +510,7 @@ PYBIND11_MODULE(_core, m) {
       "run",
       [](const py::array& x, const py::array& w, const std::optional<py::array>& b, const std::optional<py::array>& z,
          const std::string& isa, const std::string& algorithm, int threads, const std::optional<std::string>& dtype,
-         const std::optional<size_t>& candidate, const py::kwargs& kw) {
+         const std::optional<size_t>& candidate, bool constant_weights, const py::kwargs& kw) {
         // bfloat16 arrays arrive as ml_dtypes' type, or as uint16 with dtype="bfloat16".
         const std::string array_type = py::cast<std::string>(x.dtype().attr("name"));
         const DType t = parse_dtype(dtype ? *dtype : array_type);
@@ -522,7 +525,8 @@ PYBIND11_MODULE(_core, m) {
         InputShapes shapes{shape_of(xc), shape_of(wc), {}, {}};
         if (b) shapes.b = shape_of(bc);
         if (z) shapes.z = shape_of(zc);
-        const Problem p = make_problem(attributes(kw), shapes);
+        Problem p = make_problem(attributes(kw), shapes);
+        p.constant_weights = constant_weights;
         const KernelSet& kernels = kernel_set(isa);
         const Machine m = machine(kernels, threads);
         const auto prepare = [&] {
@@ -538,13 +542,14 @@ PYBIND11_MODULE(_core, m) {
         {
           py::gil_scoped_release release;
           ThreadExecutor executor;
-          if (y.size() > 0) prepared.run(*prepared.pack(tensors.w), tensors, executor);
+          if (y.size() > 0 && constant_weights) prepared.run(*prepared.pack(tensors.w), tensors, executor);
+          else if (y.size() > 0) prepared.run(tensors, executor);
         }
         return y;
       },
       py::arg("x"), py::arg("w"), py::arg("b") = py::none(), py::arg("z") = py::none(), py::arg("isa") = "",
       py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("dtype") = py::none(),
-      py::arg("candidate") = py::none(), "The engine itself: Y in the dtype of X.");
+      py::arg("candidate") = py::none(), py::arg("constant_weights") = true, "The engine itself: Y in the dtype of X.");
 
   py::class_<PackedWeights, std::shared_ptr<PackedWeights>>(m, "PackedWeights")
       .def_property_readonly("nbytes", [](const PackedWeights& p) { return p.buffer.bytes; });

@@ -22,6 +22,7 @@ class Attributes(TypedDict, total=False):
     pads: Sequence[int] | None
     strides: Sequence[int] | None
     activation: str | None
+    weights: str | None
     allow_tf32: int | None
     activation_params: Sequence[float] | None
 
@@ -116,9 +117,11 @@ def plan(
     algorithm: str = "",
     threads: int = 1,
     machine: Machine = ...,
+    constant_weights: bool = True,
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
-    """Plan for the shapes, on any instruction set that is built in.  What ``machine`` leaves out is
+    """Plan for the shapes, on any instruction set that is built in.  Without ``constant_weights``, W
+    is packed in every run.  What ``machine`` leaves out is
     that of this machine; ``threads`` of 0 are its, too.
 
     ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
@@ -184,6 +187,7 @@ def run(
     threads: int = 1,
     dtype: str | None = None,
     candidate: int | None = None,
+    constant_weights: bool = True,
     **attributes: Unpack[Attributes],
 ) -> NDArray[Any]:
     """The engine itself: Y in the dtype of X (bfloat16: ml_dtypes', or uint16 with ``dtype``).

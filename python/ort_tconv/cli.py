@@ -188,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
         help="store how rewritten nodes are to run: direct turns Winograd off",
     )
     convert.add_argument(
+        "--weights",
+        metavar="TYPE",
+        help="keep constant weights as float16 or bfloat16: half the memory and traffic, rounded "
+        "once; everything else stays float32",
+    )
+    convert.add_argument(
         "--check", action="store_true", help="validate the result; exit with 1 if it differs"
     )
     _add_json(convert)
@@ -373,6 +379,7 @@ def _convert(options: argparse.Namespace) -> int:
         exclude=options.exclude,
         disable=options.disable,
         algorithm=options.algorithm,
+        weights=options.weights,
         tune=options.tune,
         shapes=dict(options.shape),
         threads=options.threads,

@@ -320,7 +320,12 @@ def _site(
         return Site(**facts | {"reason": facts["reason"] or f"the {missing} is not known{hint}"})
     try:
         plan = planner.plan(
-            x_shape, w_shape, dtype, attributes, node.attributes.get("algorithm") or ""
+            x_shape,
+            w_shape,
+            dtype,
+            attributes,
+            node.attributes.get("algorithm") or "",
+            node.attributes.get("weights") or "",
         )
         y_shape, _ = planner.core.output_shape(x_shape, w_shape, **attributes)
     except (ValueError, TypeError, RuntimeError) as error:  # a node that the operator refuses, too
@@ -435,6 +440,7 @@ class _Planner:
         dtype: str,
         attributes: Mapping[str, Any],
         algorithm: str = "",
+        weights: str = "",
     ) -> dict[str, Any]:
         return self.core.plan(
             x,
@@ -443,6 +449,7 @@ class _Planner:
             isa=self._isa,
             threads=self._threads,
             algorithm=algorithm,
+            weights=weights,
             **attributes,
         )
 

@@ -17,6 +17,11 @@ UNIT_ROUNDOFF = {
     TensorProto.BFLOAT16: 2.0**-8,
 }
 TF32_ROUNDOFF = 2.0**-11
+#: The same by the operator's attribute ``weights``.
+WEIGHT_ROUNDOFF = {
+    "float16": UNIT_ROUNDOFF[TensorProto.FLOAT16],
+    "bfloat16": UNIT_ROUNDOFF[TensorProto.BFLOAT16],
+}
 
 # The largest of many errors is about 5 standard deviations, both sides of a comparison have one,
 # and Winograd's transforms add to ours.
@@ -32,17 +37,20 @@ _UNKNOWN_LENGTH = 4096
 
 @dataclass(frozen=True)
 class Reduction:
-    """A convolution or matrix product: sums of ``length`` products, rounded to ``dtype``."""
+    """A convolution or matrix product: sums of ``length`` products, rounded to ``dtype``; its
+    weights are kept with the unit roundoff ``weights``."""
 
     length: int
     dtype: int  # TensorProto.DataType
+    weights: float = 0.0
 
     def variance(self, tf32: bool) -> float:
         store = UNIT_ROUNDOFF.get(self.dtype, UNIT_ROUNDOFF[TensorProto.FLOAT])
         add = min(store, UNIT_ROUNDOFF[TensorProto.FLOAT])  # 16-bit types accumulate in float32
         if tf32 and self.dtype == TensorProto.FLOAT:
             add = TF32_ROUNDOFF
-        return (_SUM_FACTOR * add) ** 2 * self.length + (_STORE_FACTOR * store) ** 2
+        kept = (_STORE_FACTOR * self.weights) ** 2
+        return (_SUM_FACTOR * add) ** 2 * self.length + (_STORE_FACTOR * store) ** 2 + kept
 
 
 def relative_tolerance(
@@ -50,19 +58,22 @@ def relative_tolerance(
 ) -> float:
     r"""Error allowed in an output of type ``dtype``, relative to its largest magnitude.
 
-    .. math:: \sqrt{(4 v)^2 + \sum_i \left[ (16 u_i)^2 K_i + (4 v_i)^2 \right]}
+    .. math:: \sqrt{(4 v)^2 + \sum_i \left[ (16 u_i)^2 K_i + (4 v_i)^2 + (4 w_i)^2 \right]}
 
     over the model's reductions (convolutions and matrix products) :math:`i`, sums of :math:`K_i`
     products each, accumulated with unit roundoff :math:`u_i` (2^-53 for float64, else 2^-24, or
     2^-11 for float32 with ``tf32``) and stored with unit roundoff :math:`v_i` (2^-53, 2^-24, 2^-11,
-    2^-8 for float64, float32, float16, bfloat16); :math:`v` is that of the output.
+    2^-8 for float64, float32, float16, bfloat16); :math:`v` is that of the output, and :math:`w_i`
+    2^-11 or 2^-8 for weights that the operator keeps as float16 or bfloat16, else 0.
 
     The error of a sum of K products is at most :math:`\gamma_K \sum |x||w|`,
     :math:`\gamma_K = K u / (1 - K u)` (Higham, Accuracy and Stability of Numerical Algorithms,
     2nd ed., section 3.1).  Rounding errors behave as if they were independent, so the one to expect
     grows with :math:`\sqrt K u` (Higham and Mary, A New Approach to Probabilistic Rounding Error
     Analysis, SIAM J. Sci. Comput. 41(5), 2019), and those of several nodes add in quadrature.  16
-    and 4 cover the largest error of many, both sides of the comparison having one.
+    and 4 cover the largest error of many, both sides of the comparison having one.  Weights rounded
+    to 16 bits change each product by up to :math:`w`, independently: the sum by about :math:`w`
+    times its own typical size, two or three times that where transformed weights are rounded.
 
     In float32 and float64 this lies orders of magnitude below what one missing tap changes, about
     :math:`K^{-1/2}` of the output.  A model that amplifies rounding errors, by dividing by small
@@ -139,7 +150,8 @@ def _of_node(
         length = _UNKNOWN_LENGTH
         if shape is not None and len(shape) >= 2:
             length = max(1, _LENGTHS[node.op_type](shape, attributes))
-        yield Reduction(length, inputs[1][0] or inputs[0][0])
+        kept = attributes["weights"].s.decode() if "weights" in attributes else ""
+        yield Reduction(length, inputs[1][0] or inputs[0][0], WEIGHT_ROUNDOFF.get(kept, 0.0))
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             inner_scope = {**scope, **declared_values(graph)}

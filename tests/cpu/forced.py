@@ -127,7 +127,7 @@ def allowed(
     roundings = case.group_in * _most_taps(case) + 2
     if transformed:
         roundings += 6 * len(case.spatial)
-        size = _window_sizes(case, magnitude)
+        size = window_sizes(case, magnitude)
     else:
         size = reference(case, magnitude)
     assert roundings * u < 0.1, "the bound says nothing"
@@ -151,7 +151,7 @@ def _most_taps(case: Case) -> int:
     return math.prod(longest)
 
 
-def _window_sizes(case: Case, magnitude: Arrays) -> np.ndarray:
+def window_sizes(case: Case, magnitude: Arrays) -> np.ndarray:
     """The bracket of the transformed bound, an upper bound of every output of a channel."""
     axes = len(case.spatial)
     shape = _core.output_shape(case.x_shape, case.w_shape, **case.attributes)[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CORNERS, DTYPES, STORE_ROUNDOFF, Case
+from cases import CORNERS, DTYPES, STORE_ROUNDOFF, Case, assert_within
 from forced import (
     PLAIN,
     Epilogue,
@@ -26,6 +26,7 @@ from forced import (
     reference,
     run,
     same_bits,
+    window_sizes,
     with_residual,
 )
 from hypothesis import given
@@ -269,6 +270,141 @@ def test_every_row_length(isa: str, algorithm: str, stride: int) -> None:
     for width in range(1, 70, 1 if stride == 2 else 3):
         case = Case((2, width), (1, 2 * stride), strides=(1, stride), pads=(0, 1, 0, 0))
         check(case, case.arrays(width), algorithm, isa=isa)
+
+
+# ---- weights that are not constant, and weights in 16 bits --------------------------------------
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
+def test_computed_weights(isa: str, algorithm: str, case: Case) -> None:
+    """Weights of a run alone are packed by its threads: the same sums of another plan's parts."""
+    arrays = case.arrays()
+    options = {"isa": isa, "algorithm": algorithm, "threads": 2, "constant_weights": False}
+    transformed = is_transformed(case, algorithm, isa=isa, threads=2, constant_weights=False)
+    y = run(case, arrays, **options)
+    assert_within(y, reference(case, arrays), allowed(case, arrays, transformed=transformed))
+
+
+@each_isa
+@each_choice
+def test_computed_weights_that_are_not_finite(isa: str, algorithm: str) -> None:
+    case = Case((5, 6), (4, 4), group_in=20, group_out=20, strides=(2, 2), pads=(1, 1, 1, 1))
+    arrays = case.arrays()
+    arrays["w"][3, 4, 1, 2] = np.inf
+    options = {"isa": isa, "algorithm": algorithm, "threads": 2}
+    computed = run(case, arrays, constant_weights=False, **options)
+    assert same_bits(computed, run(case, arrays, **options))
+    assert np.isfinite(computed[:, :4]).all() and not np.isfinite(computed[:, 4]).all()
+
+
+def test_plans_know_whether_weights_are_constant() -> None:
+    """To transform them in every run costs more than the transform saves in a small image."""
+    shapes = (1, 512, 16, 16), (512, 512, 3, 3)
+    computed = _core.plan(*shapes, strides=[2, 2], constant_weights=False)
+    assert computed["algorithm"] == "direct"
+
+
+KEPT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+each_kept = pytest.mark.parametrize("weights", KEPT)
+
+
+@each_isa
+@each_choice
+@each_kept
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
+def test_weights_in_16_bits(isa: str, algorithm: str, weights: str, case: Case) -> None:
+    """Each weight, or each sum of weights in a transform, is off by a roundoff of its type."""
+    arrays = case.arrays()
+    options = {"isa": isa, "threads": 2, "weights": weights}
+    y = run(case, arrays, algorithm=algorithm, **options)
+    transformed = is_transformed(case, algorithm, **options)
+    bound = allowed(case, arrays, transformed=transformed)
+    rounding = KEPT[weights] * products_size(case, arrays, transformed) + 2.0**-24
+    assert_within(y, reference(case, arrays), 1.01 * (bound + rounding))
+
+
+def products_size(case: Case, arrays, transformed: bool) -> np.ndarray:
+    """What `allowed` multiplies with roundings, without bias and residual."""
+    magnitude = {name: np.abs(arrays[name]).astype(np.float64) for name in "xw"}
+    plain = dataclasses.replace(case, bias=False)
+    return window_sizes(plain, magnitude) if transformed else reference(plain, magnitude)
+
+
+@each_isa
+@each_kept
+@pytest.mark.parametrize("algorithm", ["direct", "stacked"])
+def test_weights_that_16_bits_hold_are_exact(isa: str, weights: str, algorithm: str) -> None:
+    """A sum over taps reads them back as they were: the bits of float32's result."""
+    for case in (
+        Case((4, 4), (4, 4), group_in=37, group_out=53, strides=(2, 2), pads=(1, 1, 1, 1)),
+        Case((9,), (64,), group_in=70, group_out=2, strides=(16,)),
+    ):
+        arrays = case.arrays()
+        arrays["w"] = arrays["w"].astype(np.float16 if weights == "float16" else np.float32)
+        if weights == "bfloat16":
+            arrays["w"] = (arrays["w"].view(np.uint32) & 0xFFFF0000).view(np.float32)
+        arrays["w"] = arrays["w"].astype(np.float32)
+        options = {"isa": isa, "algorithm": algorithm}
+        kept = run(case, arrays, weights=weights, **options)
+        assert same_bits(kept, run(case, arrays, weights="float32", **options))
+        assert same_bits(kept, run(case, arrays, **options))
+
+
+@each_isa
+def test_every_float16_is_read_back(isa: str) -> None:
+    """All finite ones, subnormal ones included."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].astype(np.float32)
+    w = finite.reshape(1, -1, 1)
+    x = np.ones((1, 1, 1), np.float32)
+    y = _core.run(x, w, isa=isa, algorithm="direct", weights="float16")
+    assert np.array_equal(y.ravel(), finite)
+
+
+def test_16_bit_weights_take_half_the_memory() -> None:
+    shapes = (1, 256, 4, 4), (256, 128, 4, 4)
+    for algorithm in ("direct", "winograd", "stacked"):
+        options = {"strides": [2, 2], "algorithm": algorithm}
+        full = _core.plan(*shapes, **options)["packed_bytes"]
+        for weights in KEPT:
+            assert _core.plan(*shapes, weights=weights, **options)["packed_bytes"] == full // 2
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    x, w = np.ones((1, 8, 4), np.float32), np.full((8, 16, 4), 7e4, np.float32)
+    with pytest.raises(_core.Error, match=r"input W has values too large .* weights = 'float16'"):
+        _core.run(x, w, strides=[2], algorithm="direct", weights="float16")
+    y = _core.run(x, w, strides=[2], algorithm="direct", weights="bfloat16")
+    assert np.isfinite(y).all()
+    with pytest.raises(_core.Error, match=r"attribute weights = 'int4': must be float32, float16"):
+        _core.run(x, w, strides=[2], weights="int4")
+    double = x.astype(np.float64), w.astype(np.float64)
+    with pytest.raises(_core.Error, match=r"weights = 'float16': inputs are float64"):
+        _core.run(*double, strides=[2], weights="float16")
+
+
+# ---- borders -------------------------------------------------------------------------------------
+
+
+@each_isa
+@pytest.mark.parametrize("algorithm", ["direct", "stacked"])
+def test_taps_outside_of_small_images(isa: str, algorithm: str) -> None:
+    """Their products are left out where that pays: every size around the kernels' own."""
+    for side in range(1, 9):
+        for kernel, stride in ((4, 2), (5, 2), (6, 2), (3, 1), (9, 3), (2, 2)):
+            case = Case(
+                (side, 9 - side),
+                (kernel, kernel),
+                group_in=16,
+                group_out=16,
+                strides=(stride, stride),
+                pads=((kernel - stride) // 2,) * 4,
+            )
+            arrays = integers(case)
+            y = run(case, arrays, isa=isa, algorithm=algorithm, threads=2)
+            assert np.array_equal(y, reference(case, arrays)), (side, kernel, stride)
 
 
 # ---- the workload --------------------------------------------------------------------------------

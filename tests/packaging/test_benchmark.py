@@ -76,7 +76,8 @@ def test_every_layer_of_the_workload_file_is_loaded(bench):
     assert [layer.name for layer in layers] == [e["name"] for e in entries]
     # Every attribute of an entry reaches the node: a misspelt one would time another layer.
     for layer, entry in zip(layers, entries):
-        assert len(layer.attributes) == len(entry.keys() - {"name", "x", "m", "paper"})
+        assert layer.computed == entry.get("computed", False)
+        assert len(layer.attributes) == len(entry.keys() - {"name", "x", "m", "paper", "computed"})
 
 
 def test_flops_counts_the_direct_method(bench):

@@ -1,0 +1,143 @@
+"""How fast layers read their weights, beside how fast the same number of bytes can be read at all.
+
+    python benchmarks/bench_weights.py [--layers REGEX] [--weights TYPES] [--json FILE]
+
+For layers whose time is their weights: many channels, few pixels. Each is timed warm, its weights
+being what the caches hold of them, and cold, with so many layers of other weights in turn that no
+cache holds any; stock ONNX Runtime likewise. The rate to compare with is that of plain loops that
+read as many bytes, one part a thread, as warm or as cold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import statistics
+import sys
+import tempfile
+from itertools import cycle
+from pathlib import Path
+
+import engines as all_engines
+import measure as timing
+import numpy as np
+import report
+from bench_session import HERE, load_layers, make_model
+from paper import compile_loops
+from rich.table import Table
+
+from ort_tconv import convert
+
+LAYERS = r"gan/(dcgan_4x4x1024|dcgan_8x8x512|ebgan_4x4x2048|ebgan_8x8x1024)$"
+COLD_BYTES = 256 << 20  # of copies in turn: more than the caches that one core can use hold
+FORMS = ("float32", "float16", "bfloat16")
+
+
+class Kept(all_engines.OrtTconv):
+    """Ours, with weights kept in one of the forms."""
+
+    def __init__(self, threads: int, form: str):
+        super().__init__(threads)
+        self.form = self.name = form
+
+    def file(self, model, shapes=None) -> bytes:
+        return convert(model, weights=self.form).SerializeToString()
+
+
+def reading(library: ctypes.CDLL, threads: int, copies: list[np.ndarray]):
+    """A function that reads the next of the copies, one part a thread."""
+    read = library.read_all
+    read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    read.restype = ctypes.c_float
+    turn = cycle(copies)
+
+    def run() -> None:
+        data = next(turn)
+        read(data.ctypes.data, data.size, threads)
+
+    return run
+
+
+def in_turn(runs: list):
+    turn = cycle(runs)
+    return lambda: next(turn)()
+
+
+def copies_of(size: int) -> int:
+    """How many arrays of so many bytes no cache holds a part of, one after the other."""
+    return max(2, math.ceil(COLD_BYTES / size))
+
+
+def measure(layer, engines, library, threads: int, repeat: int, seconds: float) -> dict:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(layer.x, dtype=np.float32)
+    size = 4 * math.prod(layer.w)
+    rows = {}
+    for state, count in (("warm", 1), ("cold", copies_of(size))):
+        weights = [rng.standard_normal(layer.w, dtype=np.float32) for _ in range(count)]
+        runs = {}
+        for engine in engines:
+            prepared = [engine.prepare(layer, make_model(layer, w), x, w)[0] for w in weights]
+            runs[engine.name] = in_turn(prepared)
+        runs["read"] = reading(library, threads, weights)
+        for run in runs.values():
+            for _ in range(count):
+                run()
+        settle = max(engine.settle for engine in engines)
+        times = timing.in_turns(list(runs.values()), repeat, seconds, settle)
+        rows[state] = {name: statistics.median(t) for name, t in zip(runs, times)}
+    return {"layer": layer.name, "bytes": size, "median_ms": rows}
+
+
+def table(results: list[dict], forms: list[str]) -> Table:
+    grid = Table(title="Weights", title_justify="left")
+    for column in ("layer", "state", "stock ms", "read ms", "read GB/s"):
+        grid.add_column(column, justify="left" if column in ("layer", "state") else "right")
+    for form in forms:
+        grid.add_column(f"{form} ms", justify="right")
+        grid.add_column("stock /", justify="right")
+        grid.add_column("of read", justify="right")
+    for row in results:
+        for state, ms in row["median_ms"].items():
+            cells = [row["layer"], state, f"{ms['stock']:.3f}", f"{ms['read']:.3f}"]
+            cells.append(f"{row['bytes'] / ms['read'] / 1e6:.1f}")
+            for form in forms:
+                share = ms["read"] / ms[form] * (1 if form == "float32" else 0.5)
+                cells += [f"{ms[form]:.3f}", f"{ms['stock'] / ms[form]:.2f}", f"{share:.0%}"]
+            grid.add_row(*cells)
+    return grid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", default=LAYERS, metavar="REGEX", help="matching group/name")
+    parser.add_argument(
+        "--weights", default="float32,float16,bfloat16", metavar="TYPES", help="(%(default)s)"
+    )
+    timing.add_threads_option(parser)
+    timing.add_run_options(parser, "layer", 15, 2.0, "3 runs a layer")
+    timing.add_json_option(parser)
+    args = parser.parse_args()
+    if args.quick:
+        args.repeat, args.seconds = 3, 0.0
+    forms = args.weights.split(",")
+    if unknown := set(forms) - set(FORMS):
+        parser.error(f"--weights {sorted(unknown)}: there are {', '.join(FORMS)}")
+
+    console = report.make_console()
+    engines = [all_engines.StockOrt(args.threads), *(Kept(args.threads, form) for form in forms)]
+    machine = timing.machine_info(args.threads) | all_engines.versions(engines[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        library, _ = compile_loops(Path(folder))
+        results = [
+            measure(layer, engines, library, args.threads, args.repeat, args.seconds)
+            for layer in load_layers(HERE / "workloads.json", args.layers)
+        ]
+    data = {"machine": machine, "results": results}
+    console.print(table(results, forms))
+    report.write_json(data, args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+// Sums over the taps of a sub-kernel, or of several that are stacked: implicit matrix products of a tile's window
+// with packed weights.  Internal to cpu/.
+#pragma once
+
+#include "cpu/block_engine.h"
+
+namespace ort_tconv {
+
+template <class S>
+class TapSums : public BlockEngine<S> {
+ protected:
+  using Base = BlockEngine<S>;
+  using Base::Base;
+  using typename Base::T;
+  using typename Base::Task;
+
+  // Along each axis the taps that are summed, by falling offset; and the window position of each product of them,
+  // in row-major order, in elements.
+  struct Box {
+    const std::vector<Tap>* taps[1 + kMaxSpatial];
+    const std::vector<ptrdiff_t>* positions;
+  };
+
+  struct Lists {  // of one matrix product: its pixels, and its taps
+    int64_t *x_offset, *acc_offset, *panels;
+    ptrdiff_t* taps;
+    T* converted;
+    Lists(const TapSums& e, int64_t most_taps, int64_t most_width, Carver& c) {
+      x_offset = c.take<int64_t>(product(e.plan.tile));
+      acc_offset = c.take<int64_t>(product(e.plan.tile));
+      panels = c.take<int64_t>(most_taps);
+      taps = c.take<ptrdiff_t>(most_taps);
+      converted = e.take_converted(most_taps * std::min(e.plan.channel_chunk, e.cg_) * most_width, c);
+    }
+  };
+
+  // acc[pixel * stride + channel] = the sums for the first `owned` domain indices of the tile along each axis, where
+  // a pixel is the index of a position in a full tile.  Weights are [chunk of channels][tap][channel][width].
+  void sum(const Box& box, const int64_t* owned, const Task& task, const T* window, const char* w, int64_t width,
+           T* acc, int64_t stride, const Lists& lists) const {
+    const int64_t cg = this->cg_, chunk = this->plan.channel_chunk;
+    const int64_t all_taps = static_cast<int64_t>(box.positions->size());
+    SpanList spans[1 + kMaxSpatial];
+    int64_t parts[1 + kMaxSpatial], pixels = 1, passes = 0;  // over the weights of a tap, all parts together
+    for (int i = 0; i < this->d_; ++i) pixels *= owned[i];
+    if (pixels == 0) return;
+    // The multipliers are busy with so many pixels at a time.
+    const int64_t busy = ceil_div(8 * this->k_.lanes, width);
+    int64_t others = pixels;
+    for (int i = 0; i < this->d_; ++i) {
+      others /= owned[i];
+      parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], others, busy);
+      others *= spans[i].most_pixels();
+    }
+    Odometer each(parts, parts + this->d_);
+    do {
+      int64_t count = 1, ntaps = 1;
+      for (int i = 0; i < this->d_; ++i) {
+        count *= spans[i].at[each.at[i]].pixels();
+        ntaps *= spans[i].at[each.at[i]].taps();
+      }
+      passes += gemm_passes(count) * ntaps;
+    } while (each.next());
+    const bool fetch = this->plan.heavy;
+    GemmArgs<T> a{};
+    a.x_offset = lists.x_offset;
+    a.acc = acc;
+    a.acc_offset = lists.acc_offset;
+    a.taps = lists.taps;
+    a.panels = lists.panels;
+    for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
+      a.x = window + c;
+      a.channels = std::min(chunk, cg - c);
+      a.accumulate = c > 0;
+      const int64_t weights = all_taps * a.channels * width;
+      const auto gemm = this->weigh(&a, w, weights, width, passes / std::max<int64_t>(1, all_taps), lists.converted);
+      w += weights * this->weight_bytes_;
+      // The weights that follow are fetched while these are used: memory gives no more at a time.
+      if (fetch && passes > 0) {
+        a.ahead = w;
+        a.ahead_step = ceil_div(all_taps * width * this->weight_bytes_, passes);
+      }
+      Odometer part(parts, parts + this->d_);
+      do {
+        list(box, spans, part.at, stride, lists, &a);
+        if (a.ntaps > 0) {
+          gemm(a);
+          if (a.ahead) a.ahead += gemm_passes(a.count) * a.ntaps * a.channels * a.ahead_step;
+        } else if (!a.accumulate) {
+          for (int64_t i = 0; i < a.count; ++i) std::fill_n(acc + lists.acc_offset[i], width, T(0));
+        }
+      } while (part.next());
+    }
+  }
+
+ private:
+  // Consecutive domain indices of a tile, counted from its first, and the taps that meet an input at one of them.
+  struct Span {
+    int64_t begin, end, first_tap, last_tap;
+    int64_t pixels() const { return end - begin; }
+    int64_t taps() const { return std::max<int64_t>(0, last_tap - first_tap); }
+  };
+
+  // Along one axis: a border's taps outside of the input are left out where that saves more than it costs to
+  // handle its pixels by themselves.
+  struct SpanList {
+    static constexpr int kMost = 8;
+    Span at[kMost];
+    int count = 0;
+
+    // `others`: pixels of the other axes that go with each index.
+    int64_t find(int64_t in, const std::vector<Tap>& taps, int64_t q0, int64_t n, int64_t others, int64_t busy) {
+      const int64_t all = static_cast<int64_t>(taps.size());
+      if (all <= 1) {  // a border without any tap is rare; zeros in the window serve it
+        at[count++] = {0, n, 0, all};
+        return count;
+      }
+      // Indices that meet all taps.
+      const int64_t inner = std::clamp<int64_t>(-taps.back().offset - q0, 0, n);
+      const int64_t outer = std::clamp<int64_t>(in - taps.front().offset - q0, inner, n);
+      for (int64_t q = 0; q < n;) {
+        if (q == inner && outer > inner) {
+          add({inner, outer, 0, all});
+          q = outer;
+          continue;
+        }
+        int64_t first = 0, last = all;
+        while (first < last && q0 + q + taps[first].offset >= in) ++first;
+        while (last > first && q0 + q + taps[last - 1].offset < 0) --last;
+        add({q, q + 1, first, last});
+        ++q;
+      }
+      for (bool merged = true; merged && count > 1;) {
+        merged = false;
+        for (int i = 0; i + 1 < count; ++i) {
+          const Span both = join(at[i], at[i + 1]);
+          if (cost(both, others, busy) > cost(at[i], others, busy) + cost(at[i + 1], others, busy)) continue;
+          at[i] = both;
+          std::copy(at + i + 2, at + count, at + i + 1);
+          --count;
+          merged = true;
+          break;
+        }
+      }
+      return count;
+    }
+
+    int64_t most_pixels() const {
+      int64_t most = 1;
+      for (int i = 0; i < count; ++i) most = std::max(most, at[i].pixels());
+      return most;
+    }
+
+   private:
+    void add(const Span& s) {
+      Span* last = count > 0 ? &at[count - 1] : nullptr;
+      if (last && (count == kMost || (last->first_tap == s.first_tap && last->last_tap == s.last_tap)))
+        *last = join(*last, s);
+      else at[count++] = s;
+    }
+    static Span join(const Span& l, const Span& r) {
+      if (l.taps() == 0) return {l.begin, r.end, r.first_tap, r.last_tap};
+      if (r.taps() == 0) return {l.begin, r.end, l.first_tap, l.last_tap};
+      return {l.begin, r.end, std::min(l.first_tap, r.first_tap), std::max(l.last_tap, r.last_tap)};
+    }
+    // In multiply-adds; a product's first loads and last stores are worth those of two pixels.
+    static int64_t cost(const Span& s, int64_t others, int64_t busy) {
+      const int64_t n = s.pixels() * others;
+      return s.taps() * (std::max(n, busy * gemm_passes(n)) + 2);
+    }
+  };
+
+  // The pixels and taps of one part: a span of each axis.
+  void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,
+            GemmArgs<T>* a) const {
+    int64_t pixels[1 + kMaxSpatial], taps[1 + kMaxSpatial];
+    a->ntaps = 1;
+    for (int i = 0; i < this->d_; ++i) {
+      const Span& s = spans[i].at[part[i]];
+      pixels[i] = s.pixels();
+      taps[i] = s.taps();
+      a->ntaps *= taps[i];
+    }
+    const int last = this->d_ - 1;
+    a->count = 0;
+    Odometer pixel(pixels, pixels + last);
+    do {
+      int64_t position = 0, index = 0;
+      for (int i = 0; i < last; ++i) {
+        const int64_t q = spans[i].at[part[i]].begin + pixel.at[i];
+        position += q * this->window_stride_[i];
+        index = index * this->plan.tile[i] + q;
+      }
+      const int64_t begin = spans[last].at[part[last]].begin;
+      for (int64_t q = begin; q < begin + pixels[last]; ++q, ++a->count) {
+        lists.x_offset[a->count] = (position + q) * this->pitch_;
+        lists.acc_offset[a->count] = (index * this->plan.tile[last] + q) * stride;
+      }
+    } while (pixel.next());
+    if (a->ntaps == 0) return;
+    Odometer tap(taps, taps + this->d_);
+    int64_t t = 0;
+    do {
+      int64_t index = 0;
+      for (int i = 0; i < this->d_; ++i)
+        index = index * static_cast<int64_t>(box.taps[i]->size()) + spans[i].at[part[i]].first_tap + tap.at[i];
+      lists.panels[t] = index;
+      lists.taps[t++] = (*box.positions)[index];
+    } while (tap.next());
+  }
+};
+
+}  // namespace ort_tconv

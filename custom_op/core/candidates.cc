@@ -289,13 +289,13 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   const int64_t tasks_wanted = target_tasks(s.machine, share);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();
-  const int64_t grain = plan.heavy ? 128 : 48, least = scaled(grain, size), l2 = scaled(s.machine.l2_bytes, size);
+  const int64_t grain = 48, least = scaled(plan.heavy ? 128 : grain, size), l2 = scaled(s.machine.l2_bytes, size);
   cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
     const int64_t n = product(t);
     const bool enough_tasks =
         base * channel_tasks * ceil_div(domain, n) >= tasks_wanted || n <= 2 * std::min(least, grain);
     return n == 1 || (n <= scaled(256, size) && enough_tasks && (n <= least || window(t) <= l2 / 2) &&
-                      results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024));
+                      results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024) && window(t) + results(t) <= kMostScratch);
   });
   const int64_t line = taps * std::min(step, plan.block) * bytes;
   plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));

@@ -46,6 +46,12 @@ class Layer:
 
     def domain(self, plan: dict[str, Any]) -> list[int]:
         """Positions along each axis that the plan has to cover: the batch, then the image's."""
+        return [self.x[0], *(axis["domain"] for axis in self.axes(plan))]
+
+    def sub_kernels(self, plan: dict[str, Any]) -> int:
+        return math.prod(len(axis["classes"]) for axis in self.axes(plan))
+
+    def axes(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         # Where an axis has one input position the engine takes the kernel's reach for the stride.
         sides, kernel = self.x[2:], self.w[2:]
         ones = [1] * len(sides)
@@ -56,8 +62,7 @@ class Layer:
             for side, s, k, d in zip(sides, strides, kernel, dilations)
         ]
         attributes = {**self.attributes, "strides": spread}
-        axes = _core.residue_classes(self.x, self.w, aligned=plan["aligned"], **attributes)
-        return [self.x[0], *(axis["domain"] for axis in axes)]
+        return _core.residue_classes(self.x, self.w, aligned=plan["aligned"], **attributes)
 
     def resized(self, *factors: int) -> Layer:
         """Batch and image sides times the factors; channels stay."""
@@ -103,7 +108,10 @@ def check_tiling(layer: Layer, options: dict[str, Any]) -> None:
         assert (tiles - 1) * tile < max(1, positions) <= tiles * tile, (options, plan, domain)
     block, blocks, per_task = plan["block"], plan["blocks"], plan["blocks_per_task"]
     if layer.out_channels > 0:
-        assert (blocks - 1) * block < layer.out_channels <= blocks * block, (options, plan)
+        lanes = layer.out_channels
+        if plan["algorithm"] == "stacked":  # the sub-kernels stand beside the channels
+            lanes *= layer.sub_kernels(plan)
+        assert (blocks - 1) * block < lanes <= blocks * block, (options, plan)
         assert 1 <= per_task <= blocks, (options, plan)
         chunks = math.ceil(blocks / per_task)
         work = layer.group * math.prod(plan["tiles"]) * chunks
@@ -265,6 +273,7 @@ def test_unknown_isa_or_dtype() -> None:
 #: axis), or works in rows of at least 16 vectors (narrow: 16 x 16 floats).
 GRAIN = {
     "direct": lambda axes: 96,
+    "stacked": lambda axes: 96,
     "narrow": lambda axes: 256,
     "winograd": lambda axes: 24 * 3**axes,
 }

@@ -48,12 +48,19 @@ class Output:
             )
         if path.is_dir():
             raise IsADirectoryError(f"{shown} is a folder; name a file in it to write to")
+        is_special = path.exists() and not path.is_file()  # a pipe or a device
+        if not is_special and not os.access(path.parent, os.W_OK):
+            raise PermissionError(
+                f"{printable(str(path.parent))} is a folder that you may not write to"
+            )
         read = _files(source)
         if path.resolve() in read:
             raise FileExistsError(f"{shown} holds data of the model to convert; write elsewhere")
         exists = path.is_file() and path.stat().st_size > 0
-        in_place = exists and source.path is not None and path.samefile(source.path)
-        if in_place and not force:
+        is_source = exists and source.path is not None and path.samefile(source.path)
+        # Another name of the source's file gets a file of its own.
+        in_place = is_source and path.resolve() == source.path.resolve()
+        if is_source and not force:
             raise FileExistsError(
                 f"{shown} is the model to convert, which would be lost: write to another file, or "
                 "add --force (force=True in Python)"

@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         provider=options.provider,
         max_batch=options.max_batch,
     )
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        print(path)
+    if not options.quiet:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            print(path)
     return 0

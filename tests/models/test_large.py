@@ -48,13 +48,20 @@ def large(tmp_path) -> Path:
 
 def growth(path: Path, arguments: str) -> int:
     """By how many bytes the process grew at most while it converted the model."""
-    code = f"""
-import resource
+    return _growth(f"""
 from ort_tconv.converters import convert_with_report
-peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 result = convert_with_report({str(path)!r}, {arguments})
 assert len(result.changes) == 1
+""")
+
+
+def _growth(code: str) -> int:
+    """By how many bytes a process grows from ``before`` on."""
+    code = f"""
+import resource
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{code}
 print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
@@ -88,3 +95,21 @@ def test_weights_are_copied_from_file_to_file(large, tmp_path):
 def test_weights_are_loaded_once(large):
     # The system may drop pages of a file before all are read.
     assert 0.5 * BYTES < growth(large, "") < 1.3 * BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["", "ort.SessionOptions()"], ids=["own", "the caller's"])
+def test_sessions_map_the_weights(large, arguments):
+    """From where they lie, or from a copy; neither is in memory."""
+    assert (
+        _growth(f"""
+import numpy as np
+import onnxruntime as ort
+import ort_tconv
+ort_tconv.InferenceSession  # which imports onnx
+before = peak()
+session = ort_tconv.InferenceSession({str(large)!r}, {arguments})
+y = session.run(["y"], {{"x": np.ones((1, 4, 5, 6), np.float32), "index": np.array([0])}})
+""")
+        < 512 * MIB
+    )

@@ -1,5 +1,6 @@
 """Converting a file onto itself, onto another model, or beside another model's data."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def test_a_file_onto_itself_by_force(path):
     assert path.with_name("model.onnx.data").read_bytes() == data
     check(ort_tconv.InferenceSession(path), 2.0)
     check(ort_tconv.InferenceSession(onnx.load(path)), 2.0)
+
+
+def test_another_name_of_the_file_by_force(path, tmp_path):
+    """A link is followed; a second name in another folder gets a file of its own, with data."""
+    before = path.read_bytes()
+    other = tmp_path / "B"
+    other.mkdir()
+    os.link(path, other / "again.onnx")
+    convert(path, other / "again.onnx", force=True)
+    assert path.read_bytes() == before
+    check(ort_tconv.InferenceSession(other / "again.onnx"), 2.0)
+    (other / "link.onnx").symlink_to(path)
+    convert(path, other / "link.onnx", force=True)
+    assert is_converted(path) and (other / "link.onnx").is_symlink()
+    for name in (path, other / "link.onnx"):
+        check(ort_tconv.InferenceSession(name), 2.0)
 
 
 def test_data_that_nothing_refers_to_any_more_goes(path, tmp_path):
@@ -183,6 +200,23 @@ def test_a_pipe_gets_all_of_it(path, tmp_path):
 def test_a_folder_is_no_place(path, tmp_path):
     with pytest.raises(IsADirectoryError, match="name a file in it"):
         convert(path, tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_to(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    done = run("convert", path, tmp_path / "out.onnx")
+    assert done.returncode == 2 and f"{tmp_path} is a folder that you may not" in done.stderr
+
+
+def test_a_full_disk(path, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    done = run("convert", path, tmp_path / "out.onnx")
+    assert done.returncode == 2
+    assert done.stderr == "ort-tconv: error: no space left on device\n"
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_report_does_not_replace_a_model(path, tmp_path):

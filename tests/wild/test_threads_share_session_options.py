@@ -73,8 +73,8 @@ def test_more_data_than_is_put_into_the_model(tmp_path, monkeypatch):
     del session
     gc.collect()
     assert not list((tmp_path / "temporary").iterdir())
-    with pytest.raises(Exception, match="provider"):
-        ort_tconv.InferenceSession(path, session_options, ["no provider"])
+    with pytest.raises(Exception, match="Unknown Provider"):
+        ort_tconv.InferenceSession(path, session_options, ["none"], [{}], enable_fallback=0)
     gc.collect()
     assert not list((tmp_path / "temporary").iterdir())
     check(stock(export(tmp_path / "B", 5.0), session_options), 5.0)

@@ -181,8 +181,8 @@ def convert_with_report(
     else:
         result, report = rewrite()
 
-    if report.changes:
-        _record(result, options, tune)
+    if report.changes and not tune:  # tuning stores more
+        _record(result, options)
     _log(source.name, report)
     converted = source.derive(result)
     if place is not None:
@@ -207,9 +207,9 @@ def analyze(
     return _rewrite(read_model(model), options.selection(), options.passes()).report
 
 
-def _record(result: onnx.ModelProto, options: _Options, tune: bool) -> None:
+def _record(result: onnx.ModelProto, options: _Options) -> None:
     """Write into the metadata which version made the model, and with which options."""
-    given = {name: value for name, value in asdict(options).items() if value} | {"tune": tune}
+    given = {name: value for name, value in asdict(options).items() if value}
     text = json.dumps({"version": version("ort-tconv"), "options": given}, default=list)
     others = [item for item in result.metadata_props if item.key != METADATA_KEY]
     del result.metadata_props[:]

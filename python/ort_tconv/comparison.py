@@ -23,9 +23,9 @@ class Comparison:
     they do not define is None.
 
     The output is ``ok`` if ``max_abs <= tolerance``, shapes and types agree, and NaN and infinity
-    stand in the same places; if not, ``reason`` says why.  Of integers only an absolute tolerance
-    counts, and what is neither must be equal.  Where the model itself enlarges rounding errors, an
-    output may be ``ok`` all the same, and ``note`` says why.
+    stand in the same places; if not, ``reason`` says why.  Outputs that are not of a floating-point
+    type must be equal.  Where the model itself enlarges rounding errors, an output may be ``ok``
+    all the same, and ``note`` says why.
     """
 
     name: str
@@ -109,8 +109,6 @@ def _compare_arrays(
     if expected.dtype != actual.dtype:
         return Comparison(**facts, reason=f"expected type {expected.dtype}")
     if not is_float(expected.dtype):
-        integers = expected.dtype.kind in "iu"
-        facts["tolerance"] = limit(expected) if integers else 0.0
         return _compare_exactly(facts, expected, actual)
 
     facts["tolerance"] = limit(expected)
@@ -153,10 +151,7 @@ def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> C
         return Comparison(**facts, reason=reason)
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     at = _argmax(error)
-    within = float(error[at]) <= facts["tolerance"]
-    return Comparison(
-        **facts, max_abs=float(error[at]), max_abs_at=at, reason=None if within else reason
-    )
+    return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at, reason=reason)
 
 
 def _overall(

@@ -22,6 +22,9 @@ CONV_TRANSPOSE_ATTRIBUTES = {
 }
 _VERSIONS = (1, 11, 22)
 
+#: How the reason begins why a node is left alone that stock refuses as well.
+NOT_ALLOWED = "ConvTranspose does not allow it: "
+
 
 class ConvTransposeRewrite(Rewrite):
     """``ConvTranspose(X, W, B?)`` -> ``SegregatedConvTranspose(X, W, B?)``, the same function.
@@ -106,7 +109,7 @@ def _check_shapes(node: ir.Node, scope: Scope) -> None:
     try:
         _core.output_shape(x, w, bias, **given)
     except (ValueError, TypeError, OverflowError) as error:
-        raise Refusal(f"ConvTranspose does not allow it: {error}") from error
+        raise Refusal(f"{NOT_ALLOWED}{error}") from error
 
 
 def _check_attribute(attribute: ir.Attr, scope: Scope) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,12 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
     UnitStrideConvRewrite,
     EpilogueRewrite,
 )
+
+#: Key of the metadata that says, as JSON, which version converted a model and with which options.
+METADATA_KEY = "ort_tconv.conversion"
+
+# What only ONNX Runtime's optimisations make of a Conv or what surrounds it.
+_FUSED = ("FusedConv", "NhwcFusedConv", "NhwcConv", "ConvTransposeWithDynamicPads")
 
 #: Values of the operator's attribute ``algorithm`` that convert can store.
 ALGORITHMS = ("auto", "direct", "stacked", "narrow", "winograd")
@@ -183,6 +191,8 @@ def convert_with_report(
     else:
         result, report = rewrite()
 
+    if report.changes and not tune:  # tuning stores more
+        _record(result, options)
     _log(source.name, report)
     converted = source.derive(result)
     if place is not None:
@@ -205,6 +215,16 @@ def analyze(
     """
     options = _Options(include, exclude, disable)
     return _rewrite(read_model(model), options.selection(), options.passes()).report
+
+
+def _record(result: onnx.ModelProto, options: _Options) -> None:
+    """Write into the metadata which version made the model, and with which options."""
+    given = {name: value for name, value in asdict(options).items() if value}
+    text = json.dumps({"version": version("ort-tconv"), "options": given}, default=list)
+    others = [item for item in result.metadata_props if item.key != METADATA_KEY]
+    del result.metadata_props[:]
+    result.metadata_props.extend(others)
+    result.metadata_props.add(key=METADATA_KEY, value=text)
 
 
 @dataclass(frozen=True)
@@ -261,6 +281,22 @@ def _log(name: str, report: Report) -> None:
         log.debug("%s: %s kept (%s): %s", skip.node, skip.op_type, skip.where, skip.reason)
     for note in report.notes:
         log.warning("%s: %s", name, note)
+
+
+def _note_optimised(model: ir.Model, report: Report) -> None:
+    """Say of a model that ONNX Runtime wrote after its optimisations that its source is better."""
+    counts = Counter(
+        f"{node.domain}::{node.op_type}"
+        for node in _all_nodes(model)
+        if node.domain == "com.microsoft.nchwc"
+        or (node.domain == "com.microsoft" and node.op_type in _FUSED)
+    )
+    if counts:
+        found = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
+        report.notes.append(
+            f"the model was optimised by ONNX Runtime before ({found}), which hides sites; convert "
+            "the original model instead"
+        )
 
 
 @dataclass(frozen=True)

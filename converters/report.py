@@ -86,8 +86,18 @@ class Report:
             "operators": {"before": dict(before), "after": dict(after)},
         }
 
+    @property
+    def summary(self) -> str:
+        """How many candidates were rewritten, into how many nodes, and how many were left alone."""
+        text = f"{len(self.changes)} rewritten, {len(self.skips)} left alone"
+        fused = sum(change.rewrite == "epilogue" for change in self.changes)
+        if not fused:
+            return text
+        nodes = len(self.changes) - fused
+        return f"{text} ({nodes} nodes of the operator, {fused} fused into them)"
+
     def __str__(self) -> str:
-        lines = [f"{len(self.changes)} rewritten, {len(self.skips)} left alone"]
+        lines = [self.summary]
         lines += [f"  {c.node} ({c.where}): {c.op_type} -> {c.became}" for c in self.changes]
         lines += [f"  {s.node} ({s.where}): {s.op_type} kept: {s.reason}" for s in self.skips]
         lines += [f"  note: {note}" for note in self.notes]
@@ -126,14 +136,28 @@ class Report:
                 table.add_row(
                     escape(site.node) + where,
                     result,
-                    "\n-> ".join(quantity(cost.macs) for cost in costs),
-                    "\n-> ".join(quantity(cost.bytes) for cost in costs),
+                    _before_and_after([cost.macs for cost in costs]),
+                    _before_and_after([cost.bytes for cost in costs]),
                 )
             yield table
+            yield f"[dim]{_EXPLANATION}[/]"
         else:
             yield "no candidate was found"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
+
+
+_EXPLANATION = (
+    "MACs: multiply-adds by the direct method, every tap counted, of one image where the batch is "
+    "open; Winograd, of which `ort-tconv inspect` tells, needs fewer. bytes: of the tensors that "
+    "are read and written. open: known only when the model runs."
+)
+
+
+def _before_and_after(numbers: list[int | None]) -> str:
+    if all(number is None for number in numbers):
+        return "open"
+    return "\n-> ".join("open" if number is None else quantity(number) for number in numbers)
 
 
 def quantity(number: int | None) -> str:

@@ -394,7 +394,7 @@ def _convert(options: argparse.Namespace) -> int:
     if result.tuning is not None:
         console.print(result.tuning)
     console.print(
-        f"{len(result.changes)} rewritten, {len(result.skips)} left alone: {options.output}",
+        f"{result.report.summary}: {options.output}",
         highlight=False,
         markup=False,
         soft_wrap=True,

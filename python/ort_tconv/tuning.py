@@ -11,11 +11,10 @@ a node of ours among them interrupts.
 from __future__ import annotations
 
 import json
-import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +23,9 @@ import onnx
 
 from ._library import import_onnxruntime
 from .converters import Model
-from .converters.rewrite import DOMAIN, OP_TYPE
+from .converters.rewrite import DOMAIN
 from .converters.unit_stride_conv import UnitStrideConvRewrite
+from .graphs import Graph, Part
 from .inputs import make_inputs
 from .session import open_session, register
 
@@ -51,11 +51,6 @@ _WAKE_UP = 2e-3  # seconds of calls until threads are awake and the processor is
 _BURST = 8  # calls that are timed in a turn,
 _LONG = 0.05  # unless they take longer than so many seconds
 _MOST_FETCHED = 16  # values that one run of the model keeps to the end
-_CONVOLUTIONS = ("Conv", "ConvTranspose", OP_TYPE)
-_MOST_SCALES = 8  # floats in a tensor whose values may decide on shapes
-_FLOAT_TYPES = frozenset(
-    getattr(onnx.TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
-)
 SETTLE = 0.06  # seconds after which onnxruntime's idle threads have ceased to spin; measured: 0.04
 
 
@@ -157,7 +152,7 @@ class Tuning:
         table.add_column("site", overflow="fold")
         for column in ("stock ms", "rewritten ms", "stock / rewritten"):
             table.add_column(column, justify="right")
-        table.add_column("kept")
+        table.add_column("faster")
         rows: list[tuple[str, Timing]] = [(" + ".join(site.nodes), site) for site in self.sites]
         if self.model is not None:
             stock_ms, kept = self.model.ms[_STOCK], self.model.kept
@@ -174,6 +169,10 @@ class Tuning:
                 timing.kept if timing.kept == _STOCK else f"[green]{timing.kept}[/]",
                 end_section=row == len(self.sites),
             )
+        if self.model is not None:
+            yield f"kept: {self.model.kept}, the fastest form of the whole model"
+        elif self.sites:
+            yield "kept: of each site the form that is faster by itself"
         yield table
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
@@ -380,7 +379,7 @@ def find_sites(
     Values keep their names when a model is converted.  So the inputs and the output of a node of
     ours, or what it is computed from if that is new, bound the stock nodes in the original graph.
     """
-    before, after = _Graph(original.graph), _Graph(converted.graph)
+    before, after = Graph(original.graph), Graph(converted.graph)
     for node in converted.graph.node:
         output = node.output[0] if node.output else ""
         known = before.producer.get(output)
@@ -404,137 +403,6 @@ def find_sites(
 
 def _label(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), "?")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Nodes of a graph in its order, the values and weights that they need, and what they make."""
-
-    nodes: list[onnx.NodeProto]
-    inputs: list[str]
-    weights: list[onnx.TensorProto]
-    outputs: list[str]
-
-    def model(self, whole: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-        """As a model of its own, for inputs like ``feeds``; ``whole`` is what it is a part of."""
-        result = onnx.ModelProto(ir_version=whole.ir_version)
-        result.opset_import.extend(whole.opset_import)
-        result.functions.extend(whole.functions)
-        result.graph.name = "site"
-        result.graph.node.extend(self.nodes)
-        result.graph.initializer.extend(self.weights)
-        for name in self.inputs:
-            dtype = onnx.helper.np_dtype_to_tensor_dtype(feeds[name].dtype)
-            value = onnx.helper.make_tensor_value_info(name, dtype, feeds[name].shape)
-            result.graph.input.append(value)
-        result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.outputs)
-        return result
-
-    def signature(self, names: dict[str, str]) -> bytes:
-        """The nodes with their attributes and the shapes of weights; ``names`` collects those of
-        values with what stands for them."""
-
-        def number(name: str) -> str:
-            return names.setdefault(name, str(len(names)))
-
-        convolutions = (node for node in self.nodes if node.op_type in _CONVOLUTIONS)
-        weights = {name for node in convolutions for name in node.input[1:3]}
-        graph = onnx.GraphProto()
-        for node in self.nodes:
-            plain = graph.node.add(op_type=node.op_type, domain=node.domain, overload=node.overload)
-            plain.input.extend(map(number, node.input))
-            plain.output.extend(map(number, node.output))
-            plain.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
-            for attribute in plain.attribute:
-                if attribute.HasField("t"):
-                    attribute.t.CopyFrom(_outline(attribute.t, node.output[0] in weights))
-        for weight in self.weights:
-            outline = _outline(weight, weight.name in weights)
-            outline.name = number(weight.name)
-            graph.initializer.append(outline)
-        graph.output.extend(onnx.ValueInfoProto(name=number(name)) for name in self.outputs)
-        return graph.SerializeToString(deterministic=True)
-
-
-def _outline(tensor: onnx.TensorProto, is_weight: bool) -> onnx.TensorProto:
-    """A tensor without its name and, unless these may be shapes, scales or pads, its values."""
-    result = onnx.TensorProto()
-    large = tensor.data_type in _FLOAT_TYPES and math.prod(tensor.dims) > _MOST_SCALES
-    if is_weight or large:
-        result.dims.extend(tensor.dims)
-        result.data_type = tensor.data_type
-    else:
-        result.CopyFrom(tensor)
-        result.ClearField("name")
-    return result
-
-
-class _Graph:
-    """Who makes and who reads each value of a graph."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        inputs = {value.name for value in graph.input}
-        self.graph = graph
-        self.weights = {t.name: t for t in graph.initializer if t.name not in inputs}
-        self.producer = {name: node for node in graph.node for name in node.output if name}
-        self.values = self.producer.keys() | inputs
-        self.outputs = {value.name for value in graph.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        self.constant = set(self.weights)
-        for node in graph.node:  # in order of computation
-            names = list(_reads(node))
-            for name in names:
-                self.readers.setdefault(name, []).append(node)
-            if not _is_random(node) and all(name in self.constant for name in names):
-                self.constant.update(node.output)
-
-    def is_read_outside(self, name: str, part: Part) -> bool:
-        inside = {id(node) for node in part.nodes}
-        readers = self.readers.get(name, ())
-        return name in self.outputs or any(id(reader) not in inside for reader in readers)
-
-    def part(self, outputs: list[str], bounds: Container[str]) -> Part:
-        """What computes ``outputs``, back to values among ``bounds``.
-
-        Constants are followed to their origin.  Of a value whose shape alone is read, the value
-        itself is an input: its computation may be most of the model.
-        """
-        wanted: set[int] = set()
-        weights: dict[str, onnx.TensorProto] = {}
-        inputs: dict[str, None] = {}
-        queue = list(outputs)
-        while queue:
-            name = queue.pop()
-            is_bound = name in bounds and name not in self.constant and name not in outputs
-            if name in self.weights:
-                weights[name] = self.weights[name]
-            elif name not in self.producer or is_bound:
-                inputs[name] = None
-            elif id(node := self.producer[name]) not in wanted:
-                wanted.add(id(node))
-                if node.op_type == "Shape" and name not in self.constant:
-                    inputs[node.input[0]] = None
-                else:
-                    queue.extend(_reads(node))
-        nodes = [node for node in self.graph.node if id(node) in wanted]
-        made = {name for node in nodes for name in node.output}
-        inner = [name for name in inputs if name not in made]
-        return Part(nodes, inner, list(weights.values()), outputs)
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, those that its subgraphs take from outside included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            own = {v.name for v in (*graph.input, *graph.initializer)}
-            for inner in graph.node:
-                yield from (name for name in _reads(inner) if name not in own)
-                own.update(inner.output)
-
-
-def _is_random(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
 
 
 # ---- running -----------------------------------------------------------------------------------

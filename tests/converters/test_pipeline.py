@@ -1,6 +1,7 @@
 """convert(): what it takes, what it keeps, what it reports."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,20 @@ def test_description_is_kept():
         assert getattr(converted, field) == getattr(original, field)
     assert converted.graph.doc_string == "a model"
     assert converted.graph.quantization_annotation == original.graph.quantization_annotation
-    assert {(p.key, p.value) for p in converted.metadata_props} == {
-        (p.key, p.value) for p in original.metadata_props
-    }
+    kept, metadata = (
+        {item.key: item.value for item in model.metadata_props} for model in (original, converted)
+    )
+    conversion = json.loads(metadata.pop("ort_tconv.conversion"))
+    assert metadata == kept
+    assert conversion["version"] == ort_tconv.__version__
+    assert conversion["options"] == {}
+
+
+def test_options_are_recorded():
+    converted = convert(chain_model(), exclude=["nothing*"], algorithm="direct")
+    (text,) = (p.value for p in converted.metadata_props if p.key == "ort_tconv.conversion")
+    options = json.loads(text)["options"]
+    assert options == {"exclude": ["nothing*"], "algorithm": "direct"}
 
 
 def test_types_only_the_standard_operator_tells_are_written_down():

@@ -39,3 +39,8 @@ def on_files(files: Files, config) -> Files:
         for path in sorted(everything)
     ]
     return Files([*theme, *own])
+
+
+def on_page_content(html: str, page, config, files) -> str:
+    """Docstrings name functions in the way of Sphinx, :func:`name`; the name alone is shown."""
+    return re.sub(r":(?:func|class|meth|mod|attr|data):(?=<code)", "", html)

@@ -31,7 +31,7 @@ help:
 	@echo "make bench-models time whole models, which PyTorch exports (BENCH_ARGS=...)"
 	@echo "make bench-rewrites  time what else becomes a transposed convolution (BENCH_ARGS=...)"
 	@echo "make bench-candidates  time every plan of every layer, for this processor's recording (BENCH_ARGS=...)"
-	@echo "make bench-paper  the paper's claims: conventional and segregated loops, stock, ours"
+	@echo "make bench-paper  the paper's claims: conventional, segregated and unified loops, stock, ours"
 	@echo "make cuda-build   compile the CUDA kernels and print what they take; needs nvcc, but no GPU"
 	@echo "make gpu          test and time the CUDA kernels; needs an NVIDIA GPU and nvcc (BENCH_ARGS=...)"
 	@echo "make docs         build the documentation into build/docs; a warning is an error"

@@ -103,6 +103,7 @@ def main() -> None:
     timing.add_json_option(parser)
     parser.add_argument("--document", type=Path, metavar="FILE", help="replace its results")
     args = parser.parse_args()
+    args.json = timing.json_file(args, "accuracy", 1)
     layers = load_layers(HERE / "workloads.json", args.layers)
     if args.quick:
         layers = [layer for layer in layers if layer.flops < QUICK_FLOPS]

@@ -115,6 +115,7 @@ def main() -> None:
     timing.add_json_option(parser)
     parser.add_argument("--merge", action="store_true", help="keep FILE's results of other models")
     args = parser.parse_args()
+    args.json = timing.json_file(args, "models", args.threads)
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
     if args.merge and not args.json:

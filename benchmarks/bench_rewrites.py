@@ -103,6 +103,7 @@ def main() -> None:
     timing.add_run_options(parser, "site", 15, 1.0, "few runs")
     timing.add_json_option(parser)
     args = parser.parse_args()
+    args.json = timing.json_file(args, "rewrites", args.threads)
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
     sites = [s for s in SITES if re.search(args.sites, f"{s.group}/{s.name}")]

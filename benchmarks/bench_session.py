@@ -208,6 +208,7 @@ def main() -> None:
     timing.add_json_option(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw them, as SVG")
     args = parser.parse_args()
+    args.json = timing.json_file(args, "layers", args.threads)
     creations = 5
     if args.quick:
         args.repeat, args.seconds, creations = 3, 0.0, 1

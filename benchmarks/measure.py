@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ort_tconv import _core, machine
 
+RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3
 BURST = 8  # timed calls of a turn, or as many as begin within
 BURST_SECONDS = 0.1
@@ -48,7 +49,24 @@ def add_run_options(
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    """For :func:`json_file`."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    where.add_argument(
+        "--record",
+        metavar="PROCESSOR",
+        help="also write the results into benchmarks/results, from which documents are made, as "
+        "one more run on this processor, say epyc-milan",
+    )
+
+
+def json_file(args: argparse.Namespace, kind: str, threads: int) -> Path | None:
+    """Where results are written to: what --json says, or the next run of today's, or nowhere."""
+    if not args.record:
+        return args.json
+    name = f"{time.strftime('%Y-%m-%d')}-{args.record}-{threads}-threads"
+    paths = (RESULTS / f"{name}-run{n}-{kind}.json" for n in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 # ---- timing ------------------------------------------------------------------------------------

@@ -524,6 +524,7 @@ def main() -> None:
     timing.add_json_option(parser)
     parser.add_argument("--document", type=Path, metavar="FILE", help="replace its results")
     args = parser.parse_args()
+    args.json = timing.json_file(args, "paper", max(args.threads))
     if args.quick:
         args.repeat, args.seconds = 1, 0.0
 

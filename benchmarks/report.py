@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich.table
-from measure import geometric_mean
+from measure import RESULTS, geometric_mean
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks/results"
 sys.path.append(str(ROOT / "docs/figures"))
 
 from drawing import COLORS, INK, LINE, MUTED, PAGE, Drawing  # noqa: E402

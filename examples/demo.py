@@ -4,7 +4,10 @@
    inside RapidOCR's own pipeline. The text read from the page must be the same.
 2. Image generation: a DCGAN generator (random weights) is converted, validated and timed.
 
-Exits with 1 if any output differs.
+What both detectors found on the page is drawn side by side into a picture, build/demo.png or the
+file that is named. Exits with 1 if any output differs.
+
+    python examples/demo.py [FILE.png]
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import time
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -29,6 +33,7 @@ import ort_tconv
 
 console = Console()
 
+PICTURE = Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo.png")
 PAGE = [  # short enough for two columns in a terminal
     "Transposed convolution",
     "makes images larger.",
@@ -39,6 +44,7 @@ PAGE = [  # short enough for two columns in a terminal
 
 
 def main() -> int:
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
     checks = [*text_recognition(), *image_generation()]
 
     table = Table.grid(padding=(0, 2))
@@ -72,6 +78,8 @@ def text_recognition():
     feed = ocr.text_det.get_preprocess(max(page.shape[:2]))(page)
     report = ort_tconv.validate(original, converted, inputs={original.graph.input[0].name: feed})
     console.print(report)
+    save_picture(page, *(text_found(model, feed) for model in (original, converted)))
+    console.print(f"What both found on the page: {PICTURE}")
 
     stock_lines = read_lines(ocr, page)
     # RapidOCR keeps the detector's session in one attribute; everything else stays as it is.
@@ -107,6 +115,34 @@ def render_page() -> np.ndarray:
     for i, line in enumerate(PAGE):
         draw.text((60, 60 + 90 * i), line, fill="black", font=font)
     return np.asarray(image)[:, :, ::-1]
+
+
+def text_found(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
+    """The detector's output: for each pixel, how sure it is that text is there."""
+    session = ort.InferenceSession(
+        model.SerializeToString(),
+        ort_tconv.register(ort.SessionOptions()),
+        providers=["CPUExecutionProvider"],
+    )
+    (found,) = session.run(None, {session.get_inputs()[0].name: feed})
+    return found[0, 0]
+
+
+def save_picture(page: np.ndarray, stock: np.ndarray, ours: np.ndarray) -> None:
+    """The page, tinted where either model found text, with stock on the left."""
+    halves = []
+    for title, found in (("stock ONNX Runtime", stock), ("ort-tconv", ours)):
+        paper = Image.fromarray(np.ascontiguousarray(page[:, :, ::-1]))
+        sure = Image.fromarray((160 * found.clip(0, 1)).astype(np.uint8)).resize(paper.size)
+        tint = Image.composite(Image.new("RGB", paper.size, "#79b0f2"), paper, sure)
+        ImageDraw.Draw(tint).text(
+            (24, 12), title, fill="#1f2328", font=ImageFont.load_default(size=28)
+        )
+        halves.append(tint.resize((paper.width // 2, paper.height // 2)))
+    both = Image.new("RGB", (2 * halves[0].width + 8, halves[0].height), "#848d97")
+    for index, half in enumerate(halves):
+        both.paste(half, (index * (half.width + 8), 0))
+    both.save(PICTURE, optimize=True)
 
 
 def read_lines(ocr: RapidOCR, page: np.ndarray) -> list[str]:

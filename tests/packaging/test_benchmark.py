@@ -1,9 +1,11 @@
 """The benchmarks' arithmetic, and that they run."""
 
+import argparse
 import itertools
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -341,6 +343,22 @@ def test_documents_show_what_is_recorded(tmp_path):
     output_of("report.py", "--root", tmp_path)
     for name in names:
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+
+
+def test_a_recorded_file_is_the_next_run(modules, tmp_path, monkeypatch):
+    measure, report = modules["measure"], modules["report"]
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    parser = argparse.ArgumentParser()
+    measure.add_json_option(parser)
+    args = parser.parse_args(["--record", "epyc-milan"])
+    for run_ in (1, 2):
+        path = measure.json_file(args, "layers", 1)
+        name = report.RESULT.fullmatch(path.name)
+        assert path.parent == tmp_path and f"-run{run_}-" in path.name
+        assert report.processor_name(name["processor"]) == "EPYC Milan"
+        path.write_text("{}")
+    assert measure.json_file(parser.parse_args(["--json", "x"]), "layers", 1) == Path("x")
+    assert measure.json_file(parser.parse_args([]), "layers", 1) is None
 
 
 def test_chart(modules, complete, slower):

@@ -8,6 +8,7 @@ BENCH_ARGS ?=
 FUZZ_ARGS ?= --seconds 30
 SANITIZE_ARGS ?=
 COMPAT_ARGS ?=
+WHEEL_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -40,7 +41,7 @@ help:
 	@echo "make sanitize     the C++ code and sessions under address, undefined-behaviour and thread sanitizers"
 	@echo "make fuzz         fuzz the engine, and sessions with malformed models (FUZZ_ARGS=--seconds 600)"
 	@echo "make compat       run the tests on other versions of ONNX Runtime and Python (COMPAT_ARGS=...)"
-	@echo "make wheel        build, repair and test the wheel that is published, and the source distribution"
+	@echo "make wheel        build, repair and test the wheel that is published, and the source distribution (WHEEL_ARGS=--cuda)"
 	@echo "make clean        remove everything that these made"
 
 demo: $(VENV)/.package $(VENV)/.demo
@@ -123,7 +124,7 @@ compat: | $(BIN)/python
 	$(BIN)/python tests/reliability/compat.py $(COMPAT_ARGS)
 
 wheel: | $(BIN)/python
-	$(BIN)/python tests/reliability/wheel.py
+	$(BIN)/python tests/reliability/wheel.py $(WHEEL_ARGS)
 
 # The same hooks as with 'pre-commit install'; they come from PyPI.
 lint: $(VENV)/.pre-commit

@@ -1,11 +1,14 @@
 #include "cpu/weight_cache.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <random>
+#include <system_error>
 #include <utility>
 
 namespace ort_tconv {
@@ -22,9 +25,10 @@ uint64_t mix(uint64_t a, uint64_t b) {
 
 Digest digest(const void* data, size_t bytes) {
   static const std::array<uint64_t, 6> key = [] {
-    std::random_device random;
+    // Not std::random_device: linked statically, it asks for symbols of the newest C library.
     std::array<uint64_t, 6> k;
-    for (auto& v : k) v = (static_cast<uint64_t>(random()) << 32 | random()) | 1;
+    if (getentropy(k.data(), sizeof k) != 0) throw std::system_error(errno, std::generic_category(), "getentropy");
+    for (auto& v : k) v |= 1;
     return k;
   }();
   uint64_t a = key[0] ^ bytes, b = key[1];

@@ -17,7 +17,8 @@ import onnx
 
 from ._library import get_library_path
 from .converters import ConversionError, convert
-from .converters.model_io import ModelLike, read_model, written_whole
+from .converters.model_io import ModelLike, read_model
+from .converters.output import written_whole
 
 LIBRARY = "libort_tconv.so"
 

@@ -87,17 +87,20 @@ class QuantizedRewrite(Rewrite):
 
         def apply() -> list[ir.Node]:
             last = tail.nodes[-1] if tail.nodes else node
-            scale, zero = (
-                value if array is None else _constant(last, value.name, array, scope)
-                for value, array in zip((w.scale, w.zero), weights, strict=True)
-            )
+            if weights is None:
+                scale, zero = w.scale, w.zero_or_new(last, scope)
+            else:
+                names = (f"{w.values.name}_scale", f"{w.values.name}_zero_point")
+                scale, zero = (
+                    _constant(last, name, array, scope) for name, array in zip(names, weights)
+                )
             inputs = [
                 x.values,
                 x.scale,
                 x.zero_or_new(last, scope),
                 w.values,
                 scale,
-                w.zero_or_new(last, scope) if zero is None else zero,
+                zero,
                 *tail.quantization(last, scope),
                 *([] if bias is None else [bias]),
             ]
@@ -199,9 +202,11 @@ class _Dequantized:
 
     def constant(self, facts: Facts):
         """What gives its values if they are constants: float32 products, as stock's."""
-        tensor, scale = facts.tensor(self.values), facts.array(self.scale)
+        if facts.tensor(self.values) is None:
+            return None
+        tensor, scale = constant_tensor(self.values, self.name, facts), facts.array(self.scale)
         zero = np.zeros(()) if self.zero is None else facts.array(self.zero)
-        if tensor is None or scale is None or zero is None or scale.ndim > 1:
+        if scale is None or zero is None or scale.ndim > 1:
             return None
         shape = [1] * len(tensor.shape)
         if scale.size > 1:
@@ -210,7 +215,7 @@ class _Dequantized:
             shape[self.axis] = scale.size
 
         def array() -> np.ndarray:
-            quantized = constant_tensor(self.values, self.name, facts).numpy().astype(np.int32)
+            quantized = tensor.numpy().astype(np.int32)
             offset = zero.astype(np.int32).reshape(shape if zero.size > 1 else [1] * len(shape))
             floats = (quantized - offset).astype(np.float32) * scale.reshape(shape)
             return floats.astype(np.float64)
@@ -220,10 +225,10 @@ class _Dequantized:
 
 def _weight_scales(
     node: ir.Node, w: _Dequantized, facts: Facts
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Scale and zero point of W as the operator wants them, where those of the node are not."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and zero point of W as the operator wants them; None if those of the node are such."""
     if w.single(facts):
-        return None, None
+        return None
     group = attribute(node, "group", 1)
     scale_dims, dims = facts.static(w.scale), facts.static(w.values)
     if scale_dims is None or dims is None or group is None:
@@ -232,32 +237,21 @@ def _weight_scales(
     if len(scale_dims) != 1 or axis >= len(dims) or scale_dims[0] != dims[axis]:
         raise Refusal(f"the scales of W have shape {list(scale_dims)}, and W has {list(dims)}")
     if axis == 1:
-        return None, None
+        return None
     if axis != 0:
         raise Refusal(f"W has a scale for each position of its axis {axis}")
-    if group != dims[0]:
-        scale = facts.array(w.scale)
-        if scale is None or (scale != scale[0]).any():
-            raise Refusal(
-                "W has a scale for each input channel (axis 0), which a sum over input channels "
-                "cannot apply at its end; quantise along axis 1"
-            )
-    # One input channel a group: its scale is that of all of the group's outputs.
-    arrays = []
-    for value in (w.scale, w.zero):
-        array = None if value is None else facts.array(value)
-        if value is not None and array is None:
-            raise Refusal("W has a scale for each input channel, which is not a constant")
-        if array is not None and group == dims[0]:
-            array = np.repeat(array, dims[1])
-        elif array is not None:
-            if (array != array[0]).any():
-                raise Refusal("W has a zero point for each input channel (axis 0)")
-            array = array[:1]
-        arrays.append(array)
-    if arrays[1] is None:
-        arrays[1] = np.zeros(arrays[0].shape, w.dtype.numpy())
-    return arrays[0], arrays[1]
+    scale = facts.array(w.scale)
+    zero = np.zeros(1, w.dtype.numpy()) if w.zero is None else facts.array(w.zero)
+    if scale is None or zero is None:
+        raise Refusal("W has a scale for each input channel (axis 0), which is not a constant")
+    if group == dims[0]:  # one input channel a group: its scale is that of all the group's outputs
+        return np.repeat(scale, dims[1]), np.repeat(np.resize(zero, dims[0]), dims[1])
+    if (scale != scale[0]).any() or (zero != zero.flat[0]).any():
+        raise Refusal(
+            "W has a scale or zero point for each input channel (axis 0), which a sum over input "
+            "channels cannot apply at its end; quantise along axis 1"
+        )
+    return scale[:1], zero.reshape(-1)[:1]
 
 
 def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.Value | None:

@@ -238,9 +238,6 @@ class QuantizedEngine : public Tiling {
     std::memcpy(call.y + (channel * out_size_ + out_row + o + lo) * size, row + lo * size,
                 static_cast<size_t>((hi - lo) * size));
   }
-  // Outputs of the tile's rows along the last axis, and how many of them are in Y.
-  int64_t first_output(const Task& task) const { return axes_.back().output(0, task.q0[d_ - 1]); }
-
   QuantizedTypes types_;
   const QuantizedKernels& k_;
   int64_t group_, words_;  // channels of a word, words of a position
@@ -464,6 +461,7 @@ class QuantizedNarrow final : public QuantizedEngine {
     uint32_t* window;
     int32_t *acc, *position_sums;
     const int32_t** classes;
+    QuantizedRowsArgs* args;
     char* row;
     Scratch(const QuantizedNarrow& e, Carver& c) {
       const int64_t classes_n = e.plan.class_chunk;
@@ -471,6 +469,7 @@ class QuantizedNarrow final : public QuantizedEngine {
       acc = c.take<int32_t>(classes_n * e.plan.block * e.row_stride());
       position_sums = c.take<int32_t>(e.plane_);
       classes = c.take<const int32_t*>(classes_n);
+      args = c.take<QuantizedRowsArgs>(classes_n);
       row = c.take<char>(classes_n * e.row_stride() * storage_bytes(e.types_.y));
     }
   };
@@ -498,25 +497,26 @@ class QuantizedNarrow final : public QuantizedEngine {
     if (cg_ > 0) load_window(task, call, s);
     const int64_t last_classes = static_cast<int64_t>(axes_.back().classes.size());
     for (int64_t first = 0; first < sub_kernel_count(); first += last_classes)
-      for (int64_t b = task.block_begin; b < task.block_end; ++b)
+      for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+        for (int64_t k = 0; k < last_classes; ++k) s.args[k] = arguments(first + k, k, task, b, call, s);
         visit_rows(sub_kernels_[first], task, [&](int64_t position, int64_t, int64_t out_row) {
-          for (int64_t k = 0; k < last_classes; ++k) sum(first + k, k, position, task, b, call, s);
+          for (int64_t k = 0; k < last_classes; ++k)
+            sum(s.args[k], sub_kernels_[first + k], position, task, b, call, s);
           store(last_classes, task, b, out_row, call, s);
         });
+      }
   }
 
   int32_t* results(const Scratch& s, int64_t k, int64_t m) const { return s.acc + (k * plan.block + m) * row_stride(); }
   int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
 
-  // One row of one sub-kernel, class k of the last axis.
-  void sum(int64_t index, int64_t k, int64_t position, const Task& task, int64_t b, const Call& call,
-           const Scratch& s) const {
+  // What all rows of a sub-kernel, class k of the last axis, have in common.
+  QuantizedRowsArgs arguments(int64_t index, int64_t k, const Task& task, int64_t b, const Call& call,
+                              const Scratch& s) const {
     const SubKernel& sub = sub_kernels_[index];
     const int64_t channels = block_channels(b), m0 = b * plan.block;
     QuantizedRowsArgs a{};
     a.count = std::clamp<int64_t>(axes_.back().classes[k].count - task.q0[d_ - 1], 0, task.extent[d_ - 1]);
-    if (a.count == 0) return;
-    a.x = s.window + position;
     a.word_stride = plane_;
     a.taps = sub.offsets.data();
     a.ntaps = static_cast<int64_t>(sub.taps.size());
@@ -527,11 +527,19 @@ class QuantizedNarrow final : public QuantizedEngine {
       a.out[m] = results(s, k, m);
       a.start[m] = start(sub, task.g * mg_ + m0 + m, call, sum_index(task.g, index, m0 + m));
     }
-    k_.rows[channels](a);
+    return a;
+  }
+
+  // One row of one sub-kernel.
+  void sum(QuantizedRowsArgs& a, const SubKernel& sub, int64_t position, const Task& task, int64_t b, const Call& call,
+           const Scratch& s) const {
+    if (a.count == 0) return;
+    a.x = s.window + position;
+    k_.rows[block_channels(b)](a);
     if (!call.w_zeros) return;
-    for (int64_t m = 0; m < channels; ++m)
+    for (int64_t m = 0; m < block_channels(b); ++m)
       for (ptrdiff_t tap : sub.offsets) {
-        const uint32_t zero = static_cast<uint32_t>(call.w_zero[task.g * mg_ + m0 + m]);
+        const uint32_t zero = static_cast<uint32_t>(call.w_zero[task.g * mg_ + b * plan.block + m]);
         const int32_t* sums = s.position_sums + position + tap;
         for (int64_t i = 0; i < a.count; ++i)
           a.out[m][i] =

@@ -1,15 +1,18 @@
 // Every algorithm, element type and instruction set of this build against the float64 reference, as one
 // program without Python: it runs where Python's packages do not, under an emulator or on another
 // architecture.  Exit status 0 if all agree.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
 
 #include "core/plan.h"
+#include "core/quantized.h"
 #include "core/reference.h"
 #include "core/status.h"
 #include "cpu/arch.h"
+#include "cpu/quantized.h"
 #include "cpu/run.h"
 
 using namespace ort_tconv;
@@ -117,6 +120,46 @@ std::vector<char> stored(DType dtype, const std::vector<double>& v) {
   return bytes;
 }
 
+// All sets of quantised kernels on one case, for equality with the definition; returns how many differ.
+int check_quantized(const Case& c, const std::vector<std::string>& isas, std::mt19937& random, int& passed) {
+  const Problem p = make_problem(c.attributes, {c.x, c.w, {}, {}});
+  const auto bytes = [&](const Dims& shape) {
+    std::vector<uint8_t> v(static_cast<size_t>(element_count(shape, "size")));
+    for (auto& e : v) e = static_cast<uint8_t>(random());
+    return v;
+  };
+  const auto x = bytes(c.x), w = bytes(c.w);
+  int failed = 0;
+  for (QuantizedType type : {QuantizedType::kUint8, QuantizedType::kInt8})
+    for (bool zero : {false, true}) {
+      const QuantizedTypes types{type, zero ? QuantizedType::kUint8 : QuantizedType::kInt8, type};
+      Quantization q;
+      q.x_scale = 0.02f, q.y_scale = 1.5f;
+      q.x_zero = 3, q.y_zero = 7;
+      q.w_scale.assign(static_cast<size_t>(p.out_channels), 0.01f);
+      q.w_zero.assign(1, zero ? 130 : 0);
+      q.bias.assign(static_cast<size_t>(p.out_channels), -1000);
+      const Requantization r = requantization(p, types, q);
+      const size_t size = static_cast<size_t>(element_count(p.y_shape(), "size"));
+      std::vector<uint8_t> expected(size), y(size);
+      quantized_reference(p, types, r, x.data(), w.data(), expected.data());
+      for (const auto& isa : isas)
+        for (const char* algorithm : {"direct", "narrow"}) {
+          const QuantizedKernels& kernels = quantized_kernels(isa);
+          const QuantizedPrepared prepared(p, types, kernels, machine(kernels, 2), algorithm);
+          Serial executor;
+          std::fill(y.begin(), y.end(), 0x7F);
+          prepared.run(*prepared.pack(w.data()), r, {x.data(), w.data(), nullptr, nullptr, y.data()}, executor);
+          const bool same = y == expected;
+          (same ? passed : failed) += 1;
+          if (!same)
+            std::printf("%s %s: %s: not equal\n", isa.c_str(), concat(c.x, c.w).c_str(),
+                        prepared.plan().describe().c_str());
+        }
+    }
+  return failed;
+}
+
 }  // namespace
 
 int main() {
@@ -124,7 +167,10 @@ int main() {
   int failed = 0, passed = 0;
   std::vector<std::string> isas = supported_isas();
   for (const auto& isa : emulated_isas()) isas.push_back(isa);
+  std::vector<std::string> quantized_isas = supported_quantized_isas();
+  for (const auto& isa : emulated_quantized_isas()) quantized_isas.push_back(isa);
   for (const Case& c : kCases) {
+    failed += check_quantized(c, quantized_isas, random, passed);
     Problem p = make_problem(c.attributes, {c.x, c.w, {}, {}});
     p.has_bias = true;
     const auto x = draw(element_count(c.x, "x"), random), w = draw(element_count(c.w, "w"), random);
@@ -161,6 +207,7 @@ int main() {
   }
   std::string names;
   for (const auto& isa : isas) names += " " + isa;
+  for (const auto& isa : quantized_isas) names += " q8:" + isa;
   std::printf("engine_check:%s: %d passed, %d failed\n", names.c_str(), passed, failed);
   return failed != 0;
 }

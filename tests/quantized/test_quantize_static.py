@@ -1,0 +1,90 @@
+"""What onnxruntime's own quantiser writes, end to end."""
+
+import numpy as np
+import onnx
+import pytest
+from cases import chain_model, nodes_of
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+import ort_tconv
+
+OP = "QLinearSegregatedConvTranspose"
+TYPES = [
+    (QuantType.QUInt8, QuantType.QInt8),
+    (QuantType.QUInt8, QuantType.QUInt8),
+    (QuantType.QInt8, QuantType.QInt8),
+]
+
+
+class Noise(CalibrationDataReader):
+    def __init__(self, name, shape):
+        rng = np.random.default_rng(0)
+        draws = [rng.standard_normal(shape).astype(np.float32) for _ in range(3)]
+        self.feeds = iter([{name: draw} for draw in draws])
+
+    def get_next(self):
+        return next(self.feeds, None)
+
+
+def quantized(model, shape, folder, **options):
+    source, target = folder / "float.onnx", folder / "quantized.onnx"
+    onnx.save(model, source)
+    noise = Noise(model.graph.input[0].name, shape)
+    quantize_static(source, target, noise, quant_format=QuantFormat.QDQ, **options)
+    return onnx.load(target)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("types", TYPES, ids=lambda pair: "-".join(t.name for t in pair))
+def test_a_chain(types, per_channel, symmetric, tmp_path):
+    model = chain_model(3, dynamic=False)
+    original = quantized(
+        model,
+        (1, 4, 5, 6),
+        tmp_path,
+        per_channel=per_channel,
+        activation_type=types[0],
+        weight_type=types[1],
+        extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": symmetric},
+    )
+    converted = ort_tconv.convert(original)
+    assert len(nodes_of(converted, OP)) == 3
+    report = ort_tconv.validate(original, converted, runs=2)
+    assert report.ok, report
+
+
+#: How many layers of each network become the quantised operator.
+NETWORKS = {
+    "dcgan": 5,
+    "ebgan": 5,
+    "pix2pix": 5,
+    "hifigan": 4,
+    "demucs": 3,
+    "nnunet3d": 2,
+    "unet": 3,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_architectures(name, per_channel, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch exports the networks")
+    pytest.importorskip("onnxscript", reason="one of PyTorch's exporters needs onnxscript")
+    from architectures import ARCHITECTURES, export
+
+    architecture = ARCHITECTURES[name]
+    model = export(architecture, small=True)
+    original = quantized(model, architecture.small_input, tmp_path, per_channel=per_channel)
+    converted = ort_tconv.convert(original)
+    assert len(nodes_of(converted, OP)) == NETWORKS[name]
+    report = ort_tconv.validate(original, converted, runs=2)
+    assert report.ok, report

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from exports import FEEDS, check, expected, export
 from sessions import options
-from terminal import run_here as run
+from terminal import run
 
 import ort_tconv
 from ort_tconv.converters import ConversionError, analyze, convert_with_report

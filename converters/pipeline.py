@@ -348,6 +348,7 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
     after = Counter(_operator_name(node) for node, _ in visit(model, facts))
     report.operators = (count_operators(source.proto), after)
     _note_idle_patterns(selection, report)
+    _note_optimised(model, report)
     return _Rewritten(model, modified, described, restore, report)
 
 

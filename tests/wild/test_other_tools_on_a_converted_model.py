@@ -140,3 +140,31 @@ def test_a_model_that_onnxruntime_optimised_is_called_so(original, tmp_path):
         "optimised by ONNX Runtime before" in note and "convert the original" in note
         for note in report.notes
     )
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh"])
+def test_a_fused_convolution_is_read(activation, tmp_path):
+    """As ONNX Runtime saves Conv and activation without its blocked layout."""
+    params = {"Clip": [0.0, 0.5], "LeakyRelu": [0.1]}.get(activation, [])
+    attributes = {"activation_params": params} if params else {}
+    nodes = [
+        helper.make_node(
+            "FusedConv", ["x", "w"], ["c"], name="fused", domain="com.microsoft", pads=[1] * 4,
+            activation=activation, **attributes,
+        ),
+        helper.make_node("DepthToSpace", ["c"], ["y"], name="shuffle", blocksize=2),
+    ]  # fmt: skip
+    weights = RNG.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 32, 32])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    original = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    converted = ort_tconv.convert(original)
+    assert nodes_of(converted, OP) and not nodes_of(converted, "FusedConv")
+    report = ort_tconv.validate(original, converted)
+    assert report.ok, str(report)

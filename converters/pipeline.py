@@ -21,6 +21,7 @@ from .conv_transpose import ConvTransposeRewrite
 from .epilogue import EpilogueRewrite
 from .external_data import ConversionError, use_file_tensors
 from .facts import Facts
+from .fused_conv import take_apart
 from .model_io import Model, ModelLike, read_model
 from .nodes import own_op
 from .output import Output
@@ -295,7 +296,7 @@ def _note_optimised(model: ir.Model, report: Report) -> None:
         found = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
         report.notes.append(
             f"the model was optimised by ONNX Runtime before ({found}), which hides sites; convert "
-            "the original model instead"
+            "the original model instead, if there is one"
         )
 
 
@@ -336,6 +337,8 @@ def _rewrite(source: Model, selection: Selection, passes: Sequence[type[Rewrite]
             f"files, such as '{external[0].name}': what needs their values is left alone"
         )
     annotate(model, source)
+    _note_optimised(model, report)
+    take_apart(model)
     facts = Facts(model)
     before = {node: node.name for node in _all_nodes(model)}
     described: set[str] = set()

@@ -14,10 +14,15 @@ import onnx_ir as ir
 
 from .facts import Facts
 from .model_io import Model
-from .nodes import FLOATS, input_of, is_operator, take_over
+from .nodes import FLOATS, input_of, is_operator, is_quantized_operator, take_over
 from .rewrite import Scope
 
 _CAST_LIKE_OPSET = 15
+_RESULT_ZERO_POINT = 7  # among the inputs of the operator for 8-bit tensors
+
+
+def _is_ours(node: ir.Node) -> bool:
+    return is_operator(node) or is_quantized_operator(node)
 
 
 def annotate(model: ir.Model, original: Model) -> None:
@@ -50,7 +55,7 @@ def describe_results(model: ir.Model, facts: Facts) -> set[str]:
     names: set[str] = set()
     inside = _functions_with_operator(model)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if is_operator(node):
+        if _is_ours(node):
             _describe(node, model, facts)
         elif node.op_identifier() not in inside:
             continue
@@ -89,7 +94,7 @@ def _functions_with_operator(model: ir.Model) -> set[ir.OperatorIdentifier]:
     while count < len(found):
         count = len(found)
         for identifier, inner in nodes.items():
-            if any(is_operator(node) or node.op_identifier() in found for node in inner):
+            if any(_is_ours(node) or node.op_identifier() in found for node in inner):
                 found.add(identifier)
     return found
 
@@ -98,7 +103,7 @@ def cast_in_functions(model: ir.Model, facts: Facts) -> None:
     """Let a ``Cast``, or ``CastLike``, follow the operator wherever it is in a local function."""
     for function in model.functions.values():
         for node in list(ir.traversal.RecursiveGraphIterator(function)):
-            if is_operator(node) and not _is_cast(node.outputs[0]):
+            if _is_ours(node) and not _is_cast(node.outputs[0]):
                 _insert_cast(node, model, facts)
 
 
@@ -111,7 +116,8 @@ def _insert_cast(node: ir.Node, model: ir.Model, facts: Facts) -> None:
     y, graph = node.outputs[0], node.graph
     dtype, name = operator_type(node, model), f"{node.name or y.name}_type"
     if dtype is None:
-        cast = ir.Node("", "CastLike", [y, node.inputs[1]], name=name)
+        like = node.inputs[_RESULT_ZERO_POINT if is_quantized_operator(node) else 1]
+        cast = ir.Node("", "CastLike", [y, like], name=name)
     else:
         cast = ir.Node("", "Cast", [y], [ir.AttrInt64("to", dtype.value)], name=name)
     graph.insert_after(node, cast)
@@ -129,8 +135,14 @@ def can_tell_type(node: ir.Node, scope: Scope) -> bool:
 
 
 def operator_type(node: ir.Node, model: ir.Model) -> ir.DataType | None:
-    """Element type of a (transposed) convolution, whose tensors all have the same; None if it is
-    not known."""
+    """Element type of the result of a (transposed) convolution; None if it is not known.
+
+    All its tensors have the same, but for 8-bit ones: there the zero point of the result tells it,
+    and without one the result is float32.
+    """
+    if is_quantized_operator(node):
+        zero = input_of(node, _RESULT_ZERO_POINT)
+        return ir.DataType.FLOAT if zero is None else _type_of(zero, model)
     known = (_type_of(value, model) for value in (*node.inputs[:2], *node.outputs))
     return next((dtype for dtype in known if dtype in FLOATS), None)
 

@@ -97,7 +97,10 @@ def weight_cache() -> tuple[int, int]:
     """Number and bytes of the packed weights that are alive."""
 
 def output_shape(
-    x_shape: Sequence[int], w_shape: Sequence[int], **attributes: Unpack[Attributes]
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    b_shape: Sequence[int] | None = None,
+    **attributes: Unpack[Attributes],
 ) -> tuple[list[int], list[int]]:
     """Shape of Y, and the pads in effect: all beginnings, then all ends."""
 

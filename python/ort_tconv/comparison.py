@@ -66,7 +66,8 @@ class Comparison:
         where = f" at {list(self.max_abs_at)}" if self.max_abs_at is not None else ""
         return (
             f"{self.name}: {self.dtype} {list(self.shape)}: max abs {self.max_abs:.3g}{where}, "
-            f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}{self._steps}: {self.verdict}"
+            f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}{self._steps}: "
+            f"{self.verdict}"
         )
 
     @property

@@ -319,7 +319,7 @@ def _judge(
     random = {
         comparison.name
         for name in wanted
-        for comparison in compare(name, first[name], second[name], lambda _: 0.0)
+        for comparison in compare(name, first[name], second[name], Limit(lambda _: 0.0))
         if not comparison.ok
     }
     found = [
@@ -379,7 +379,7 @@ def _check_sites(
         sums = tested.of(site.magnitudes(tested.model, given), cpu=True).run(given)["magnitudes"]
         dtype = onnx.helper.np_dtype_to_tensor_dtype(expected.dtype)
         allowed = site.tolerance(proto, sums, dtype, limits.tf32)
-        (comparison,) = compare(site.result, expected, actual, lambda _, a=allowed: a)
+        (comparison,) = compare(site.result, expected, actual, Limit(lambda _, a=allowed: a))
         if not comparison.ok:
             plan = _plan_of(tested.source, site.node, feeds, tested.providers)
             name = site.node.name or site.result
@@ -390,7 +390,7 @@ def _check_sites(
         return None, True
     given = {**feeds, **seams}
     ran = [
-        _Session(runner.source.derive(rest)).run(
+        _Session(runner.source.derive(rest), custom=True).run(  # it may have quantised nodes
             {value.name: given[value.name] for value in rest.graph.input if value.name in given}
         )
         for runner, rest in zip((baseline, tested), rests, strict=True)

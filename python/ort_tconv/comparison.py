@@ -26,6 +26,9 @@ class Comparison:
     stand in the same places; if not, ``reason`` says why.  Outputs that are not of a floating-point
     type must be equal.  Where the model itself enlarges rounding errors, an output may be ``ok``
     all the same, and ``note`` says why.
+
+    An output behind quantised nodes may differ by one step of its scale, ``step`` (1 for integers),
+    in ``differing`` of its values; ``equal`` is the share of those that agree up to rounding.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Comparison:
     psnr: float | None = None
     reason: str | None = None
     note: str | None = None  #: why it is ok although it differs by more than the tolerance
+    step: float | None = None
+    equal: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -51,11 +56,24 @@ class Comparison:
         """Orders comparisons of one output; the largest is the one to show."""
         return (not self.ok, self.max_abs)
 
+    @property
+    def _steps(self) -> str:
+        return (
+            "" if self.equal is None else f" or a step of {self.step:.3g}, {self.equal:.4%} equal"
+        )
+
     def __str__(self) -> str:
         where = f" at {list(self.max_abs_at)}" if self.max_abs_at is not None else ""
         return (
             f"{self.name}: {self.dtype} {list(self.shape)}: max abs {self.max_abs:.3g}{where}, "
-            f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}: {self.verdict}"
+            f"max rel {self.max_rel:.3g}, tolerance {self.tolerance:.3g}{self._steps}: "
+            f"{self.verdict}"
+        )
+
+    @property
+    def _steps(self) -> str:
+        return (
+            "" if self.equal is None else f" or a step of {self.step:.3g}, {self.equal:.4%} equal"
         )
 
     @property
@@ -70,8 +88,18 @@ class Comparison:
         }
 
 
-#: Tolerance of an output, given its expected value.
-Limit = Callable[[np.ndarray], float]
+@dataclass(frozen=True)
+class Limit:
+    """What an output may differ by: ``rounding`` gives the tolerance for its expected value, and
+    in a share ``differing`` of its values it may be one ``step`` more."""
+
+    rounding: Callable[[np.ndarray], float]
+    step: float | None = None
+    differing: float = 0.0
+
+    def too_many(self, count: int, size: int) -> bool:
+        """Whether ``count`` of ``size`` values are more than may differ; one always may."""
+        return count > max(1, self.differing * size)
 
 
 def compare(name: str, expected: Any, actual: Any, limit: Limit) -> Iterator[Comparison]:
@@ -109,9 +137,9 @@ def _compare_arrays(
     if expected.dtype != actual.dtype:
         return Comparison(**facts, reason=f"expected type {expected.dtype}")
     if not is_float(expected.dtype):
-        return _compare_exactly(facts, expected, actual)
+        return _compare_exactly(facts, expected, actual, limit)
 
-    facts["tolerance"] = limit(expected)
+    facts["tolerance"] = limit.rounding(expected)
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(expected)
     misplaced = np.where(finite, ~np.isfinite(actual), ~_same(expected, actual))
@@ -136,13 +164,26 @@ def _compare_arrays(
     if misplaced.any():
         at = _argmax(misplaced)
         facts["reason"] = f"{actual[at]} instead of {expected[at]} at {list(at)}"
-    elif error[largest] > facts["tolerance"]:
+    elif error[largest] > facts["tolerance"] + (limit.step or 0.0):
         facts["reason"] = "exceeds the tolerance"
+    if limit.step is not None:
+        _count_steps(facts, int((error > facts["tolerance"]).sum()), error.size, limit)
     return Comparison(**facts)
 
 
-def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> Comparison:
+def _count_steps(facts: dict, count: int, size: int, limit: Limit) -> None:
+    facts |= {"step": limit.step, "equal": 1 - count / size}
+    if limit.too_many(count, size):
+        facts.setdefault("reason", f"{count} of {size} values differ by a step")
+
+
+def _compare_exactly(
+    facts: dict, expected: np.ndarray, actual: np.ndarray, limit: Limit
+) -> Comparison:
     different = np.asarray(expected != actual)
+    steps = limit.step is not None and expected.dtype.kind in "iu"
+    if steps and different.size:
+        _count_steps(facts, int(different.sum()), different.size, limit)
     if not different.any():
         return Comparison(**facts)
     at = _argmax(different)
@@ -151,7 +192,9 @@ def _compare_exactly(facts: dict, expected: np.ndarray, actual: np.ndarray) -> C
         return Comparison(**facts, reason=reason)
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     at = _argmax(error)
-    return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at, reason=reason)
+    if not steps or error[at] > limit.step:
+        facts["reason"] = reason
+    return Comparison(**facts, max_abs=float(error[at]), max_abs_at=at)
 
 
 def _overall(

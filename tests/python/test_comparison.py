@@ -6,11 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ort_tconv.comparison import Comparison, compare
+from ort_tconv.comparison import Comparison, Limit, compare
 
 
 def one(expected, actual, limit=1e-3):
-    (comparison,) = compare("y", np.asarray(expected), np.asarray(actual), lambda _: limit)
+    (comparison,) = compare("y", np.asarray(expected), np.asarray(actual), Limit(lambda _: limit))
     return comparison
 
 
@@ -84,17 +84,17 @@ def test_other_types_must_be_equal():
 def test_sequences_and_maps_are_taken_apart():
     expected = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}]
     actual = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.5}]
-    results = {c.name: c for c in compare("y", expected, actual, lambda _: 1e-3)}
+    results = {c.name: c for c in compare("y", expected, actual, Limit(lambda _: 1e-3))}
     assert [name for name, c in results.items() if not c.ok] == ["y[1]['b']"]
     for other in ([{}], expected[:1], np.zeros(2), None):
-        assert not all(c.ok for c in compare("y", expected, other, lambda _: 1e-3))
+        assert not all(c.ok for c in compare("y", expected, other, Limit(lambda _: 1e-3)))
 
 
 # ---- figures over all elements -----------------------------------------------------------------
 
 
 def only(expected, actual) -> Comparison:
-    (result,) = compare("y", np.asarray(expected), np.asarray(actual), lambda _: 1e9)
+    (result,) = compare("y", np.asarray(expected), np.asarray(actual), Limit(lambda _: 1e9))
     return result
 
 
@@ -133,3 +133,16 @@ def test_figures_neither_overflow_nor_vanish():
         result = only([scale, 2 * scale], [scale, 3 * scale])
         assert result.rms == pytest.approx(scale / math.sqrt(2))
         assert result.cosine == pytest.approx(7 / math.sqrt(50))
+
+
+def test_one_value_in_a_thousand_may_differ_by_a_step():
+    for dtype, step in ((np.float32, 0.5), (np.uint8, 1)):
+        limit = Limit(lambda _: 1e-6, step, 1e-3)
+        expected = np.full(5000, 100, dtype)
+        for count, by, ok in ((0, 1, True), (5, 1, True), (6, 1, False), (1, 2, False)):
+            actual = expected.copy()
+            actual[:count] += np.array(by * step, dtype)
+            (result,) = compare("y", expected, actual, limit)
+            assert result.ok is ok, result
+            assert result.step == step
+            assert result.equal == 1 - count / 5000

@@ -21,13 +21,17 @@ class Layer:
     how: Quantized = field(default_factory=Quantized)
     zero_points: bool = True  # False: left out, where they are 0
     bias: Literal["units", "other units", "float32", ""] = "units"
-    tail: Sequence[onnx.NodeProto] = ()  # from "c" to "r"
+    tail: Sequence[onnx.NodeProto] = ()  # from "c" to "r"; else the activation of ``how``
     quantize: bool = True
     given: Sequence[str] = ("x",)
     axis: int = 1
     opset: int = 17
     w_scale: np.ndarray | None = None
     constants: Literal["initializer", "node"] = "initializer"
+
+    def __post_init__(self) -> None:
+        if not self.tail and self.how.activation:
+            self.tail = relu() if self.how.activation == "Relu" else clip(*self.how.params)
 
     def inputs(self) -> dict[str, Any]:
         inputs = self.how.inputs(self.case)

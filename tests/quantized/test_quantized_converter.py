@@ -9,7 +9,7 @@ import pytest
 from cases import CORNERS, Case, drawn_cases, nodes_of
 from hypothesis import given
 from onnx import helper
-from qdq import Layer, clip, relu
+from qdq import Layer
 from quantities import BYTES, Quantized, expected, ways_to_quantize
 from sessions import our_session, run_stock
 
@@ -51,7 +51,8 @@ def check(layer: Layer, wanted: str | None = OP, stock: bool = True) -> onnx.Mod
             inputs = layer.inputs()
             if not layer.bias:
                 inputs.pop("b", None)
-            how = layer.how if layer.quantize else replace(layer.how, y="float32")
+            how = replace(layer.how, bias="int32" if layer.bias else "")
+            how = how if layer.quantize else replace(how, y="float32")
             if not layer.quantize:
                 zero = {"y_scale": np.float32(1), "y_zero_point": np.zeros((), np.float32)}
                 inputs |= zero
@@ -85,10 +86,9 @@ def test_types(x, w, y):
 
 @given(case=drawn_cases(most_axes=3), how=ways_to_quantize())
 def test_any_case(case, how):
-    tail = {"": [], "Relu": relu(), "Clip": clip(*(how.params or (0, 1)))}[how.activation]
     bias = {"": "", "int32": "units", "float32": ""}[how.bias]
     scales = "of a group" if how.scales == "each" else how.scales  # as the standard has it
-    layer = Layer(case, replace(how, scales=scales), tail=tail, bias=bias)
+    layer = Layer(case, replace(how, scales=scales), bias=bias)
     layer.quantize = how.y != "float32"
     check(layer, stock=False)
 
@@ -101,16 +101,17 @@ def test_constants_and_zero_points(zero_points, constants):
 
 
 def test_activations_become_bounds():
-    for tail in (relu(), clip(-0.5, 0.75), clip(0, 6)):
+    for activation in (("Relu", ()), ("Clip", (-0.5, 0.75)), ("Clip", (0.0, 6.0))):
         for y in BYTES:
-            converted = check(Layer(USUAL, Quantized(y=y), tail=tail))
+            how = Quantized("uint8", "int8", y, "each", False, "int32", *activation)
+            converted = check(Layer(USUAL, how))
             assert [n.op_type for n in converted.graph.node] == [OP]
 
 
 def test_a_result_that_stays_float():
     converted = check(Layer(USUAL, quantize=False))
     assert [n.op_type for n in converted.graph.node] == [OP]
-    check(Layer(USUAL, quantize=False, tail=relu()))
+    check(Layer(USUAL, Quantized(activation="Relu"), quantize=False))
     tanh = [helper.make_node("Tanh", ["c"], ["r"], name="act")]
     converted = check(Layer(USUAL, tail=tanh))
     assert [n.op_type for n in converted.graph.node] == [OP, "Tanh", "QuantizeLinear"]

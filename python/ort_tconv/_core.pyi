@@ -120,9 +120,9 @@ def plan(
     constant_weights: bool = True,
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
-    """Plan for the shapes, on any instruction set that is built in.  Without ``constant_weights``, W
-    is packed in every run.  What ``machine`` leaves out is
-    that of this machine; ``threads`` of 0 are its, too.
+    """Plan for the shapes, on any instruction set that is built in.  Without ``constant_weights``
+    W is packed in every run.  What ``machine`` leaves out is that of this machine; ``threads`` of 0
+    are its, too.
 
     ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
     with padding included.  ``cost`` is the predicted one, in vector multiply-adds and their

@@ -8,9 +8,9 @@ processor. What the file holds already is not timed again, so that a recording c
 pieces; those of another build of the kernels want --again.
 
 A candidate has four numbers: twice with the weights of the call before, twice with weights that no
-cache holds, as those of a model whose other layers ran since. Each is the least time of several
-turns, and the two of a pair come from different turns: how far apart they are says how well the
-machine keeps time. Candidates far behind the best have one for each, or only the first.
+cache holds, as those of a model whose other layers ran since. The two of a pair come from different
+rounds: how far apart they are says how well the machine keeps time. Candidates that are far behind
+have one for each, or only the first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import json
 import math
 import random
 import re
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ RECORDINGS = HERE / "recordings"
 MIB = 1 << 20
 
 ARENA = 288 * MIB  # of weights: no core finds in a cache what it last read that many bytes ago
-TURNS, MOST_TURNS = 4, 12  # of each candidate that may be the best
-SETTLED = 1.03  # ratio of two measurements that agree
-TURN = 3e-3  # seconds at least
-CALLS = 2, 30  # least and most of a turn
-BEHIND = 1.5  # times the best, with warm weights and with cold: candidates that get no further turn
-FAR_BEHIND = 2.5  # with warm weights: those not even timed with cold ones
+TURN = 2e-3  # seconds at least
+CALLS = 1, 20  # least and most of a turn
+BEHIND = 1.6, 1.25  # times the best: candidates left out after one call, and after the first rounds
+FIRST_ROUNDS = 2
+ROUNDS = 8, 24  # least and most
+SECONDS = 0.7  # for a layer: no further round begins
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ FURTHER = [
     square(1, 48, 48, 12, 4, 2, 1),
     square(1, 64, 48, 6, 5, 2, 2),
     square(1, 128, 16, 20, 4, 2, 1),
+    # small in every way
+    square(1, 4, 6, 4, 4, 2, 1),
+    square(1, 16, 8, 16, 4, 2, 1),
+    square(1, 64, 4, 32, 3, 2, 1),
+    square(1, 8, 40, 8, 4, 2, 1, axes=1),
     # many channels
     square(1, 128, 32, 64, 3, 2, 1),
     square(1, 192, 24, 96, 4, 2, 1),
@@ -187,7 +193,12 @@ def numbers(*seconds: float) -> list[float]:
 
 
 class Timing:
-    """The candidates of one layer, timed in turns."""
+    """The candidates of one layer, timed in rounds.
+
+    A machine that others share, or that turbo clocks drive, changes its speed from second to
+    second. So all candidates have a turn in each round, which is short, and what counts of a turn
+    is its time over the mean of that round's.
+    """
 
     def __init__(self, layer: Layer, arena: _core.WeightArena, threads: int) -> None:
         self.timer = _core.CandidateTimer(
@@ -206,45 +217,50 @@ class Timing:
         calls = min(max(least, math.ceil(TURN / guess)), most)
         return min(self.timer.time(index, cold, calls))
 
-    @staticmethod
-    def unsettled(halves: dict[int, list[list[float]]]) -> list[int]:
-        """Candidates that may be the best, and whose two measurements disagree."""
-        best = min(sum(map(max, pairs)) for pairs in halves.values())
-        return [
-            i
-            for i, pairs in halves.items()
-            if sum(map(min, pairs)) < best
-            and any(max(pair) > SETTLED * min(pair) for pair in pairs)
-        ]
+    def round(self, left: list[int], guess: dict[int, float]) -> dict[int, list[float]]:
+        """Seconds with warm and with cold weights."""
+        order = list(left)
+        self.order.shuffle(order)
+        return {i: [self.turn(i, cold, guess[i]) for cold in (False, True)] for i in order}
 
     def times(self) -> dict[str, list[float]]:
-        first = {i: [min(self.timer.time(i, False, 1))] for i in self.kinds}
-        fastest = min(first.values())[0]
-        for i, times in first.items():
-            if times[0] <= FAR_BEHIND * fastest:
-                times.append(min(self.timer.time(i, True, 2)))
-        near = {i: times for i, times in first.items() if len(times) == 2}
-        coldest = min(cold for _, cold in near.values())
-        left = [
-            i
-            for i, (warm, cold) in near.items()
-            if warm <= BEHIND * fastest or cold <= BEHIND * coldest
+        # In two passes: a thread that has lost its processor for a while is no slow candidate.
+        first = [{i: min(self.timer.time(i, False, 1)) for i in self.kinds} for _ in range(2)]
+        once = {i: min(times[i] for times in first) for i in self.kinds}
+        left = within(BEHIND[0], once)
+        rounds = [self.round(left, once) for _ in range(FIRST_ROUNDS)]
+        left = within(BEHIND[1], {i: sum(min(r[i]) for r in rounds) for i in left})
+        deadline = time.perf_counter() + SECONDS
+        while len(rounds) < ROUNDS[0] or (
+            len(rounds) < ROUNDS[1] and time.perf_counter() < deadline
+        ):
+            rounds.append(self.round(left, once))
+
+        def relative(i: int, cold: bool, among: list[dict[int, list[float]]]) -> float:
+            return statistics.median(
+                r[i][cold] / geometric_mean(r[j][cold] for j in left) for r in among if i in r
+            )
+
+        scale = [
+            min(geometric_mean(r[j][cold] for j in left) for r in rounds) for cold in (False, True)
         ]
-        halves = {i: [[math.inf, math.inf], [math.inf, math.inf]] for i in left}
-        for turn in range(MOST_TURNS):
-            if turn >= TURNS and not (left := self.unsettled(halves)):
-                break
-            self.order.shuffle(left)
-            for i in left:
-                for cold in (False, True):
-                    took = self.turn(i, cold, first[i][cold])
-                    halves[i][cold][turn % 2] = min(halves[i][cold][turn % 2], took)
-        return {
-            kind: numbers(*halves[i][False], *halves[i][True])
-            if i in halves
-            else numbers(*first[i])
-            for i, kind in self.kinds.items()
-        }
+        result = {}
+        for i, kind in self.kinds.items():
+            parts = [rounds[::2], rounds[1::2]] if i in left else [rounds]
+            result[kind] = numbers(
+                *(scale[cold] * relative(i, cold, p) for cold in (False, True) for p in parts)
+                if i in rounds[0]
+                else [once[i]]
+            )
+        return result
+
+
+def within(factor: float, times: dict[int, float]) -> list[int]:
+    return [i for i, t in times.items() if t <= factor * min(times.values())]
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def describe() -> dict[str, Any]:

@@ -44,6 +44,8 @@ BOUNDS = {
     "row_load": (0.05, 3),
     "row_copy": (0.3, 20),
     "row_store": (1, 40),
+    "outgrown": (0.001, 2),
+    "row_outgrown": (0.001, 2),
     "near_byte": (0.005, 0.1),
     "far_byte": (0.02, 0.4),
     "memory_byte": (0.1, 1.5),
@@ -89,11 +91,20 @@ class Problem:
         costs = self.costs(constants or {})
         return self.kinds[costs.index(min(costs))]
 
+    @property
+    def noise(self) -> float:
+        """How far apart two measurements of the same candidate are, of those near the best."""
+        best = self.times[self.best].us
+        near = [t.most / t.least for t in self.times.values() if t.us <= 1.25 * best]
+        return statistics.median(near)
+
     def loss(self, kind: str) -> float:
-        """Time of a candidate over that of the best; 1 where the two measurements overlap.
-        Raises ``KeyError`` if it was not recorded."""
+        """Time of a candidate over that of the best; 1 where they differ by less than measurements
+        of one candidate do: this one's, the best one's, or most of those near the best. Raises
+        ``KeyError`` if the candidate was not recorded."""
         time, best = self.times[kind], self.times[self.best]
-        return 1 if time.least <= best.most else time.us / best.us
+        alike = time.least <= best.most or time.us <= self.noise * best.us
+        return 1 if alike else time.us / best.us
 
 
 def problems(recording: dict[str, Any]) -> list[Problem]:

@@ -23,12 +23,16 @@ from .external_data import (
     reference_of,
     tensor_bytes,
 )
+from .nodes import DOMAIN, OP_TYPE
 
 # Protobuf serialises 2 GiB at most. Models with more weights than this, which leaves some room for
 # the graph, have their tensors of at least EXTERNAL_THRESHOLD bytes written beside the file.
 _MAX_WEIGHT_BYTES = 2**31 - 2**26
 EXTERNAL_THRESHOLD = 1024
 _MAX_FILE_BYTES = 2**31
+# Weights that sessions hold packed, and no longer as they are in the model, are written beside the
+# file where there are a few MB of them: pages of a file can be dropped from memory.
+_LARGE_WEIGHTS, _MANY_WEIGHTS = 1 << 20, 1 << 22
 _MOST_LINKS = 40  # that Linux follows
 
 
@@ -98,6 +102,24 @@ class Model:
         for tensor, extent in self.extents():
             embed(tensor, extent.read())
         return self
+
+    def packed_weights(self) -> list[onnx.TensorProto]:
+        """Large initializers that only the operator reads, as W, of models that have a few MB of
+        them."""
+        readers: dict[str, bool] = {}
+        for node in self.proto.graph.node:
+            ours = node.domain == DOMAIN and node.op_type == OP_TYPE
+            for i, name in enumerate(node.input):
+                readers[name] = readers.get(name, True) and ours and i == 1
+        outputs = {value.name for value in self.proto.graph.output}
+        weights = [
+            tensor
+            for tensor in self.proto.graph.initializer
+            if readers.get(tensor.name)
+            and tensor.name not in outputs
+            and tensor_bytes(tensor) >= _LARGE_WEIGHTS
+        ]
+        return weights if sum(map(tensor_bytes, weights)) >= _MANY_WEIGHTS else []
 
     def serialize(self) -> tuple[bytes, Path | None]:
         """The model as bytes, and the folder that their references are relative to, if any.

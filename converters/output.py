@@ -32,9 +32,16 @@ class Output:
     in_place: bool  #: whether it is written over its source
     data: Path  #: where external data goes
     replaced: frozenset[Path]  #: data that goes with the file that is written over
+    one_file: bool = False  #: whether weights stay in the model that might as well be data
 
     @classmethod
-    def check(cls, output: str | os.PathLike, source: Model, force: bool = False) -> Output:
+    def check(
+        cls,
+        output: str | os.PathLike,
+        source: Model,
+        force: bool = False,
+        one_file: bool = False,
+    ) -> Output:
         """Raises FileExistsError if a file would be lost that this package did not write.
 
         ``force`` allows to replace ``output`` itself, also if it is the source; data of other
@@ -93,14 +100,16 @@ class Output:
                 "another file, or add --force (force=True in Python), which gives its data another "
                 "name"
             )
-        return cls(path, source, in_place, chosen, replaced)
+        return cls(path, source, in_place, chosen, replaced, one_file or chosen != first)
 
     def write(self, model: Model) -> Model:
         """Write ``model``, made from the source, and return it as it stands there.
 
         What is external stays external: it is copied to one file beside the output, and the
-        references follow.  Of a model that protobuf cannot hold, the large tensors are moved there
-        too.  References of a model that takes its source's place stay as they are.
+        references follow.  Large weights that the operator packs are moved there too, unless
+        ``one_file``: a session maps them, and lets go of them when they are packed.  Of a model
+        that protobuf cannot hold, all large tensors are moved.  References of a model that takes
+        its source's place stay as they are.
         """
         sources: list[_Content] = [*model.extents()]
         if self.path.exists() and not self.path.is_file():  # a pipe or a device
@@ -108,12 +117,12 @@ class Output:
             return model
         if self.in_place:
             sources = []
+        moved: list[onnx.TensorProto] = []
         if _too_large(model):
-            sources += [
-                (tensor, tensor.raw_data)
-                for tensor in all_tensors(model.proto)
-                if tensor.HasField("raw_data") and tensor_bytes(tensor) >= EXTERNAL_THRESHOLD
-            ]
+            moved = [t for t in all_tensors(model.proto) if tensor_bytes(t) >= EXTERNAL_THRESHOLD]
+        elif not self.one_file and not self.in_place:
+            moved = model.packed_weights()
+        sources += [(tensor, tensor.raw_data) for tensor in moved if tensor.HasField("raw_data")]
         with written_whole(self.path) as part:
             if sources:
                 with written_whole(self.data) as data:

@@ -94,6 +94,7 @@ def convert(
     threads: int = 0,
     load_external_data: bool = True,
     force: bool = False,
+    one_file: bool = False,
 ) -> onnx.ModelProto:
     """Rewrite a model to use ``ort_tconv::SegregatedConvTranspose``.
 
@@ -103,9 +104,11 @@ def convert(
 
     Args:
         model: Path, serialised bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
-        output: Where to write the result as well.  External data is copied to ``<output>.data``;
-            weights that are in the model stay there, unless they exceed 2 GB.  A file that is there
-            is replaced if this package wrote it, and together with its data.
+        output: Where to write the result as well.  External data is copied to ``<output>.data``.
+            Large weights of rewritten nodes go there too, where there are more than 4 MB of them:
+            a session that has packed them needs them no longer, and pages of a file can be
+            dropped from memory.  A file that is there is replaced if this package wrote it, and
+            together with its data.
         include: Shell-style patterns; only nodes whose name matches one are rewritten.  A node
             without a name goes by the name of its first output.
         exclude: Patterns of names that are left alone, stronger than ``include``.
@@ -128,6 +131,7 @@ def convert(
             the source's if not.  References of a ModelProto, whose folder is not known, are kept.
         force: Replace whatever file ``output`` is, also ``model`` itself, whose external data then
             stays where it is.  Data of other models is not touched.
+        one_file: Leave weights that are in the model there, unless they exceed 2 GB.
 
     Returns:
         The converted model, an object of its own.
@@ -154,6 +158,7 @@ def convert(
         threads=threads,
         load_external_data=load_external_data,
         force=force,
+        one_file=one_file,
     ).model
 
 
@@ -171,11 +176,12 @@ def convert_with_report(
     threads: int = 0,
     load_external_data: bool = True,
     force: bool = False,
+    one_file: bool = False,
 ) -> ConversionResult:
     """:func:`convert`, with a report on every candidate node."""
     source = read_model(model)
     options = _Options(include, exclude, disable, algorithm, weights)
-    place = None if output is None else Output.check(output, source, force)
+    place = None if output is None else Output.check(output, source, force, one_file)
     check_names("shapes", shapes or {}, [value.name for value in source.proto.graph.input])
 
     def rewrite(

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <queue>
 #include <utility>
+#include <vector>
 
 #include "core/integers.h"
 #include "core/winograd.h"
@@ -141,6 +144,38 @@ void for_sizes(const Plan& plan, const Shape& s, const Dims& units, F f) {
   }
 }
 
+// Longest thread over the mean one, if a thread that is done draws the next task, and tasks take as long as their
+// tile and their blocks are large.  Of very many tasks the largest one decides.
+double imbalance(const Plan& plan, const Shape& s) {
+  constexpr int64_t kMost = 512;
+  const int64_t threads = s.machine.threads, chunks = std::max<int64_t>(1, ceil_div(plan.blocks, plan.blocks_per_task));
+  if (threads == 1 || plan.tasks <= 0) return 1;
+  const auto extent = [&](size_t axis, int64_t index) {
+    const int64_t domain = std::max<int64_t>(1, s.axes[axis].domain);
+    return static_cast<double>(std::min(plan.tile[axis], domain - index * plan.tile[axis]));
+  };
+  if (plan.tasks > kMost) {
+    const double largest = static_cast<double>(product(plan.tile) * plan.blocks_per_task);
+    const double all = static_cast<double>(s.domain() * plan.blocks * std::max<int64_t>(1, s.problem.group));
+    return std::max(1.0, 1 + largest * static_cast<double>(threads - 1) / all);
+  }
+  std::priority_queue<double, std::vector<double>, std::greater<>> busy_until;
+  for (int64_t t = 0; t < threads; ++t) busy_until.push(0);
+  double total = 0, longest = 0;
+  for (int64_t task = 0; task < plan.tasks; ++task) {
+    const int64_t first = task % chunks * plan.blocks_per_task;
+    double work = static_cast<double>(std::min(plan.blocks_per_task, plan.blocks - first));
+    int64_t tile = task / chunks;
+    for (size_t i = s.axes.size(); i-- > 0; tile /= plan.tiles[i]) work *= extent(i, tile % plan.tiles[i]);
+    const double end = busy_until.top() + work;
+    busy_until.pop();
+    busy_until.push(end);
+    total += work;
+    longest = std::max(longest, end);
+  }
+  return total > 0 ? longest * static_cast<double>(threads) / total : 1;
+}
+
 // The blocks that the gemm microkernels cut n pixels into, for each of `nv` vectors of output channels and
 // each product: a block of p pixels takes as long as its p*nv multiply-adds, its p + nv loads, or the time for
 // which a multiply-add keeps its accumulator.
@@ -243,6 +278,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
+  plan.work.imbalance = imbalance(plan, s);
   const double vectors = channel_vectors(s), outputs = s.outputs();
   plan.work.multiply_adds = vectors * met_pairs(s) * s.cg;
   plan.work.sums = plan.work.stores = vectors * outputs;
@@ -253,6 +289,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   plan.work.copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                      ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes;
   plan.work.weight_bytes = fetched_bytes(plan);
+  plan.work.tile_bytes = static_cast<double>(window(plan.tile) + results(plan.tile));
   plan.macs = channel_pairs(s) * tap_pairs(s);
   return plan;
 }
@@ -302,6 +339,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
+  plan.work.imbalance = imbalance(plan, s);
   const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);
   plan.work.multiply_adds = vectors * met_pairs(s) / static_cast<double>(s.classes()) * s.cg;
   plan.work.sums = vectors * positions;
@@ -312,6 +350,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   plan.work.copies = static_cast<double>(tile_count(plan)) * s.window_positions(plan.tile) *
                      ceil_div(plan.blocks, plan.blocks_per_task) * pitch / s.lanes;
   plan.work.weight_bytes = fetched_bytes(plan);
+  plan.work.tile_bytes = static_cast<double>(window(plan.tile) + results(plan.tile));
   plan.macs = channel_pairs(s) * s.classes() * positions * ntaps;
   *out = std::move(plan);
   return true;
@@ -340,6 +379,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     return n == 1 || (enough_tasks && need(t) <= scaled(s.machine.l2_bytes, size) / 2);
   });
   split_blocks(plan, s);
+  plan.work.imbalance = imbalance(plan, s);
 
   const double outputs = s.outputs();
   double taps = 1;
@@ -359,6 +399,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
   plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   plan.work.weight_bytes = fetched_bytes(plan);
+  plan.work.tile_bytes = static_cast<double>(need(plan.tile));
   return plan;
 }
 
@@ -442,6 +483,7 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
                       scratch(t) <= kMostScratch);
   });
   split_blocks(plan, s, share);
+  plan.work.imbalance = imbalance(plan, s);
 
   const double outputs = s.outputs();
   Dims tile_units = plan.tile;
@@ -458,6 +500,7 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   plan.work.copies = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes *
                      ceil_div(plan.blocks, plan.blocks_per_task);
   plan.work.weight_bytes = fetched_bytes(plan);
+  plan.work.tile_bytes = input(tile_units) + results(tile_units);
   plan.macs = channel_pairs(s) * products * tiles;
   *out = std::move(plan);
   return true;
@@ -469,13 +512,14 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
   std::vector<Plan> plans;
   std::vector<Share> shares{Share::kTiles};
   if (machine.threads > 1) shares.push_back(Share::kChannels);
-  // Sizes of tiles that come to the same are one candidate.
+  // What comes to the same is one candidate.
   const auto add = [&](auto make) {
-    const size_t first = plans.size();
     for (TileSize size : {TileSize::kUsual, TileSize::kSmall, TileSize::kLarge}) {
       Plan plan;
-      if (make(size, &plan) &&
-          std::none_of(plans.begin() + first, plans.end(), [&](const Plan& other) { return other.tile == plan.tile; }))
+      if (make(size, &plan) && std::none_of(plans.begin(), plans.end(), [&](const Plan& other) {
+            return other.algorithm == plan.algorithm && other.transform == plan.transform && other.tile == plan.tile &&
+                   other.blocks_per_task == plan.blocks_per_task;
+          }))
         plans.push_back(plan);
     }
   };

@@ -12,16 +12,18 @@ namespace ort_tconv {
 struct CostConstants {
   // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
   // loads, last stores), a task.
-  double stall = 1, weight_load = 0, sum = 10, task = 0;
+  double stall = 0.85, weight_load = 0.013, sum = 7, task = 20000;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
-  double copy = 3, transform = 8, transform_back = 4, store = 6;
+  double copy = 20, transform = 30, transform_back = 1, store = 15;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
-  double row = 1.25, row_load = 0.5, row_copy = 2, row_store = 4;
+  double row = 1.25, row_load = 0.25, row_copy = 5, row_store = 15;
+  // More for each multiply-add of tiles that outgrow the near caches, in matrix products and in the narrow engine.
+  double outgrown = 0.1, row_outgrown = 0.3;
   // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
   // which share its bandwidth.
-  double near_byte = 0.03, far_byte = 0.1, memory_byte = 0.36, shared_byte = 0.22;
+  double near_byte = 0.01, far_byte = 0.05, memory_byte = 0.45, shared_byte = 0.25;
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
-  double exposed = 0.4;
+  double exposed = 0.1;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 200 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
   double kept_byte = 0.034;

@@ -58,6 +58,8 @@ struct Work {
   double copies = 0;  // into windows, transformed for Winograd, repeated by each task
   double stores = 0;  // of outputs
   double tasks = 0;
+  double imbalance = 1;     // longest thread over the mean one
+  double tile_bytes = 0;    // of a tile's window and results, which are read again and again
   double weight_bytes = 0;  // fetched: the packed weights once a tile
   double packs = 0;         // weights packed in every run, one by one
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "cpu/pages.h"
 #include "cpu/weight_cache.h"
 #include "ort/support.h"
 
@@ -46,7 +47,9 @@ class PreparedCache {
     const int64_t count = p.channels * p.group_out() * element_count(p.kernel, "kernel size");
     require(w || count == 0, "input X has spatial shape ", p.in, " and batch ", p.batch,
             ", which is not the shape that the model declares");
-    packed_.push_back(shared_weights(prepared, w, static_cast<size_t>(count * element_bytes)));
+    const size_t bytes = static_cast<size_t>(count * element_bytes);
+    packed_.push_back(shared_weights(prepared, w, bytes));
+    let_go(w, bytes);  // only another layout would read them again
     return packed_.back();
   }
 

@@ -264,7 +264,8 @@ py::dict describe(const Plan& p, const Problem& problem) {
   d["text"] = p.describe();
   d["work"] = py::dict("multiply_adds"_a = p.work.multiply_adds, "stalls"_a = p.work.stalls, "loads"_a = p.work.loads,
                        "sums"_a = p.work.sums, "copies"_a = p.work.copies, "stores"_a = p.work.stores,
-                       "tasks"_a = p.work.tasks, "weight_bytes"_a = p.work.weight_bytes);
+                       "tasks"_a = p.work.tasks, "imbalance"_a = p.work.imbalance, "tile_bytes"_a = p.work.tile_bytes,
+                       "weight_bytes"_a = p.work.weight_bytes);
   return d;
 }
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,7 @@ class Benchmark:
     nodes: list[NodeTiming]  #: the operator's, then all others
     validation: ValidationReport
     notes: list[str] = field(default_factory=list)
+    packed_bytes: int | None = None  #: of the operator's weights; None on a GPU
     machine: dict[str, Any] = field(default_factory=machine.facts)
 
     @property
@@ -134,6 +135,7 @@ class Benchmark:
             "converted": asdict(self.converted),
             "nodes": [asdict(node) | {"ratio": node.ratio} for node in self.nodes],
             "outputs_agree": self.validation.ok,
+            "packed_bytes": self.packed_bytes,
             "notes": self.notes,
             "machine": self.machine,
         }
@@ -191,6 +193,8 @@ class Benchmark:
             whole.add_row(
                 "peak memory", *sizes, f"{stock.peak_bytes / max(1, ours.peak_bytes):.2f}x"
             )
+        if self.packed_bytes:
+            whole.add_row("packed weights", "", text.size(self.packed_bytes), "")
         yield whole
         if self.nodes:
             yield _node_table(self.nodes)
@@ -346,6 +350,7 @@ def benchmark(
         nodes=nodes,
         validation=validation,
         notes=notes,
+        packed_bytes=_packed_bytes(target, feeds) if _on_cpu(ran_on) else None,
     )
 
 
@@ -578,12 +583,11 @@ def _profile(
         for name, runner in runners.items():
             file = Path(runner.session.end_profiling())
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
-        on_cpu = runners[OURS].session.get_providers()[0] == "CPUExecutionProvider"
+        plans = _plans(target, feeds) if _on_cpu(runners[OURS].session.get_providers()) else {}
 
     changes = analyze(source).changes
     origins = {name: origin.nodes for (_, name), origin in origins_of(changes).items()}
     ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target, feeds)}
-    plans = _plans(target, feeds) if on_cpu else {}
     stock = _Kernels(source.proto.graph, times[STOCK])
     converted = _Kernels(target.proto.graph, times[OURS])
     nodes = []
@@ -675,6 +679,19 @@ def node_times(events: Sequence[Mapping[str, Any]], skip: int = 0) -> dict[str, 
             totals[name][run] += event["dur"] / 1e3
             ops[name] = event["args"]["op_name"]
     return {name: (ops[name], statistics.median(runs.values())) for name, runs in totals.items()}
+
+
+def _on_cpu(providers: Sequence[str]) -> bool:
+    return providers[0] == "CPUExecutionProvider"
+
+
+def _packed_bytes(model: Model, feeds: Mapping[str, np.ndarray]) -> int:
+    """Of the weights of all nodes of the operator whose shapes are known."""
+    total = 0
+    for node in _ours(model, feeds):
+        with suppress(ValueError):
+            total += plan_of(node)["packed_bytes"]
+    return total
 
 
 def _plans(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, str]:

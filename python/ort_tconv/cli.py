@@ -210,6 +210,11 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="threads of the sessions that --tune times (onnxruntime's default)",
     )
+    convert.add_argument(
+        "--one-file",
+        action="store_true",
+        help="leave large weights in the model; in OUTPUT.data, sessions can drop them from memory",
+    )
     _add_run_options(convert.add_argument_group("running the models (--check, --shape for --tune)"))
 
     validate = verbs.add_parser(
@@ -386,6 +391,7 @@ def _convert(options: argparse.Namespace) -> int:
         threads=options.threads,
         load_external_data=False,
         force=options.force,
+        one_file=options.one_file,
     )
     _show(result.report, options)
     if options.json == "-":

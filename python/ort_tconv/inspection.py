@@ -93,7 +93,8 @@ class Inspection:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Sums over the sites whose shapes are known; buffers: also the largest."""
+        """Sums over the sites whose shapes are known; buffers: also the largest, that of scratch
+        memory for all threads."""
         known = [site for site in self.sites if site.macs and site.bytes]
         intermediate = [site.bytes.intermediate for site in known]
         return {
@@ -104,6 +105,9 @@ class Inspection:
             "intermediate_bytes": sum(intermediate),
             "largest_intermediate_bytes": max(intermediate, default=0),
             "largest_column_buffer_bytes": max((s.bytes.column_buffer for s in known), default=0),
+            "packed_weight_bytes": sum(site.bytes.packed_weights for site in known),
+            "largest_scratch_bytes": max((s.bytes.scratch for s in known), default=0)
+            * self.threads,
             "share": sum(site.share or 0.0 for site in known),
         }
 
@@ -151,7 +155,7 @@ class Inspection:
             table.add_column("node", overflow="fold", ratio=4)
             table.add_column("shape", overflow="fold", ratio=4)
             table.add_column("MACs conv.\ndirect\nplan", justify="right", no_wrap=True)
-            table.add_column("never built\nbetween\ncolumns", justify="right", no_wrap=True)
+            table.add_column("never built\nbetween\ncolumns\npacked", justify="right", no_wrap=True)
             table.add_column("plan\nshare of time", overflow="fold", ratio=3)
             for site in self.sites:
                 table.add_row(*(escape(cell) for cell in _cells(site)), end_section=True)
@@ -173,7 +177,8 @@ def _cells(site: Site) -> tuple[str, ...]:
         f"{text.dims(site.x_shape)}\n→ {text.dims(site.y_shape)}\n"
         f"{text.kernel(site.attributes, site.w_shape)}\n{site.dtype}",
         "\n".join(map(text.count, (site.macs.conventional, site.macs.direct, site.macs.plan))),
-        f"\n{text.size(site.bytes.intermediate)}\n{text.size(site.bytes.column_buffer)}",
+        f"\n{text.size(site.bytes.intermediate)}\n{text.size(site.bytes.column_buffer)}\n"
+        f"{text.size(site.bytes.packed_weights)}",
         f"{site.plan['algorithm']}\n{text.percent(site.share)}"
         + (f"\n{site.reason}" if site.reason else ""),
     )
@@ -187,6 +192,8 @@ def summary(inspection: Inspection) -> str:
         f"{text.count(totals['conventional_macs'])} multiply-adds by the conventional method, "
         f"{text.count(totals['direct_macs'])} directly, {text.count(plan_macs)} as planned{fewer}; "
         f"{text.size(totals['intermediate_bytes'])} of intermediate values are never built. "
+        f"A session holds {text.size(totals['packed_weight_bytes'])} of packed weights, and at its "
+        f"peak {text.size(totals['largest_scratch_bytes'])} of scratch memory. "
         f"Predicted share of the model's convolutions and matrix products: "
         f"{text.percent(totals['share']) or '0 %'}."
     )

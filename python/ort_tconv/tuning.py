@@ -23,11 +23,13 @@ import onnx
 
 from ._library import import_onnxruntime
 from .converters import Model
-from .converters.rewrite import DOMAIN
+from .converters.rewrite import DOMAIN, OP_TYPE
 from .converters.unit_stride_conv import UnitStrideConvRewrite
 from .graphs import Graph, Part
 from .inputs import make_inputs
+from .inspection import plan_of
 from .session import open_session, register
+from .shapes import typed_nodes
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -39,6 +41,13 @@ METADATA_KEY = "ort_tconv.tuning"
 
 #: A rewrite has to save this share of stock's time, so that noise alone does not decide for it.
 MARGIN = 0.03
+
+#: So has the whole model: another process has its own luck with where things lie in memory.
+MODEL_MARGIN = 0.02
+
+#: Algorithms are tried where the plan expects them to take at most so many times the best one's
+#: time, and sites to take so many of the plan's units at least, some tenths of a millisecond.
+_ALIKE, _WORTH_IT = 1.5, 2e6
 
 #: A plain Conv has to be so many times as fast to stay in the form that interrupts few chains.
 LARGE_GAIN = 1.5
@@ -80,9 +89,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class SiteTiming(Timing):
-    """A site; ``nodes`` are the candidates of the conversion's report that it is made of."""
+    """A site; ``nodes`` are the candidates of the conversion's report that it is made of.
+
+    ``our_ms`` is that of ``algorithm``, which the node carries unless it is ``"auto"``; ``tried``
+    has the milliseconds of all that were timed, if there were several.
+    """
 
     nodes: tuple[str, ...]
+    algorithm: str = "auto"
+    tried: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,8 +119,9 @@ class Tuning:
     """What was timed, where, and what was decided.
 
     A site is rewritten if that takes at most ``1 - margin`` of stock's time; ``kept`` says so even
-    if the whole model was then found to be faster without.  ``model`` are the forms of the whole
-    model; None if it was not timed because nothing is left to time.  ``notes`` say which sites were
+    if the whole model was then found to be faster without.  Another algorithm than the plan's has
+    to win by as much.  ``model`` are the forms of the whole model; None if it was not timed because
+    nothing is left to time.  ``notes`` say which sites were
     not timed, and why.
     """
 
@@ -120,7 +136,11 @@ class Tuning:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        data = asdict(self)
+        for site in data["sites"]:
+            if not site["tried"]:  # the plan's choice alone
+                del site["algorithm"], site["tried"]
+        return json.dumps(data)
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto) -> Tuning | None:
@@ -166,7 +186,7 @@ class Tuning:
                 f"{timing.stock_ms:.3f}",
                 f"{timing.our_ms:.3f}",
                 f"{timing.stock_ms / timing.our_ms:.2f}",
-                timing.kept if timing.kept == _STOCK else f"[green]{timing.kept}[/]",
+                timing.kept if timing.kept == _STOCK else f"[green]{_kept(timing)}[/]",
                 end_section=row == len(self.sites),
             )
         if self.model is not None:
@@ -283,37 +303,81 @@ def tune(
         return converted, report, tuning
     models = (source.proto, converted)
     refused: dict[str, str] = {}
-    timings: dict[Hashable, Timing] = {}
+    timings: dict[Hashable, SiteTiming] = {}
+    algorithms: dict[str, str] = {}  # by the output of the node
     for site in _progress(sites):
         signature = site.signature(observed)
+        inputs = {name: observed[name].get() for name in site.inputs}
         if signature not in timings:
-            inputs = {name: observed[name].get() for name in site.inputs}
-            pair = [p.model(m, inputs) for p, m in zip((site.stock, site.ours), models)]
-            timings[signature] = _decide(*measure(machine.runs(pair, inputs)))
-        timing = timings[signature]
-        tuning.sites.append(SiteTiming(**asdict(timing), nodes=site.nodes))
+            stock, ours = (p.model(m, inputs) for p, m in zip((site.stock, site.ours), models))
+            tried = ["auto", *machine.algorithms(ours, inputs)]
+            variants = [_with_algorithms(ours, dict.fromkeys(_outputs(ours), a)) for a in tried]
+            stock_ms, *ms = measure(machine.runs([stock, *variants], inputs))
+            timings[signature] = _decide(stock_ms, dict(zip(tried, ms, strict=True)))
+        timing = replace(timings[signature], nodes=site.nodes)
+        tuning.sites.append(timing)
         if timing.kept == _STOCK:
             refused |= dict.fromkeys(site.nodes, _reason(_STOCK, timing.stock_ms, timing.our_ms))
+        else:
+            part = onnx.ModelProto(graph=onnx.GraphProto(node=site.ours.nodes))
+            algorithms |= dict.fromkeys(_outputs(part), timing.algorithm)
 
     forms = _forms(tuning.sites, candidates, plain, set(refused))
     if len(forms) > 1:
         models = [
-            source.proto if form == _STOCK else rewrite(dict.fromkeys(left, ""), timed=True)[0]
+            source.proto
+            if form == _STOCK
+            else _with_algorithms(rewrite(dict.fromkeys(left, ""), timed=True)[0], algorithms)
             for form, left in forms.items()
         ]
         ms = dict(zip(forms, measure(machine.runs(models, feeds)), strict=True))
-        kept = min(ms, key=lambda form: (ms[form], form == _STOCK))
+        kept = min((form for form in ms if form != _STOCK), key=ms.__getitem__)
+        if ms[kept] > (1 - MODEL_MARGIN) * ms[_STOCK]:
+            kept = _STOCK
         tuning.model = ModelTiming(ms, kept)
         if kept != _OURS:
             reason = f"the whole model is faster without: {_reason(kept, ms[kept], ms[_OURS])}"
             refused = dict.fromkeys(forms[kept], reason) | refused
     converted, report = rewrite(refused, timed=True)
+    converted = _with_algorithms(converted, algorithms)
     tuning.store(converted)
     return converted, report, tuning
 
 
-def _decide(stock_ms: float, our_ms: float) -> Timing:
-    return Timing(stock_ms, our_ms, _OURS if our_ms <= (1 - MARGIN) * stock_ms else _STOCK)
+def _decide(stock_ms: float, ours: dict[str, float]) -> SiteTiming:
+    algorithm = min(ours, key=ours.__getitem__)
+    if ours[algorithm] > (1 - MARGIN) * ours["auto"]:
+        algorithm = "auto"
+    kept = _OURS if ours[algorithm] <= (1 - MARGIN) * stock_ms else _STOCK
+    return SiteTiming(stock_ms, ours[algorithm], kept, (), algorithm, ours if len(ours) > 1 else {})
+
+
+def _outputs(model: onnx.ModelProto) -> list[str]:
+    """Of the operator's nodes in the main graph."""
+    return [node.output[0] for node in model.graph.node if _is_ours(node)]
+
+
+def _is_ours(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+
+
+def _with_algorithms(model: onnx.ModelProto, algorithms: Mapping[str, str]) -> onnx.ModelProto:
+    """The model, or a copy in which nodes of the operator, known by their outputs, carry another
+    algorithm than the plan's."""
+    chosen = {output: name for output, name in algorithms.items() if name != "auto"}
+    if not any(output in chosen for output in _outputs(model)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        if _is_ours(node) and node.output[0] in chosen:
+            node.attribute.append(onnx.helper.make_attribute("algorithm", chosen[node.output[0]]))
+    return result
+
+
+def _kept(timing: Timing) -> str:
+    algorithm = getattr(timing, "algorithm", "auto")
+    return timing.kept if algorithm == "auto" else f"{timing.kept}, {algorithm}"
 
 
 def _reason(kept: str, ms: float, our_ms: float) -> str:
@@ -421,6 +485,35 @@ class _Machine:
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
         return open_session(self.source.derive(model), options, self.providers)
+
+    def algorithms(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[str]:
+        """Those that the operator's only node in ``model`` might run by instead of the plan's
+        choice, and be as fast; none where one is stored already."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        nodes = [n for n in typed_nodes(self.source.derive(model), shapes) if n.is_ours]
+        on_cpu = self.providers[0] == "CPUExecutionProvider"
+        if len(nodes) != 1 or nodes[0].attributes.get("algorithm") or not on_cpu:
+            return []
+        from . import _core
+
+        try:
+            best = plan_of(nodes[0])
+            others = {
+                name: plan_of(
+                    replace(nodes[0], attributes={**nodes[0].attributes, "algorithm": name})
+                )
+                for name in _core.algorithms()
+                if name != best["algorithm"]
+            }
+        except ValueError:  # shapes are not known
+            return []
+        return [
+            name
+            for name, plan in others.items()
+            if plan["algorithm"] == name
+            and best["cost"] >= _WORTH_IT
+            and plan["cost"] <= _ALIKE * best["cost"]
+        ]
 
     def runs(
         self, models: Sequence[onnx.ModelProto], feeds: Mapping[str, np.ndarray]

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from cases import Case, chain_model, conv_transpose_model
 from onnx import TensorProto
+from sessions import agree
 
 from ort_tconv.converters import convert, model_io
 
@@ -116,3 +117,47 @@ def test_skeleton_has_no_weights():
     assert skeleton.opset_import == model.opset_import
     assert skeleton.graph.node == model.graph.node
     onnx.checker.check_model(skeleton, full_check=True)
+
+
+# ---- large weights -------------------------------------------------------------------------------
+
+LARGE = Case((2, 2), (4, 4), group_in=512, group_out=256, strides=(2, 2))  # 8 MB of weights
+
+
+def locations(path):
+    model = onnx.load(path, load_external_data=False)
+    return {t.name: t.data_location for t in model.graph.initializer}
+
+
+def test_large_weights_of_the_operator_are_written_beside_the_model(tmp_path):
+    output = tmp_path / "out.onnx"
+    returned = convert(conv_transpose_model(LARGE), output)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
+    assert locations(output) == {"w": TensorProto.EXTERNAL, "b": TensorProto.DEFAULT}
+    for model in (returned, onnx.load(output)):
+        weights = onnx.numpy_helper.to_array(model.graph.initializer[0])
+        np.testing.assert_array_equal(weights, LARGE.arrays()["w"])
+    agree(conv_transpose_model(LARGE), output)
+
+
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        (conv_transpose_model(LARGE), {"one_file": True}),
+        (conv_transpose_model(LARGE), {"exclude": "*"}),
+        (conv_transpose_model(LARGE, weights="overridable"), {"exclude": "*"}),
+        (conv_transpose_model(CASE), {}),
+    ],
+    ids=["one file", "not rewritten", "an input", "small"],
+)
+def test_other_weights_stay_in_the_model(tmp_path, model, options):
+    convert(model, tmp_path / "out.onnx", **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_weights_that_others_read_stay_in_the_model(tmp_path):
+    model = conv_transpose_model(LARGE)
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["w"], ["sum"], keepdims=0))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("sum", TensorProto.FLOAT, []))
+    convert(model, tmp_path / "out.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]

@@ -11,62 +11,63 @@
 namespace ort_tconv {
 namespace {
 
-// The session's thread pool and CPU allocator.
-class SessionExecutor final : public Executor {
- public:
-  SessionExecutor(const OrtApi& api, OrtKernelContext* context)
-      : api_(api), context_(context), allocator_(nullptr, api.ReleaseAllocator) {
-    OrtMemoryInfo* info = nullptr;
-    check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
-    const Owned<OrtMemoryInfo> owned(info, api_.ReleaseMemoryInfo);
-    OrtAllocator* allocator = nullptr;
-    check(api_, api_.KernelContext_GetAllocator(context_, info, &allocator));
-    allocator_.reset(allocator);
-  }
-
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    if (n == 1) return fn(0);
-    const auto call = [](void* f, size_t i) {
-      (*static_cast<const std::function<void(int64_t)>*>(f))(static_cast<int64_t>(i));
-    };
-    check(api_, api_.KernelContext_ParallelFor(context_, call, static_cast<size_t>(n), 0,
-                                               const_cast<std::function<void(int64_t)>*>(&fn)));
-  }
-  void* allocate(size_t bytes) override {
-    void* p = nullptr;
-    try {
-      p = allocator_->Alloc(allocator_.get(), bytes);
-    } catch (...) {  // ORT's allocators report by throwing, of their own types
-    }
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void release(void* p) override { allocator_->Free(allocator_.get(), p); }
-
- private:
-  const OrtApi& api_;
-  OrtKernelContext* context_;
-  Owned<OrtAllocator> allocator_;
-};
-
 constexpr size_t kPreparedShapes = 8;  // shapes a node remembers
 
 }  // namespace
+
+SessionExecutor::SessionExecutor(const OrtApi& api, OrtKernelContext* context)
+    : api_(api), context_(context), allocator_(nullptr, api.ReleaseAllocator) {
+  OrtMemoryInfo* info = nullptr;
+  check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info));
+  const Owned<OrtMemoryInfo> owned(info, api_.ReleaseMemoryInfo);
+  OrtAllocator* allocator = nullptr;
+  check(api_, api_.KernelContext_GetAllocator(context_, info, &allocator));
+  allocator_.reset(allocator);
+}
+
+void SessionExecutor::parallel(int64_t n, const std::function<void(int64_t)>& fn) {
+  if (n == 1) return fn(0);
+  const auto call = [](void* f, size_t i) {
+    (*static_cast<const std::function<void(int64_t)>*>(f))(static_cast<int64_t>(i));
+  };
+  check(api_, api_.KernelContext_ParallelFor(context_, call, static_cast<size_t>(n), 0,
+                                             const_cast<std::function<void(int64_t)>*>(&fn)));
+}
+
+void* SessionExecutor::allocate(size_t bytes) {
+  void* p = nullptr;
+  try {
+    p = allocator_->Alloc(allocator_.get(), bytes);
+  } catch (...) {  // ORT's allocators report by throwing, of their own types
+  }
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+
+void* SessionExecutor::output(size_t index, const Dims& shape) {
+  OrtValue* value = nullptr;
+  check(api_, api_.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  return const_cast<void*>(data_of(api_, value));
+}
+
+void SessionExecutor::release(void* p) { allocator_->Free(allocator_.get(), p); }
 
 CpuNode::CpuNode(Attributes attributes, DType dtype)
     : dtype_(dtype), attributes_(std::move(attributes)), kernels_(kernel_set()), machine_(machine(kernels_)) {
   check_attributes(attributes_);
 }
 
-void CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
+bool CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
   const Dims x_shape = likely_shape(declared, w_shape);
-  if (x_shape.empty()) return;
+  if (x_shape.empty()) return false;
+  const bool known = x_shape == declared;
   try {
     const auto prepared = prepare({x_shape, w_shape, {}, {}});
-    if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, w);
+    if (element_count(prepared->problem().y_shape(), "output size") == 0) return known;
+    return constant_weights(*prepared, w)->finite && known;  // others are read as they are (cpu/run.h)
   } catch (const Error&) {
-    if (x_shape == declared) throw;
-    // The guess did not fit; the shapes of the first run decide.
+    if (known) throw;
+    return false;  // the guess did not fit; the shapes of the first run decide
   }
 }
 
@@ -103,15 +104,11 @@ std::shared_ptr<const PackedWeights> CpuNode::constant_weights(const Prepared& p
   return packed_.back();
 }
 
-void CpuNode::run(const OrtApi& api, OrtKernelContext* context, const InputShapes& shapes, Tensors tensors,
-                  bool constant_w) {
+void CpuNode::run(SessionExecutor& executor, const InputShapes& shapes, Tensors tensors, bool constant_w) {
   const auto prepared = prepare(shapes);
   const Dims y_shape = prepared->problem().y_shape();
-  OrtValue* y = nullptr;
-  check(api, api.KernelContext_GetOutput(context, 0, y_shape.data(), y_shape.size(), &y));
+  tensors.y = executor.output(0, y_shape);
   if (element_count(y_shape, "output size") == 0) return;
-  tensors.y = const_cast<void*>(data_of(api, y));
-  SessionExecutor executor(api, context);
   const auto packed = constant_w ? constant_weights(*prepared, tensors.w) : prepared->pack(tensors.w);
   prepared->run(*packed, tensors, executor);
 }

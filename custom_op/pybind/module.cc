@@ -6,6 +6,7 @@
 #include <atomic>
 #include <thread>
 
+#include "core/gain.h"
 #include "core/geometry.h"
 #include "core/plan.h"
 #include "core/reference.h"
@@ -263,6 +264,15 @@ PYBIND11_MODULE(_core, m) {
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "",
       py::arg("algorithm") = "", py::arg("threads") = 1, py::arg("machine") = py::dict(),
       "Plan for the shapes, on any instruction set that is built in.");
+
+  m.def(
+      "moving_cost",
+      [](double elements, const std::string& dtype, bool shuffled) {
+        return moving_cost(elements, parse_dtype(dtype), shuffled);
+      },
+      py::arg("elements"), py::arg("dtype"), py::arg("shuffled") = false,
+      "Cost of reading or writing so many values, in order or not, in the plan's unit.");
+  m.def("nominal_side", &nominal_side, py::arg("axes"), "Side of an image that is assumed where it is not known.");
 
   m.def(
       "reference",

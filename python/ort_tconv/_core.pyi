@@ -126,6 +126,8 @@ def plan(
     equivalents.
     """
 
+def moving_cost(elements: float, dtype: str, shuffled: bool = ...) -> float: ...
+def nominal_side(axes: int) -> int: ...
 def reference(
     x: ArrayLike,
     w: ArrayLike,

@@ -61,22 +61,15 @@ def _bytes(node: ir.Node, facts: Facts) -> int | None:
 
 # ---- the static rule ---------------------------------------------------------------------------
 
-#: Sides assumed where a model leaves them open, by the number of spatial axes.
-_NOMINAL = {1: 1024, 2: 64, 3: 16}
-# Of moving a byte to or from memory, in the plan's unit (a vector multiply-add); the plan charges
-# the same for weights that no cache holds.
-_COST_PER_BYTE = 0.15
-# ONNX Runtime's DepthToSpace permutes on one thread: 0.9 to 5 for each byte it reads or writes,
-# measured on two cores against Convs of 32 to 128 channels.
-_COST_PER_SHUFFLED_BYTE = 1.0
-
 
 def nominal_sides(x: ir.Value, axes: int, facts: Facts) -> tuple[int, list[int]]:
     """Batch and sides of ``x``, assumed where they are not known."""
+    from .. import _core
+
     dims = facts.dims(x)
     known = [None] * (axes + 2) if dims is None or len(dims) != axes + 2 else dims
     numbers = [None if size is None else size.number for size in known]
-    sides = [_NOMINAL.get(axes, 8) if n is None else n for n in numbers[2:]]
+    sides = [_core.nominal_side(axes) if n is None else n for n in numbers[2:]]
     return (1 if numbers[0] is None else numbers[0]), sides
 
 
@@ -94,5 +87,6 @@ def engine_cost(
 
 def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float:
     """Cost of reading or writing so many values, in order or not."""
-    width = {"float64": 8, "float32": 4}.get(dtype, 2)
-    return (_COST_PER_SHUFFLED_BYTE if shuffled else _COST_PER_BYTE) * elements * width
+    from .. import _core
+
+    return _core.moving_cost(elements, dtype, shuffled)

@@ -4,7 +4,6 @@
 
 #include "core/status.h"
 #include "cpu/arch.h"
-#include "ort/executor.h"
 
 namespace ort_tconv {
 
@@ -13,15 +12,17 @@ CpuNode::CpuNode(Attributes attributes, DType dtype)
   check_attributes(attributes_);
 }
 
-void CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
+bool CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
   const Dims x_shape = likely_shape(declared, w_shape);
-  if (x_shape.empty()) return;
+  if (x_shape.empty()) return false;
+  const bool known = x_shape == declared;
   try {
     const auto prepared = prepare({x_shape, w_shape, {}, {}}, true);
-    if (element_count(prepared->problem().y_shape(), "output size") > 0) constant_weights(*prepared, w);
+    if (element_count(prepared->problem().y_shape(), "output size") == 0) return known;
+    return constant_weights(*prepared, w)->finite && known;  // others are read as they are (cpu/run.h)
   } catch (const Error&) {
-    if (x_shape == declared) throw;
-    // The guess did not fit; the shapes of the first run decide.
+    if (known) throw;
+    return false;  // the guess did not fit; the shapes of the first run decide
   }
 }
 
@@ -37,15 +38,11 @@ std::shared_ptr<const PackedWeights> CpuNode::constant_weights(const Prepared& p
   return cache_.weights(prepared, w, storage_bytes(dtype_));
 }
 
-void CpuNode::run(const OrtApi& api, OrtKernelContext* context, const InputShapes& shapes, Tensors tensors,
-                  bool constant_w) {
+void CpuNode::run(SessionExecutor& executor, const InputShapes& shapes, Tensors tensors, bool constant_w) {
   const auto prepared = prepare(shapes, constant_w);
   const Dims y_shape = prepared->problem().y_shape();
-  OrtValue* y = nullptr;
-  check(api, api.KernelContext_GetOutput(context, 0, y_shape.data(), y_shape.size(), &y));
+  tensors.y = executor.output(0, y_shape);
   if (element_count(y_shape, "output size") == 0) return;
-  tensors.y = const_cast<void*>(data_of(api, y));
-  SessionExecutor executor(api, context);
   if (constant_w) prepared->run(*constant_weights(*prepared, tensors.w), tensors, executor);
   else prepared->run(tensors, executor);
 }

@@ -140,7 +140,8 @@ void CpuKernel::compute(OrtKernelContext* context) {
   tensors.w = data_of(api_, inputs.w);
   if (inputs.b) tensors.b = data_of(api_, inputs.b);
   if (inputs.z) tensors.z = data_of(api_, inputs.z);
-  node_.run(api_, context, inputs.shapes, tensors, constant_w_);
+  SessionExecutor executor(api_, context);
+  node_.run(executor, inputs.shapes, tensors, constant_w_);
 }
 
 OrtStatusPtr CpuKernel::ComputeV2(OrtKernelContext* context) noexcept {

@@ -12,6 +12,7 @@
 
 #include "core/candidates.h"
 #include "core/cost.h"
+#include "core/gain.h"
 #include "core/geometry.h"
 #include "core/integers.h"
 #include "core/plan.h"
@@ -485,6 +486,15 @@ PYBIND11_MODULE(_core, m) {
            py::arg("machine") = py::dict())
       .def_property_readonly("candidates", &CandidateTimer::candidates)
       .def("time", &CandidateTimer::time, py::arg("index"), py::arg("cold"), py::arg("calls"));
+
+  m.def(
+      "moving_cost",
+      [](double elements, const std::string& dtype, bool shuffled) {
+        return moving_cost(elements, parse_dtype(dtype), shuffled);
+      },
+      py::arg("elements"), py::arg("dtype"), py::arg("shuffled") = false,
+      "Cost of reading or writing so many values, in order or not, in the plan's unit.");
+  m.def("nominal_side", &nominal_side, py::arg("axes"), "Side of an image that is assumed where it is not known.");
 
   m.def(
       "reference",

@@ -172,6 +172,8 @@ class CandidateTimer:
         in all calls, or, ``cold``, further parts of the arena, whose size decides whether a cache
         still holds them."""
 
+def moving_cost(elements: float, dtype: str, shuffled: bool = ...) -> float: ...
+def nominal_side(axes: int) -> int: ...
 def reference(
     x: ArrayLike,
     w: ArrayLike,

@@ -1,6 +1,8 @@
 #include "ort/provider/capability.h"
 
 #include <algorithm>
+#include <set>
+#include <unordered_map>
 
 #include "core/status.h"
 #include "ort/provider/fused_node.h"
@@ -9,45 +11,99 @@
 namespace ort_tconv::provider {
 namespace {
 
+// Of two that begin at one node, the first wins.
 constexpr struct {
   const char* name;
   std::optional<Site> (*find)(const Node&, const Graph&);
-} kPatterns[] = {{"conv_transpose", conv_transpose}};
+} kPatterns[] = {
+    {"upsample_conv", upsample_conv}, {"subpixel_conv", subpixel_conv}, {"conv_transpose", conv_transpose}};
 
-void check_selected(const Site& site, const Options& options) {
-  for (const auto& pattern : options.exclude)
-    if (matches(pattern, site.label)) refuse("excluded by '", pattern, "'");
-  for (const Node* node : site.nodes)
-    if (!node->assigned.empty()) refuse("node '", node->label(), "' is assigned to ", node->assigned);
-}
+class Search {
+ public:
+  Search(const Graph& graph, const Options& options, bool nested)
+      : graph_(graph), options_(options), allowed_(nested || !graph.parent()) {}
+
+  Capability run() && {
+    for (const auto& node : graph_.nodes()) begin(*node);
+    for (const auto& node : graph_.nodes()) extend(*node);
+    return std::move(result_);
+  }
+
+ private:
+  // Runs `find`, which returns a site or nothing or refuses, and records a refusal.
+  template <class Find> std::optional<Site> attempt(const Node& node, const char* pattern, Find find) {
+    std::string reason;
+    try {
+      auto site = find();
+      if (site) check(*site, node);
+      return site;
+    } catch (const Refusal& refusal) {
+      reason = refusal.what();
+    } catch (const Error& error) {  // of an attribute
+      reason = error.what();
+    }
+    result_.left.push_back({node.label(), node.op, pattern, reason});
+    return std::nullopt;
+  }
+
+  void check(const Site& site, const Node& node) const {
+    if (!allowed_) refuse("ONNX Runtime before 1.24.4 compiles nodes of the main graph only");
+    for (const auto& pattern : options_.exclude)
+      if (matches(pattern, site.label) || matches(pattern, node.label())) refuse("excluded by '", pattern, "'");
+    for (const Node* each : site.nodes)
+      if (!each->assigned.empty()) refuse("node '", each->label(), "' is assigned to ", each->assigned);
+  }
+
+  void begin(const Node& node) {
+    if (node.assigned == kProviderName) return;
+    for (const auto& pattern : kPatterns) {
+      auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
+      if (!site) continue;
+      site->attributes.algorithm = options_.algorithm;
+      taken_.insert(site->nodes.begin(), site->nodes.end());
+      by_output_[site->output] = result_.sites.size();
+      result_.sites.push_back(std::move(*site));
+      return;
+    }
+  }
+
+  // The site whose result `node` reads; of two, rather one whose result nothing else reads.
+  std::optional<size_t> before(const Node& node) const {
+    std::optional<size_t> found;
+    for (const Value* value : node.inputs) {
+      const auto it = value ? by_output_.find(value->name) : by_output_.end();
+      if (it == by_output_.end() || !result_.sites[it->second].attributes.activation.empty()) continue;
+      if (value->readers.size() == 1 && !value->graph_output) return it->second;
+      if (!found) found = it->second;
+    }
+    return found;
+  }
+
+  void extend(const Node& node) {
+    if (taken_.count(&node)) return;
+    const auto index = before(node);
+    if (!index) return;
+    Site& site = result_.sites[*index];
+    auto longer = attempt(node, "epilogue", [&] { return epilogue(node, site, graph_); });
+    if (!longer) return;
+    by_output_.erase(site.output);
+    by_output_[longer->output] = *index;
+    taken_.insert(longer->nodes.begin(), longer->nodes.end());
+    site = std::move(*longer);
+  }
+
+  const Graph& graph_;
+  const Options& options_;
+  bool allowed_;
+  Capability result_;
+  std::set<const Node*> taken_;
+  std::unordered_map<std::string, size_t> by_output_;
+};
 
 }  // namespace
 
-Capability find_sites(const Graph& graph, const Options& options) {
-  Capability result;
-  const std::string where = graph.parent() ? concat("subgraph ", graph.name()) : "graph";
-  for (const auto& node : graph.nodes()) {
-    if (node->assigned == kProviderName) continue;
-    for (const auto& pattern : kPatterns) {
-      Candidate candidate{node->label(), node->op, where, pattern.name, {}, {}};
-      try {
-        auto site = pattern.find(*node, graph);
-        if (!site) continue;
-        site->attributes.algorithm = options.algorithm;
-        check_selected(*site, options);
-        for (const Node* each : site->nodes) candidate.nodes.push_back(each->label());
-        result.sites.push_back(std::move(*site));
-        result.candidates.push_back(std::move(candidate));
-        break;
-      } catch (const Refusal& refusal) {
-        candidate.reason = refusal.what();
-      } catch (const Error& error) {  // of an attribute
-        candidate.reason = error.what();
-      }
-      result.candidates.push_back(std::move(candidate));
-    }
-  }
-  return result;
+Capability find_sites(const Graph& graph, const Options& options, bool nested) {
+  return Search(graph, options, nested).run();
 }
 
 }  // namespace ort_tconv::provider

@@ -9,21 +9,15 @@
 
 namespace ort_tconv::provider {
 
-// A node that a pattern concerns.
-struct Candidate {
-  std::string node, op;
-  std::string where;               // "graph" or "subgraph <name>"
-  std::string pattern;             // empty if several were tried
-  std::vector<std::string> nodes;  // that the site takes, if it is claimed
-  std::string reason;              // why it is left; empty if it is claimed
-};
+// A node that a pattern concerns and that is left alone, or that is not made a part of the site before it.
+struct Left { std::string node, op, pattern, reason; };
 
 struct Capability {
   std::vector<Site> sites;
-  std::vector<Candidate> candidates;
+  std::vector<Left> left;
 };
 
-// Throws Error or std::bad_alloc.
-Capability find_sites(const Graph& graph, const Options& options);
+// `nested` tells whether ONNX Runtime can compile nodes of graphs in others.  Throws Error or std::bad_alloc.
+Capability find_sites(const Graph& graph, const Options& options, bool nested);
 
 }  // namespace ort_tconv::provider

@@ -1,12 +1,22 @@
 #include "ort/provider/ep.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <tuple>
 
 #include "core/status.h"
 
 namespace ort_tconv::provider {
 
 namespace {
+
+// Whether ONNX Runtime gives fused nodes of different graphs different names; until 1.24.4 it did not, and then
+// refused the second.
+bool names_fused_nodes(const std::string& version) {
+  int major = 0, minor = 0, patch = 0;
+  std::sscanf(version.c_str(), "%d.%d.%d", &major, &minor, &patch);
+  return std::tie(major, minor, patch) >= std::make_tuple(1, 24, 4);
+}
 
 // One that ONNX Runtime does not replace by a function's nodes later.
 const Node* any_node(const Graph& graph) {
@@ -16,23 +26,18 @@ const Node* any_node(const Graph& graph) {
   return nullptr;
 }
 
-std::string complaint(const Capability& found) {
-  std::string text = "option strict is set, and the provider takes no node of the model";
-  if (found.candidates.empty()) return text + ": it has none of the operators that concern it";
-  for (const Candidate& candidate : found.candidates)
-    text += concat("\n  ", candidate.op, " '", candidate.node, "': ", candidate.reason);
-  return text;
-}
-
 }  // namespace
 
-Ep::Ep(const OrtApi& api, const OrtSessionOptions* options, const OrtLogger& logger)
-    : OrtEp{}, api_(api), ep_api_(*api.GetEpApi()), logger_(logger), options_(Options::read(api, options)) {
+Ep::Ep(const OrtApi& api, const std::string& ort_version, const OrtSessionOptions* options, const OrtLogger& logger)
+    : OrtEp{}, api_(api), ep_api_(*api.GetEpApi()), logger_(logger), options_(Options::read(api, options)),
+      nested_(names_fused_nodes(ort_version)) {
   ort_version_supported = kProviderApi;
   GetName = get_name;
   GetCapability = get_capability;
   Compile = compile;
   ReleaseNodeComputeInfos = release_infos;
+  SetDynamicOptions = set_options;
+  OnRunStart = on_run_start;
 }
 
 void Ep::log(OrtLoggingLevel level, const std::string& message) const noexcept {
@@ -40,20 +45,31 @@ void Ep::log(OrtLoggingLevel level, const std::string& message) const noexcept {
   if (status) api_.ReleaseStatus(status);
 }
 
+// ONNX Runtime only logs an error in here, and runs everything on the CPU.
 OrtStatus* Ep::get_capability(OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* info) noexcept {
   auto& ep = *static_cast<Ep*>(self);
-  return guarded(ep.api_, "", [&] { ep.claim(graph, info); }, kProviderName);
+  return guarded(
+      ep.api_, "",
+      [&] {
+        try {
+          ep.claim(graph, info);
+        } catch (const std::exception& error) {
+          ep.report_.failed(error.what());
+          throw;
+        }
+      },
+      kProviderName);
 }
 
 // Nested graphs come before those around them.
 void Ep::claim(const OrtGraph* ort_graph, OrtEpGraphSupportInfo* info) {
   claimed_.clear();
   const Graph graph(api_, ort_graph);
-  Capability found = find_sites(graph, options_);
-  for (const Candidate& candidate : found.candidates)
-    if (!candidate.reason.empty())
-      log(ORT_LOGGING_LEVEL_INFO,
-          concat(candidate.op, " '", candidate.node, "' is left alone (", candidate.pattern, "): ", candidate.reason));
+  Capability found = find_sites(graph, options_, nested_);
+  for (const Left& left : found.left)
+    log(ORT_LOGGING_LEVEL_INFO,
+        concat(left.op, " '", left.node, "' is left alone (", left.pattern, "): ", left.reason));
+  report_.looked(graph, found);
   OrtNodeFusionOptions fusion{};
   fusion.ort_version_supported = kProviderApi;
   fusion.drop_constant_initializers = true;
@@ -65,12 +81,17 @@ void Ep::claim(const OrtGraph* ort_graph, OrtEpGraphSupportInfo* info) {
   claimed_ = std::move(found.sites);
   claimed_any_ = claimed_any_ || !claimed_.empty();
   if (options_.strict && !claimed_any_ && !graph.parent()) {
-    const Node* const node = any_node(graph);
-    if (!node) return;
-    // ONNX Runtime only logs what goes wrong here, but what goes wrong in Compile ends the session.
-    check(api_, ep_api_.EpGraphSupportInfo_AddNodesToFuse(info, &node->node, 1, nullptr));
-    complaint_ = complaint(found);
+    // What goes wrong in Compile ends the session, so there has to be something to compile.
+    if (const Node* const node = any_node(graph))
+      check(api_, ep_api_.EpGraphSupportInfo_AddNodesToFuse(info, &node->node, 1, nullptr));
   }
+  if (!options_.report.empty()) report_.write(options_.report);
+}
+
+std::string Ep::complaint() const {
+  const std::string reasons = report_.reasons();
+  return concat("option strict is set, and the provider takes no node of the model",
+                reasons.empty() ? ": it has none of the operators that concern it" : reasons);
 }
 
 OrtStatus* Ep::compile(OrtEp* self, const OrtGraph** graphs, const OrtNode** fused_nodes, size_t count,
@@ -82,7 +103,8 @@ OrtStatus* Ep::compile(OrtEp* self, const OrtGraph** graphs, const OrtNode** fus
         guarded(ep.api_, "", [&] { infos[i] = ep.compile(graphs[i], fused_nodes[i]); }, kProviderName);
     if (status) return status;  // what has been made is released with the session
   }
-  return nullptr;
+  if (ep.options_.report.empty()) return nullptr;
+  return guarded(ep.api_, "", [&] { ep.report_.write(ep.options_.report); }, kProviderName);
 }
 
 FusedNode* Ep::compile(const OrtGraph* ort_graph, const OrtNode* fused_node) {
@@ -105,13 +127,33 @@ FusedNode* Ep::compile(const OrtGraph* ort_graph, const OrtNode* fused_node) {
   const std::string name = name_of(output);
   const auto site =
       std::find_if(claimed_.begin(), claimed_.end(), [&](const Site& each) { return each.output == name; });
-  require(site != claimed_.end() || complaint_.empty(), complaint_);
+  require(claimed_any_, complaint());
   require(site != claimed_.end(), "the fused node that makes '", name, "' was not claimed");
   try {
-    return new FusedNode(api_, *site, Graph(api_, ort_graph), inputs);
+    auto made = std::make_unique<FusedNode>(api_, *site, Graph(api_, ort_graph), inputs);
+    report_.compiled(*site);
+    return made.release();
   } catch (const Error& error) {
     fail("node '", site->label, "': ", error.what());
   }
+}
+
+// `ep.tconvexecutionprovider.report` writes the report to a file.
+OrtStatus* Ep::set_options(OrtEp* self, const char* const* keys, const char* const* values, size_t count) noexcept {
+  auto& ep = *static_cast<Ep*>(self);
+  return guarded(
+      ep.api_, "",
+      [&] {
+        for (size_t i = 0; i < count; ++i)
+          if (keys[i] == concat(kOptionPrefix, "report")) ep.report_.write(values[i]);
+      },
+      kProviderName);
+}
+
+// With the option strict: an error that Compile could not tell.
+OrtStatus* Ep::on_run_start(OrtEp* self, const OrtRunOptions*) noexcept {
+  auto& ep = *static_cast<Ep*>(self);
+  return guarded(ep.api_, "", [&] { require(!ep.options_.strict || ep.claimed_any_, ep.complaint()); }, kProviderName);
 }
 
 void Ep::release_infos(OrtEp*, OrtNodeComputeInfo** infos, size_t count) noexcept {

@@ -18,7 +18,7 @@ constexpr const char* kVendor = "ort-tconv";
 // data transfer and no streams of its own.
 class Factory final : public OrtEpFactory {
  public:
-  explicit Factory(const OrtApi& api) : OrtEpFactory{}, api_(api) {
+  Factory(const OrtApi& api, const char* version) : OrtEpFactory{}, api_(api), version_(version) {
     ort_version_supported = kProviderApi;
     GetName = [](const OrtEpFactory*) noexcept { return kProviderName; };
     GetVendor = [](const OrtEpFactory*) noexcept { return kVendor; };
@@ -67,20 +67,22 @@ class Factory final : public OrtEpFactory {
                                            const OrtKeyValuePairs* const*, size_t, const OrtSessionOptions* options,
                                            const OrtLogger* logger, OrtEp** ep) noexcept {
     const OrtApi& api = static_cast<Factory*>(self)->api_;
+    const std::string& version = static_cast<Factory*>(self)->version_;
     *ep = nullptr;
-    return guarded(api, "", [&] { *ep = new Ep(api, options, *logger); }, kProviderName);
+    return guarded(api, "", [&] { *ep = new Ep(api, version, options, *logger); }, kProviderName);
   }
 
   const OrtApi& api_;
+  std::string version_;  // of ONNX Runtime
 };
 
 // One for each ONNX Runtime in the process.  Never destroyed: sessions release their providers through it,
 // and a program may unregister the library before it has closed the last of them.
-Factory& factory(const OrtApi& api) {
+Factory& factory(const OrtApi& api, const char* version) {
   static std::mutex mutex;
   static auto& made = *new std::map<const OrtApi*, Factory>;
   const std::lock_guard<std::mutex> lock(mutex);
-  return made.try_emplace(&api, api).first->second;
+  return made.try_emplace(&api, api, version).first->second;
 }
 
 }  // namespace
@@ -100,7 +102,7 @@ ORT_TCONV_EXPORT OrtStatus* CreateEpFactories(const char*, const OrtApiBase* bas
       *api, "",
       [&] {
         require(most > 0, "there is no room for a factory");
-        factories[0] = &provider::factory(*api);
+        factories[0] = &provider::factory(*api, base->GetVersionString());
         *number = 1;
       },
       provider::kProviderName);

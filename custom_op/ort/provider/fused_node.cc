@@ -4,12 +4,13 @@
 #include <cstring>
 
 #include "core/status.h"
+#include "ort/provider/margin.h"
 #include "ort/provider/weights.h"
 
 namespace ort_tconv::provider {
 
 FusedNode::FusedNode(const OrtApi& api, const Site& site, const Graph& graph, const std::vector<std::string>& inputs)
-    : api_(api), label_(site.label), dtype_(site.dtype), node_(site.attributes, site.dtype),
+    : api_(api), label_(site.label), dtype_(site.dtype), node_(site.attributes, site.dtype), margin_(site.margin),
       constant_w_(site.constant_w) {
   ort_version_supported = kProviderApi;
   CreateState = create_state;
@@ -36,11 +37,8 @@ FusedNode::FusedNode(const OrtApi& api, const Site& site, const Graph& graph, co
   std::shared_ptr<const void> reformed;
   const void* data = tensor->data;
   if (site.reform) data = (reformed = rounded(site.reform(to_double(*tensor)), dtype_)).get();
-  node_.prepare_ahead(site.x_declared, w_.shape, data);
-  // With a shape that is known, what has been packed is all that is read.
-  const bool known = !site.x_declared.empty() && likely_shape(site.x_declared, w_.shape) == site.x_declared;
-  if (!known)
-    w_.data = reformed ? reformed : copy_of(data, element_count(w_.shape, "size of W") * storage_bytes(dtype_));
+  if (node_.prepare_ahead(extended(site.x_declared, margin_), w_.shape, data)) return;
+  w_.data = reformed ? reformed : copy_of(data, element_count(w_.shape, "size of W") * storage_bytes(dtype_));
 }
 
 FusedNode::Source FusedNode::source(const std::string& name, const Graph& graph,
@@ -91,7 +89,18 @@ void FusedNode::run(OrtKernelContext* context) {
   take(w_, "W", shapes.w, tensors.w);
   if (b_.present) take(b_, "B", shapes.b.emplace(), tensors.b);
   if (z_.present) take(z_, "Z", shapes.z.emplace(), tensors.z);
-  node_.run(api_, context, shapes, tensors, constant_w_);
+  SessionExecutor executor(api_, context);
+  if (!margin_.any()) return node_.run(executor, shapes, tensors, constant_w_);
+  require(shapes.x.size() == margin_.begins.size(), "input X has shape ", shapes.x, ": must have rank ",
+          margin_.begins.size());
+  const Dims inner = shapes.x;
+  shapes.x = extended(inner, margin_);
+  const auto bytes = checked_mul(element_count(shapes.x, "size of X"), storage_bytes(dtype_), "bytes of X");
+  const auto release = [&](void* p) { executor.release(p); };
+  const std::unique_ptr<void, decltype(release)> scratch(executor.allocate(static_cast<size_t>(bytes)), release);
+  extend(tensors.x, inner, margin_, dtype_, scratch.get(), executor);
+  tensors.x = scratch.get();
+  node_.run(executor, shapes, tensors, constant_w_);
 }
 
 }  // namespace ort_tconv::provider

@@ -43,6 +43,7 @@ class FusedNode final : public OrtNodeComputeInfo {
   DType dtype_;
   CpuNode node_;
   Source x_, w_, b_, z_;
+  Site::Margin margin_;
   bool constant_w_;
 };
 

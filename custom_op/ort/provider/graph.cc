@@ -236,26 +236,22 @@ std::string Graph::text(const Node& node, const char* name, const char* missing)
   return v;
 }
 
-Dims Graph::integers(const Node& node, const char* name) const {
-  const auto* found = attribute(node, name, ORT_OP_ATTR_INTS);
+template <class T>
+std::vector<T> Graph::list(const Node& node, const char* name, OrtOpAttrType type) const {
+  const auto* found = attribute(node, name, type);
   if (!found) return {};
   size_t bytes = 0;
-  take_message(api_, api_.ReadOpAttr(found, ORT_OP_ATTR_INTS, nullptr, 0, &bytes));  // the size; fails
-  Dims v(bytes / sizeof(int64_t));
-  if (!v.empty()) check(api_, api_.ReadOpAttr(found, ORT_OP_ATTR_INTS, v.data(), bytes, &bytes));
+  take_message(api_, api_.ReadOpAttr(found, type, nullptr, 0, &bytes));  // the size; fails
+  std::vector<T> v(bytes / sizeof(T));
+  if (!v.empty()) check(api_, api_.ReadOpAttr(found, type, v.data(), bytes, &bytes));
   return v;
 }
 
-std::vector<std::string> Graph::attribute_names(const Node& node) const {
-  std::vector<std::string> names;
-  for (const OrtOpAttr* each : list_of<OrtOpAttr>(
-           api_, [&](size_t* n) { return api_.Node_GetNumAttributes(node.node, n); },
-           [&](const OrtOpAttr** out, size_t n) { return api_.Node_GetAttributes(node.node, out, n); })) {
-    const char* name = nullptr;
-    check(api_, api_.OpAttr_GetName(each, &name));
-    names.push_back(name);
-  }
-  return names;
+Dims Graph::integers(const Node& node, const char* name) const { return list<int64_t>(node, name, ORT_OP_ATTR_INTS); }
+
+std::vector<double> Graph::numbers(const Node& node, const char* name) const {
+  const auto v = list<float>(node, name, ORT_OP_ATTR_FLOATS);
+  return {v.begin(), v.end()};
 }
 
 }  // namespace ort_tconv::provider

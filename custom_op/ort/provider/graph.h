@@ -80,13 +80,14 @@ class Graph {
   // Attributes; what the node does not have is `missing`.  Throw Error for another type.
   int64_t integer(const Node& node, const char* name, int64_t missing) const;
   float number(const Node& node, const char* name, float missing) const;
+  std::vector<double> numbers(const Node& node, const char* name) const;  // a list of floats
   std::string text(const Node& node, const char* name, const char* missing) const;
   Dims integers(const Node& node, const char* name) const;
-  std::vector<std::string> attribute_names(const Node& node) const;
 
  private:
   Value* value(const OrtValueInfo* info);
   Node read(const OrtNode* node);
+  template <class T> std::vector<T> list(const Node& node, const char* name, OrtOpAttrType type) const;
   const OrtOpAttr* attribute(const Node& node, const char* name, OrtOpAttrType type) const;
 
   const OrtApi& api_;

@@ -11,7 +11,7 @@
 namespace ort_tconv::provider {
 namespace {
 
-constexpr std::string_view kPrefix = "ep.tconvexecutionprovider.";
+constexpr std::string_view kPrefix = kOptionPrefix;
 
 bool is_set(const std::string& name, const std::string& value) {
   if (value == "1" || value == "true" || value == "True") return true;
@@ -57,7 +57,8 @@ Options Options::read(const OrtApi& api, const OrtSessionOptions* session) {
     if (name == "algorithm") options.algorithm = known_algorithm(value);
     else if (name == "exclude") options.exclude = parts(value);
     else if (name == "strict") options.strict = is_set(name, value);
-    else fail("there is no option '", name, "'; there are algorithm, exclude and strict");
+    else if (name == "report") options.report = value;
+    else fail("there is no option '", name, "'; there are algorithm, exclude, report and strict");
   }
   return options;
 }

@@ -8,10 +8,13 @@
 
 namespace ort_tconv::provider {
 
+constexpr const char* kOptionPrefix = "ep.tconvexecutionprovider.";
+
 struct Options {
   std::string algorithm;             // "" or "auto": the plan decides
   std::vector<std::string> exclude;  // shell-style patterns of names of nodes to leave alone
   bool strict = false;               // a session in which nothing is claimed is an error
+  std::string report;                // file to which the report is written when the session is created
 
   // Throws Error for an unknown option or value.
   static Options read(const OrtApi& api, const OrtSessionOptions* options);

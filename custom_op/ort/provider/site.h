@@ -38,6 +38,14 @@ struct Site {
   Dims w_shape;
   std::function<std::vector<double>(std::vector<double>)> reform;
   std::optional<std::vector<double>> bias;  // computed, in place of b
+
+  // What x is extended by before the operator reads it: copies of its edge, or channels of ones.
+  struct Margin {
+    Dims begins, ends;  // one entry an axis
+    bool edge = false;
+    bool any() const;
+  };
+  Margin margin;
 };
 
 }  // namespace ort_tconv::provider

@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "cpu/run.h"
+#include "ort/provider/site.h"
 
 namespace ort_tconv::provider {
 namespace {
@@ -68,8 +69,10 @@ std::shared_ptr<void> memory(int64_t bytes) {
 std::vector<double> to_double(const Tensor& tensor) {
   const int64_t count = element_count(tensor.shape, "size of a constant");
   const auto same = [](auto v) { return static_cast<double>(v); };
+  if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64) return read<int64_t>(tensor.data, count, same);
+  if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32) return read<int32_t>(tensor.data, count, same);
   const auto dtype = float_type(tensor.type);
-  require(dtype.has_value(), "a constant has no float type");
+  require(dtype.has_value(), "a constant is neither of floats nor of integers");
   switch (*dtype) {
     case DType::kFloat32: return read<float>(tensor.data, count, same);
     case DType::kFloat64: return read<double>(tensor.data, count, same);
@@ -88,6 +91,14 @@ std::shared_ptr<const void> rounded(const std::vector<double>& values, DType dty
     case DType::kBFloat16: fill<uint16_t>(result.get(), values, to_bfloat16); break;
   }
   return result;
+}
+
+void check_range(const std::vector<double>& values, DType dtype, const char* what) {
+  if (dtype == DType::kFloat64) return;
+  // The least numbers that are rounded to infinity.
+  const double limit = dtype == DType::kFloat16 ? 65520 : dtype == DType::kFloat32 ? 0x1.ffffffp127 : 0x1.ffp127;
+  for (double v : values)
+    if (std::isfinite(v) && std::fabs(v) >= limit) refuse("the folded ", what, " exceed the range of ", name(dtype));
 }
 
 std::shared_ptr<const void> copy_of(const void* data, int64_t bytes) {

@@ -9,11 +9,14 @@
 
 namespace ort_tconv::provider {
 
-// The values of a tensor of floats.  Throws Error for another type.
+// The values of a tensor of floats or integers.  Throws Error for another type.
 std::vector<double> to_double(const Tensor& tensor);
 
 // Values rounded to `dtype`, to nearest, ties to even; bfloat16 by way of float32, as the converter does.
 std::shared_ptr<const void> rounded(const std::vector<double>& values, DType dtype);
+
+// Throws Refusal if the range of `dtype` does not hold finite values.
+void check_range(const std::vector<double>& values, DType dtype, const char* what);
 
 std::shared_ptr<const void> copy_of(const void* data, int64_t bytes);
 

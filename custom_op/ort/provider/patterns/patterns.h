@@ -11,4 +11,14 @@ namespace ort_tconv::provider {
 // ConvTranspose(X, W, B?).
 std::optional<Site> conv_transpose(const Node& node, const Graph& graph);
 
+// Nearest Resize or Upsample by integers, (Pad,) Conv, which is `node`.
+std::optional<Site> upsample_conv(const Node& node, const Graph& graph);
+
+// Conv, which is `node`, (constants per channel,) (activation,) and a shuffle of channels into pixels.
+std::optional<Site> subpixel_conv(const Node& node, const Graph& graph);
+
+// The site whose result `node` reads, extended by what `node` begins: constants per channel, a residual or an
+// activation.
+std::optional<Site> epilogue(const Node& node, const Site& site, const Graph& graph);
+
 }  // namespace ort_tconv::provider

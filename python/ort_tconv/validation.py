@@ -17,6 +17,7 @@ from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
 from .converters import analyze, convert_with_report
 from .converters.conv_transpose import NOT_ALLOWED
+from .converters.external_data import ConversionError
 from .converters.model_io import (
     Model,
     ModelLike,
@@ -234,6 +235,8 @@ def compare_models(
     try:
         tested = _Session(target, providers, custom=True)
         actual = [tested.run(feeds) for feeds in all_feeds]
+    except ConversionError:
+        raise
     except Exception as error:  # onnxruntime's exceptions share no other base
         _refused_by_both(source, all_feeds, error)
         raise

@@ -51,3 +51,10 @@ def test_open_sizes_are_taken_to_fit():
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.Clear()
     assert nodes_of(ort_tconv.convert(model), "SegregatedConvTranspose")
+
+
+@pytest.mark.parametrize(("shapes", "attributes", "reason"), REFUSED.values(), ids=REFUSED)
+def test_validation_says_that_stock_refuses_it_too(shapes, attributes, reason):
+    with pytest.raises(ValueError, match="stock onnxruntime refuses it, too") as caught:
+        ort_tconv.validate(malformed(shapes, attributes))
+    assert "node 'up'" in str(caught.value) and reason in str(caught.value)

@@ -127,7 +127,7 @@ def measure(layer: Layer, engines, repeat: int, seconds: float, creations: int) 
     model = make_model(layer, w)
 
     # Before any session that stays: sessions may share what they make of the weights.
-    ort_engines = [e for e in engines if isinstance(e, all_engines.StockOrt)]
+    ort_engines = [e for e in engines if isinstance(e, all_engines.StockOrt) and e.whole]
     files = [engine.file(model) for engine in ort_engines]
     created = timing.creation(ort_engines, files, feeds_of(layer, x, w), creations)
 

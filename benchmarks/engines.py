@@ -49,6 +49,7 @@ class StockOrt:
     package = "onnxruntime"
     # Seconds for which the engine's threads may still spin after a call; here measured: 40 ms.
     settle = 0.06
+    whole = True  # runs the model itself, whatever it is
 
     def __init__(self, threads: int):
         import onnxruntime as ort
@@ -96,6 +97,7 @@ class OverlapAdd(StockOrt):
     they overlap."""
 
     name = "overlap_add"
+    whole = False
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
         from measure import make_model

@@ -292,7 +292,9 @@ def test_every_thread_has_work(layer: Layer, algorithm: str) -> None:
                 grain = GRAIN[plan["algorithm"]](len(layer.x) - 2)
                 pieces = math.prod(layer.domain(plan)) // grain * plan["blocks"]
                 enough = layer.group * pieces >= threads
-                if enough or plan["macs"] >= threads * PLENTY:
+                # Of an algorithm that is forced where another suits, that is not asked.
+                plenty = algorithm == "auto" and plan["macs"] >= threads * PLENTY
+                if enough or plenty:
                     assert plan["tasks"] >= threads, (isa, dtype, threads, plan["text"])
 
 

@@ -512,15 +512,18 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
   std::vector<Plan> plans;
   std::vector<Share> shares{Share::kTiles};
   if (machine.threads > 1) shares.push_back(Share::kChannels);
-  // What comes to the same is one candidate.
+  // What comes to the same is one candidate, and tiles of another size may not leave threads without work.
   const auto add = [&](auto make) {
+    int64_t tasks = 0;
     for (TileSize size : {TileSize::kUsual, TileSize::kSmall, TileSize::kLarge}) {
       Plan plan;
-      if (make(size, &plan) && std::none_of(plans.begin(), plans.end(), [&](const Plan& other) {
-            return other.algorithm == plan.algorithm && other.transform == plan.transform && other.tile == plan.tile &&
-                   other.blocks_per_task == plan.blocks_per_task;
-          }))
-        plans.push_back(plan);
+      if (!make(size, &plan)) continue;
+      if (size == TileSize::kUsual) tasks = std::min<int64_t>(plan.tasks, machine.threads);
+      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& other) {
+        return other.algorithm == plan.algorithm && other.transform == plan.transform && other.tile == plan.tile &&
+               other.blocks_per_task == plan.blocks_per_task;
+      });
+      if (!known && plan.tasks >= tasks) plans.push_back(plan);
     }
   };
   const Shape direct(problem, machine, dtype, false);

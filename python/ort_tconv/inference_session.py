@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
 from ._library import import_onnxruntime
 from .converters import Model, Report, convert_with_report
 from .converters.model_io import is_ort_format, read_model
+from .provider import add_provider, unavailable
 from .session import available_providers, external_folder, for_session, register
 
 ort = import_onnxruntime()
@@ -35,15 +36,21 @@ class InferenceSession(ort.InferenceSession):
         providers: As for onnxruntime; by default :func:`ort_tconv.available_providers`.
         provider_options: As for onnxruntime.
         extensions: Also register the operators of onnxruntime-extensions.
+        mode: ``"convert"``; ``"provider"``, which leaves the model as it is and adds the execution
+            provider to the options (see :func:`ort_tconv.add_provider`), so that no conversion
+            comes first; or ``"auto"``, the provider where there is one and no ``providers`` are
+            asked for.
         kwargs: Passed on to onnxruntime.
 
     Attributes:
-        conversion: :class:`ort_tconv.converters.Report` on what was rewritten; None for a model in
-            ORT format.
+        conversion: :class:`ort_tconv.converters.Report` on what was rewritten; None for a model
+            that was not converted: one in ORT format, or for the execution provider.
 
     Raises:
         ort_tconv.ConversionError: The model cannot be read or converted.
-        RuntimeError: The operator is registered with ``sess_options`` in another way as well.
+        RuntimeError: The operator is registered with ``sess_options`` in another way as well; or
+            ``mode="provider"`` where there is none.
+        ValueError: ``mode`` is something else, or ``"provider"`` with ``providers``.
     """
 
     conversion: Report | None
@@ -56,17 +63,32 @@ class InferenceSession(ort.InferenceSession):
         provider_options: Sequence[dict[Any, Any]] | None = None,
         *,
         extensions: bool = False,
+        mode: Literal["convert", "provider", "auto"] = "convert",
         **kwargs: Any,
     ) -> None:
+        if mode not in ("convert", "provider", "auto"):
+            raise ValueError(f"mode = {mode!r}: must be 'convert', 'provider' or 'auto'")
         owned = sess_options is None
         options = register(ort.SessionOptions() if owned else sess_options, extensions)
-        if providers is None and not getattr(options, "has_providers", lambda: False)():
+        chosen = providers is not None or getattr(options, "has_providers", lambda: False)()
+        unmodified = mode == "provider" or (mode == "auto" and not chosen and unavailable() is None)
+        if unmodified:
+            if providers is not None:
+                raise ValueError("mode='provider' takes no providers: add others to sess_options")
+            add_provider(options)
+            kwargs.setdefault("enable_fallback", 0)  # which would leave the provider out
+        elif not chosen:
             providers = available_providers()
         with ExitStack() as files:
             content: Any = path_or_bytes
             self.conversion = None
-            if not _holds_ort_format(path_or_bytes):
-                model, self.conversion = _converted(path_or_bytes, options)
+            if unmodified and not isinstance(path_or_bytes, onnx.ModelProto):
+                pass  # onnxruntime reads it, and nobody else
+            elif not _holds_ort_format(path_or_bytes):
+                if unmodified:
+                    model = _read(path_or_bytes, options)
+                else:
+                    model, self.conversion = _converted(path_or_bytes, options)
                 content = files.enter_context(for_session(model, options, owned=owned))
             self._load(content, options, providers, provider_options, **kwargs)
             # onnxruntime loads the model again when the providers are changed.
@@ -88,11 +110,16 @@ class InferenceSession(ort.InferenceSession):
 def _converted(
     path_or_bytes: str | os.PathLike | bytes | onnx.ModelProto, options: ort.SessionOptions
 ) -> tuple[Model, Report]:
-    source = read_model(path_or_bytes)
-    if source.folder is None:
-        source = replace(source, folder=external_folder(options))
+    source = _read(path_or_bytes, options)
     result = convert_with_report(source, load_external_data=False)
     return source.derive(result.model), result.report
+
+
+def _read(
+    path_or_bytes: str | os.PathLike | bytes | onnx.ModelProto, options: ort.SessionOptions
+) -> Model:
+    source = read_model(path_or_bytes)
+    return source if source.folder else replace(source, folder=external_folder(options))
 
 
 def _holds_ort_format(model: object) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .converters import ConversionError, convert
     from .inference_session import InferenceSession
     from .inspection import Inspection, inspect
-    from .provider import add_provider
+    from .provider import add_provider, provider_report
     from .session import available_providers, register
     from .validation import ValidationReport, validate
 
@@ -44,6 +44,7 @@ _HOMES = {
     "get_cmake_dir": "._library",
     "get_library_path": "._library",
     "inspect": ".inspection",
+    "provider_report": ".provider",
     "register": ".session",
     "validate": ".validation",
 }
@@ -63,6 +64,7 @@ __all__ = [
     "get_cmake_dir",
     "get_library_path",
     "inspect",
+    "provider_report",
     "register",
     "testing",
     "validate",

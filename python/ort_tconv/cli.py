@@ -230,6 +230,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("model", metavar="MODEL", help="ONNX model, converted or not")
+    inspect.add_argument(
+        "--session",
+        action="store_true",
+        help="create a session with the execution provider, and show what it takes and what not",
+    )
     _add_shape(inspect)
     inspect.add_argument(
         "--isa", metavar="NAME", help="instruction set to plan for (the best of this processor)"
@@ -435,6 +440,8 @@ def _compare(original: str, converted: str | None, options: argparse.Namespace) 
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    if options.session:
+        return _inspect_session(options)
     from .inspection import inspect
 
     inspection = inspect(
@@ -443,6 +450,18 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.html:
         _write(options.html, inspection.to_html(), options)
     _show(inspection, options)
+    return OK
+
+
+def _inspect_session(options: argparse.Namespace) -> int:
+    from .converters.model_io import read_model
+    from .provider import add_provider, open_with_report
+    from .session import import_onnxruntime
+
+    session_options = import_onnxruntime().SessionOptions()
+    session_options.log_severity_level = 3
+    _, report = open_with_report(read_model(options.model), add_provider(session_options))
+    _show(report, options.json)
     return OK
 
 

@@ -9,13 +9,14 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
 from ._library import import_onnxruntime
 from .converters import Report, convert, convert_with_report
 from .converters.model_io import is_ort_format, read_file, read_model
+from .provider import add_provider, unavailable
 from .session import available_providers, external_folder, for_session, register
 
 ort = import_onnxruntime()
@@ -64,19 +65,25 @@ class InferenceSession(ort.InferenceSession):
         providers: As for onnxruntime; by default :func:`ort_tconv.available_providers`.
         provider_options: As for onnxruntime.
         extensions: Also register the operators of onnxruntime-extensions.
+        mode: ``"convert"``; ``"provider"``, which leaves the model as it is and adds the execution
+            provider to the options (see :func:`ort_tconv.add_provider`), so that no conversion
+            comes first; or ``"auto"``, the provider where there is one, unless ``providers`` or
+            keywords of ``convert`` are given.
         kwargs: Keywords of :func:`ort_tconv.convert`, such as ``exclude`` or ``tune``; others are
             passed on to onnxruntime.
 
     Attributes:
-        conversion: :class:`ort_tconv.converters.Report` on what was rewritten; None for a model in
-            ORT format.
+        conversion: :class:`ort_tconv.converters.Report` on what was rewritten; None for a model
+            that was not converted: one in ORT format, or for the execution provider.
 
     Raises:
         ort_tconv.ConversionError: The model cannot be read or converted, or its external data is
             out of reach.
-        RuntimeError: The operator is registered with ``sess_options`` in another way as well.
+        RuntimeError: The operator is registered with ``sess_options`` in another way as well; or
+            ``mode="provider"`` where there is none.
         TypeError: There is no such keyword.
-        ValueError: Keywords of ``convert`` are given for a model in ORT format.
+        ValueError: Keywords of ``convert`` are given for a model in ORT format; ``mode`` is
+            something else, or ``"provider"`` with ``providers`` or keywords of ``convert``.
     """
 
     conversion: Report | None
@@ -89,25 +96,44 @@ class InferenceSession(ort.InferenceSession):
         provider_options: Sequence[dict[Any, Any]] | None = None,
         *,
         extensions: bool = False,
+        mode: Literal["convert", "provider", "auto"] = "convert",
         **kwargs: Any,
     ) -> None:
         _check_keywords(kwargs)
         conversion = {name: kwargs.pop(name) for name in _CONVERT if name in kwargs}
+        if mode not in ("convert", "provider", "auto"):
+            raise ValueError(f"mode = {mode!r}: must be 'convert', 'provider' or 'auto'")
+        if mode == "provider" and conversion:
+            raise ValueError(
+                f"mode='provider' converts nothing, and takes no {', '.join(conversion)}"
+            )
         owned = sess_options is None
         options = register(ort.SessionOptions() if owned else sess_options, extensions)
-        if providers is None and not getattr(options, "has_providers", lambda: False)():
+        chosen = providers is not None or getattr(options, "has_providers", lambda: False)()
+        free = not (chosen or conversion)
+        unmodified = mode == "provider" or (mode == "auto" and free and unavailable() is None)
+        if unmodified:
+            if providers is not None:
+                raise ValueError("mode='provider' takes no providers: add others to sess_options")
+            add_provider(options)
+            kwargs.setdefault("enable_fallback", 0)  # which would leave the provider out
+        elif not chosen:
             providers = available_providers()
         content: Any = _in_ort_format(path_or_bytes)
         self.conversion = None
         temporary = None
-        if content is None:
+        if unmodified and not isinstance(path_or_bytes, onnx.ModelProto):
+            content = path_or_bytes  # onnxruntime reads it, and nobody else
+        elif content is None:
             source = read_model(path_or_bytes)
             if source.folder is None:
                 source = replace(source, folder=external_folder(options))
-            result = convert_with_report(source, load_external_data=False, **conversion)
-            self.conversion = result.report
-            content, temporary = for_session(result.converted, options, owned=owned)
-            del source, result  # the session has the weights from now on
+            if not unmodified:
+                result = convert_with_report(source, load_external_data=False, **conversion)
+                self.conversion, source = result.report, result.converted
+                del result
+            content, temporary = for_session(source, options, owned=owned)
+            del source  # the session has the weights from now on
         elif conversion:
             raise ValueError(
                 f"{', '.join(conversion)}: a model in ORT format is loaded as it is, and is not "
@@ -130,7 +156,9 @@ class InferenceSession(ort.InferenceSession):
 def _check_keywords(names: Iterable[str]) -> None:
     for name in names:
         if name not in (*_CONVERT, *_ONNXRUNTIME):
-            near = difflib.get_close_matches(name, (*_CONVERT, *_ONNXRUNTIME, "extensions"), 1)
+            near = difflib.get_close_matches(
+                name, (*_CONVERT, *_ONNXRUNTIME, "extensions", "mode"), 1
+            )
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise TypeError(f"InferenceSession() has no keyword argument '{name}'{hint}")
 

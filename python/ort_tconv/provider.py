@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._library import get_library_path, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from .converters import Model
 
 #: Its name in onnxruntime.
 PROVIDER = "TConvExecutionProvider"
 OLDEST_ONNXRUNTIME = (1, 23)
+# Session option, and dynamic option, that names the file to which the report goes.
+_REPORT = f"ep.{PROVIDER.lower()}.report"
 
 _lock = threading.Lock()  # of what follows, and of onnxruntime's list of providers
 _added: weakref.WeakKeyDictionary[onnxruntime.SessionOptions, dict[str, str]]
@@ -124,3 +133,105 @@ def _devices(name: str) -> list[onnxruntime.OrtEpDevice]:
         if not found:
             raise RuntimeError("onnxruntime knows no CPU device, on which the provider could run")
     return found
+
+
+# ---- what it took, and what not ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProviderSite:
+    """A place in a model that concerns the provider."""
+
+    node: str  #: the node's name, or that of its first output if it has none
+    op_type: str  #: of the first of its nodes
+    where: str  #: ``"graph"`` or ``"subgraph <name>"``
+    pattern: str  #: ``conv_transpose``, ``upsample_conv``, ``subpixel_conv`` or ``epilogue``
+    nodes: tuple[str, ...]  #: all that became one node of the provider's
+    claimed: bool
+    reason: str  #: why not, if it is not
+
+
+@dataclass
+class ProviderReport:
+    """What the provider runs in a session, and what it left to others.
+
+    Nodes go by the names they have after onnxruntime's basic optimisations, which come first.
+    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.
+    """
+
+    sites: list[ProviderSite]
+    errors: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        claimed = [site for site in self.sites if site.claimed]
+        left = [site for site in self.sites if not site.claimed]
+        lines = [f"{len(claimed)} claimed, {len(left)} left"]
+        lines += [f"  {s.node} ({s.where}): {', '.join(s.nodes)} ({s.pattern})" for s in claimed]
+        lines += [f"  {s.node} ({s.where}): {s.op_type} left: {s.reason}" for s in left]
+        lines += [f"  error: {error}" for error in self.errors]
+        return "\n".join(lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("node", "result", title="what the provider runs", title_justify="left")
+        for site in self.sites:
+            nodes = escape(", ".join(site.nodes))
+            result = f"[green]claimed[/] ({site.pattern}): {nodes}"
+            if not site.claimed:
+                reason = escape(site.reason)
+                result = f"[yellow]{site.op_type} left[/] ({site.pattern}):\n{reason}"
+            where = "" if site.where == "graph" else f"\n[dim]{escape(site.where)}[/]"
+            table.add_row(escape(site.node) + where, result)
+        yield table if self.sites else "the model has none of the operators that concern it"
+        for error in self.errors:
+            yield f"[red]error:[/] {escape(error)}"
+
+
+def provider_report(session: onnxruntime.InferenceSession) -> ProviderReport:
+    """What the provider runs in ``session``, and why not the rest of what concerns it.
+
+    Raises:
+        RuntimeError: The session does not have the provider, or onnxruntime's sessions take no
+            dynamic options yet; ``ort-tconv inspect --session MODEL`` needs none.
+    """
+    if PROVIDER not in session.get_providers():
+        raise RuntimeError(
+            "the session does not have the provider: create it with ort_tconv.add_provider()"
+        )
+    if not hasattr(session, "set_ep_dynamic_options"):
+        version = import_onnxruntime().__version__
+        raise RuntimeError(
+            f"sessions of onnxruntime {version} cannot be asked; `ort-tconv inspect --session` "
+            "reports on a model"
+        )
+    with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
+        path = Path(folder) / "report.json"
+        session.set_ep_dynamic_options({_REPORT: str(path)})
+        return _read(path)
+
+
+def open_with_report(
+    model: Model, session_options: onnxruntime.SessionOptions
+) -> tuple[onnxruntime.InferenceSession, ProviderReport]:
+    """A session of a model, with options made for it alone that have the provider."""
+    from .session import open_session
+
+    with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
+        path = Path(folder) / "report.json"
+        session_options.add_session_config_entry(_REPORT, str(path))
+        session = open_session(model, session_options, None)
+        return session, _read(path)
+
+
+def _read(path: Path) -> ProviderReport:
+    if not path.is_file():  # a model without a node has nothing to ask for
+        return ProviderReport([], [])
+    content = json.loads(path.read_text())
+    sites = [ProviderSite(**{**site, "nodes": tuple(site["nodes"])}) for site in content["sites"]]
+    return ProviderReport(sites, content["errors"])

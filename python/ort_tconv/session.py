@@ -122,16 +122,19 @@ def available_providers() -> list[str]:
 
 
 def open_session(
-    model: Model, session_options: onnxruntime.SessionOptions, providers: Sequence[Any]
+    model: Model, session_options: onnxruntime.SessionOptions, providers: Sequence[Any] | None
 ) -> onnxruntime.InferenceSession:
     """A session of a model, with options made for it alone: they are changed.
+
+    Without ``providers`` it has those of the options.
 
     Raises ConversionError if the model's external data is out of reach.
     """
     ort = import_onnxruntime()
     content, temporary = for_session(model, session_options, owned=True)
+    providers = None if providers is None else list(providers)
     try:
-        return ort.InferenceSession(content, session_options, list(providers), enable_fallback=0)
+        return ort.InferenceSession(content, session_options, providers, enable_fallback=0)
     finally:
         if temporary is not None:
             temporary.cleanup()

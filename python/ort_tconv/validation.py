@@ -26,6 +26,7 @@ from .converters.model_io import (
 from .converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
 from .converters.report import count_operators
 from .inputs import describe, load_inputs, make_inputs
+from .provider import add_provider, open_with_report
 from .rounding import find_sites, is_step, seeded, without
 from .session import available_providers, open_session, register
 from .shapes import TypedNode, typed_nodes
@@ -165,6 +166,7 @@ def validate(
     providers: Sequence[Any] | None = None,
     rtol: float | None = None,
     atol: float = 0.0,
+    provider: bool = False,
 ) -> ValidationReport:
     """Run a model as it was and as converted, and compare all outputs.
 
@@ -200,22 +202,32 @@ def validate(
             than :func:`ort_tconv.tolerance.absolute_floor`; behind quantised nodes, one value in a
             thousand may differ by a step of quantisation more (:func:`ort_tconv.steps.steps_of`).
         atol: Absolute error allowed in addition, and in integers.
+        provider: Compare with ``original`` as the execution provider runs it, instead of a
+            converted model; see :func:`ort_tconv.add_provider`.
 
     Raises:
-        ValueError: The inputs do not fit, a shape cannot be guessed, a provider is not available,
+        RuntimeError: ``provider`` where there is none.
+        ValueError: ``provider`` with ``converted`` or ``providers``; the inputs do not fit, a shape
+            cannot be guessed, a provider is not available,
             the models have different inputs or outputs, or no baseline can run the original.
         ConversionError: One of the models cannot be read.
     """
     if runs < 1:
         raise ValueError(f"runs is {runs}; at least one is needed")
-    source, target = read_pair(original, converted)
+    if provider:
+        if converted is not None or providers is not None:
+            raise ValueError("provider: there is no converted model and no choice of providers")
+        source = target = read_model(original)
+    else:
+        source, target = read_pair(original, converted)
     sets = [given for given in input_sets(inputs, source.proto) for _ in range(runs)]
     all_feeds = [
         make_inputs(source.proto, given, shapes=shapes, seed=seed + i, distribution=distribution)
         for i, given in enumerate(sets)
     ]
-    providers = list(providers or available_providers())
-    check_providers(providers)
+    if not provider:
+        providers = list(providers or available_providers())
+        check_providers(providers)
     return compare_models(source, target, all_feeds, providers, rtol, atol)
 
 
@@ -223,11 +235,14 @@ def compare_models(
     source: Model,
     target: Model,
     all_feeds: Sequence[Mapping[str, np.ndarray]],
-    providers: Sequence[Any],
+    providers: Sequence[Any] | None,
     rtol: float | None = None,
     atol: float = 0.0,
 ) -> ValidationReport:
-    """:func:`validate`, of models that are read already, with one run for each set of inputs."""
+    """:func:`validate`, of models that are read already, with one run for each set of inputs.
+
+    Without ``providers`` the execution provider runs ``target``.
+    """
     _refuse_malformed(source, target)
     source, random = _with_seeds(source)
     target, _ = _with_seeds(target)
@@ -246,14 +261,17 @@ def compare_models(
     report = ValidationReport(
         baseline=baseline.label,
         providers=tested.providers,
-        rewritten=_rewritten(target.proto),
+        rewritten=tested.rewritten(),
         runs=len(all_feeds),
         inputs={name: describe(value) for name, value in all_feeds[0].items()},
         outputs=[],
         notes=[*baseline.notes, *random],
     )
     if not report.rewritten:
-        report.notes.append(f"the converted model holds no {OP_TYPE} node")
+        nothing = f"the converted model holds no {OP_TYPE} node"
+        if providers is None:
+            nothing = "the execution provider takes no node of the model"
+        report.notes.append(nothing)
     worst: dict[str, Comparison] = {}
     for feeds, wanted, got in zip(all_feeds, expected, actual, strict=True):
         found = [
@@ -523,13 +541,13 @@ class _Session:
     def __init__(
         self,
         source: Model,
-        providers: Sequence[Any] = ("CPUExecutionProvider",),
+        providers: Sequence[Any] | None = ("CPUExecutionProvider",),
         *,
         custom: bool = False,
         outputs: Sequence[str] = (),
     ) -> None:
         self.source, self._custom = source, custom
-        self._requested = list(providers)
+        self._requested = providers  # None: the execution provider
         model = source.proto
         if outputs:
             model = _with_outputs(model, outputs)
@@ -549,7 +567,16 @@ class _Session:
         options.log_severity_level = 3
         if self._custom:
             register(options)
-        return open_session(self.source.derive(model), options, self._requested)
+        if self._requested is not None:
+            return open_session(self.source.derive(model), options, self._requested)
+        session, self._report = open_with_report(self.source.derive(model), add_provider(options))
+        return session
+
+    def rewritten(self) -> list[str]:
+        """Names of the operator's nodes, or of the sites that the execution provider takes."""
+        if self._requested is not None:
+            return _rewritten(self.source.proto)
+        return [site.node for site in self._report.sites if site.claimed]
 
     @property
     def providers(self) -> list[str]:

@@ -1,0 +1,284 @@
+"""What the provider fuses: the sites and the bits of the model as onnxruntime's basic optimisations
+leave it, converted."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from cases import graph_model
+from onnx import helper
+from sessions import options, our_session
+from sites import provider_session, same_bits
+
+import ort_tconv
+from ort_tconv.converters import convert_with_report
+from ort_tconv.provider import open_with_report
+
+RNG = np.random.default_rng(5)
+C, M = 4, 6
+
+
+def node(op_type, *names, out="y", domain="", **attributes):
+    return helper.make_node(op_type, list(names), [out], f"n_{out}", domain=domain, **attributes)
+
+
+def transposed(*nodes, group=1, dtype="float32", opset=17, inputs=None, bias=True, **constants):
+    """x -> ConvTranspose ("up") -> v, and ``nodes`` from v to y."""
+    weights = {"w": RNG.standard_normal((C, M // group, 4, 4))}
+    if bias:
+        weights["b"] = RNG.standard_normal(M)
+    up = helper.make_node(
+        "ConvTranspose", ["x", *weights], ["v"], "up", strides=[2, 2], pads=[1] * 4, group=group
+    )
+    arrays = {k: np.asarray(a, dtype) for k, a in {**weights, **constants}.items()}
+    shapes = {"x": [2, C, 4, 5], **(inputs or {})}
+    return graph_model([up, *nodes], arrays, shapes, ("y",), dtype, opset)
+
+
+def convolution(*nodes, before=(), x="x", shape=(1, 16, 12, 12), w=(16, 16, 3, 3), **more):
+    """``before``, then Conv ("conv") of stride 1 that keeps the size, then ``nodes``."""
+    pads = more.pop("pads", [1, 1, 1, 1])
+    dtype, opset = more.pop("dtype", "float32"), more.pop("opset", 17)
+    out = more.pop("out", "c")
+    arrays = {"w": RNG.standard_normal(w), "b": more.pop("b", RNG.standard_normal(w[0]))}
+    arrays = {k: np.asarray(a, dtype) for k, a in arrays.items()}
+    conv = helper.make_node("Conv", [x, "w", "b"], [out], "conv", pads=pads)
+    return graph_model([*before, conv, *nodes], arrays | more, {"x": shape}, ("y",), dtype, opset)
+
+
+def resize(factor=2, **attributes):
+    attributes = {
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    } | attributes
+    return helper.make_node(
+        "Resize", ["x", "", "scales"], ["u"], "resize", mode="nearest", **attributes
+    ), np.array([1, 1, factor, factor], np.float32)
+
+
+def optimised(model: onnx.ModelProto, tmp_path) -> onnx.ModelProto:
+    """The graph that onnxruntime shows to providers."""
+    settings = options()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(
+        model.SerializeToString(),
+        settings,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=[],
+    )
+    result = onnx.load(tmp_path / "optimised.onnx")
+    kept = [item for item in result.opset_import if item.domain != "ort_tconv"]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
+    return result
+
+
+def sites_of(report) -> set[frozenset[str]]:
+    """Groups of nodes that a conversion takes together."""
+    groups: dict[str, set[str]] = {}
+    for change in report.changes:
+        anchor = change.nodes[0] if change.rewrite == "epilogue" else change.node
+        groups.setdefault(anchor, set()).update(change.nodes)
+    return {frozenset(group) for group in groups.values()}
+
+
+def check(model: onnx.ModelProto, tmp_path, count: int | None = None) -> None:
+    """Both ways take the same sites, ``count`` nodes in all, and give the same bits."""
+    from ort_tconv.converters.model_io import read_model
+
+    result = convert_with_report(optimised(model, tmp_path))
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    found = {frozenset(site.nodes) for site in report.sites if site.claimed}
+    assert found == sites_of(result.report), f"{report}\n{result.report}"
+    if count is not None:
+        assert sum(map(len, found)) == count, str(report)
+    feeds = {}
+    for value in session.get_inputs():
+        dtype = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
+        shape = [side if isinstance(side, int) else 3 for side in value.shape]
+        feeds[value.name] = RNG.standard_normal(shape).astype(dtype.get(value.type, np.float32))
+    (expected,), (got,) = our_session(result.model).run(None, feeds), session.run(None, feeds)
+    assert same_bits(expected, got), np.abs(expected - got).max()
+
+
+def refusal(model: onnx.ModelProto) -> str:
+    from ort_tconv.converters.model_io import read_model
+
+    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    (reason,) = [site.reason for site in report.sites if not site.claimed]
+    return reason
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "op, names", [("Add", "vk"), ("Sub", "vk"), ("Sub", "kv"), ("Mul", "kv"), ("Div", "vk")]
+)
+def test_constants_per_channel(tmp_path, op, names, dtype, group, bias):
+    k = RNG.uniform(0.5, 2, (1, M, 1, 1))
+    check(transposed(node(op, *names), k=k, dtype=dtype, group=group, bias=bias), tmp_path, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_batch_normalization_and_activation(tmp_path, dtype):
+    names = ["gamma", "beta", "mean", "var"]
+    constants = {name: RNG.uniform(0.5, 2, M) for name in names}
+    model = transposed(
+        node("BatchNormalization", "v", *names, out="t"),
+        node("Relu", "t"),
+        dtype=dtype,
+        **constants,
+    )
+    check(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "op, attributes, opset",
+    [
+        *((name, {}, 17) for name in ("Relu", "Sigmoid", "Tanh", "Softplus", "HardSwish")),
+        ("Elu", {"alpha": 0.5}, 17),
+        ("LeakyRelu", {"alpha": 0.3}, 17),
+        ("HardSigmoid", {}, 17),
+        ("Clip", {"min": -0.5, "max": 0.25}, 10),
+        ("Gelu", {"approximate": "tanh"}, 20),
+    ],
+)
+def test_activations(tmp_path, op, attributes, opset):
+    check(transposed(node(op, "v", **attributes), opset=opset), tmp_path, 2)
+
+
+def test_clip_and_prelu_take_constants(tmp_path):
+    check(transposed(node("Clip", "v", "low", ""), low=-0.5), tmp_path, 2)
+    slopes = RNG.standard_normal((M, 1, 1))
+    check(transposed(node("PRelu", "v", "slopes"), slopes=slopes), tmp_path, 2)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_silu_written_out(tmp_path, swapped):
+    names = ("s", "v") if swapped else ("v", "s")
+    check(transposed(node("Sigmoid", "v", out="s"), node("Mul", *names)), tmp_path, 3)
+
+
+def test_gelu_written_out(tmp_path):
+    model = transposed(
+        node("Div", "v", "root", out="a"),
+        node("Erf", "a", out="e"),
+        node("Add", "e", "one", out="g"),
+        node("Mul", "v", "g", out="h"),
+        node("Mul", "h", "half"),
+        root=np.sqrt(2),
+        one=1.0,
+        half=0.5,
+    )
+    check(model, tmp_path, 6)
+
+
+def test_something_like_gelu_stays(tmp_path):
+    model = transposed(
+        node("Erf", "v", out="e"), node("Add", "e", "one", out="g"), node("Mul", "v", "g"), one=1.0
+    )
+    check(model, tmp_path, 1)
+
+
+@pytest.mark.parametrize("order", ["vz", "zv"])
+def test_residual_and_activation(tmp_path, order):
+    model = transposed(node("Add", *order, out="t"), node("Relu", "t"), inputs={"z": [2, M, 8, 10]})
+    check(model, tmp_path, 3)
+
+
+def test_a_residual_that_may_be_broadcast_stays():
+    model = transposed(node("Add", "v", "z"), inputs={"z": [2, M, 1, 10]})
+    assert "the shape of 'z' is not known to be that of 'v'" in refusal(model)
+
+
+def test_a_result_with_other_readers_stays():
+    model = transposed(node("Relu", "v", out="t"), node("Concat", "v", "t", axis=1))
+    assert refusal(model) == "its input has 2 readers"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("shape", [(1, 16, 12, 12), ("n", 16, "h", "w")])
+def test_upsampling_and_convolution(tmp_path, dtype, shape):
+    up, scales = resize()
+    check(
+        convolution(before=[up], x="u", out="y", shape=shape, scales=scales, dtype=dtype),
+        tmp_path,
+        2,
+    )
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect"])
+def test_upsampling_padding_and_convolution(tmp_path, mode):
+    up, scales = resize()
+    pad = helper.make_node("Pad", ["u", "amounts"], ["p"], "pad", mode=mode)
+    amounts = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    model = convolution(
+        before=[up, pad], x="p", out="y", pads=[0] * 4, scales=scales, amounts=amounts
+    )
+    from ort_tconv.converters.model_io import read_model
+
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert [set(site.nodes) for site in report.sites if site.claimed] == [{"resize", "pad", "conv"}]
+    feeds = {"x": RNG.standard_normal((1, 16, 12, 12)).astype(np.float32)}
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
+    assert same_bits(session.run(None, feeds)[0], expected)
+
+
+def test_an_upsampled_image_that_others_read_stays():
+    up, scales = resize()
+    model = convolution(node("Add", "c", "u"), before=[up], x="u", scales=scales)
+    assert refusal(model).startswith("'u' has other readers")
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("shape", [(1, 32, 24, 24), ("n", 32, "h", "w")])
+def test_subpixel_convolution(tmp_path, mode, same, shape):
+    b = np.full(12, 0.5) if same else RNG.standard_normal(12)
+    shuffle = node("DepthToSpace", "c", blocksize=2, mode=mode)
+    model = convolution(shuffle, w=(12, 32, 3, 3), shape=shape, b=b)
+    from ort_tconv.converters.model_io import read_model
+
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert [set(site.nodes) for site in report.sites if site.claimed] == [{"conv", "n_y"}]
+    feeds = {"x": RNG.standard_normal((2, 32, 24, 24) if shape[0] == "n" else shape)}
+    feeds = {"x": feeds["x"].astype(np.float32)}
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
+    assert same_bits(session.run(None, feeds)[0], expected)
+
+
+def test_subpixel_convolution_by_reshaping():
+    first, last = np.array([0, 3, 2, 2, 24, 24]), np.array([0, 3, 48, 48])
+    model = convolution(
+        node("Reshape", "c", "first", out="r"),
+        node("Transpose", "r", out="t", perm=[0, 1, 4, 2, 5, 3]),
+        node("Reshape", "t", "last"),
+        w=(12, 32, 3, 3),
+        shape=(1, 32, 24, 24),
+        first=first,
+        last=last,
+    )
+    from ort_tconv.converters.model_io import read_model
+
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert [len(site.nodes) for site in report.sites if site.claimed] == [4], str(report)
+    feeds = {"x": RNG.standard_normal((1, 32, 24, 24)).astype(np.float32)}
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
+    assert same_bits(session.run(None, feeds)[0], expected)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite(value):
+    """They are summed by definition, from the weights as they are."""
+    model = transposed(node("Relu", "v"))
+    from onnx import numpy_helper
+
+    (w,) = [item for item in model.graph.initializer if item.name == "w"]
+    array = numpy_helper.to_array(w).copy()
+    array[1, 2, 3, 0] = value
+    w.CopyFrom(numpy_helper.from_array(array, "w"))
+    feeds = {"x": RNG.standard_normal((2, C, 4, 5)).astype(np.float32)}
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
+    assert same_bits(provider_session(model, strict=True).run(None, feeds)[0], expected)

@@ -1,0 +1,90 @@
+"""provider_report(), validate(provider=True), inspect --session and InferenceSession(mode=...)."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from cases import chain_model, if_model
+from sessions import options
+from sites import provider_session
+
+import ort_tconv
+from ort_tconv.cli import main
+from ort_tconv.provider import PROVIDER, provider_report
+
+ASKS = hasattr(ort.InferenceSession, "set_ep_dynamic_options")
+needs_asking = pytest.mark.skipif(not ASKS, reason="sessions of this onnxruntime cannot be asked")
+
+
+@needs_asking
+def test_report_of_a_session():
+    report = provider_report(provider_session(chain_model(2), exclude="up_y1"))
+    assert [(s.node, s.nodes) for s in report.sites if s.claimed] == [("up_y0", ("up_y0", "act0"))]
+    (left,) = [s for s in report.sites if not s.claimed]
+    assert (left.node, left.reason) == ("up_y1", "excluded by 'up_y1'")
+    assert report.errors == [] and "1 claimed, 1 left" in str(report)
+
+
+@needs_asking
+def test_report_names_subgraphs():
+    report = provider_report(provider_session(if_model()))
+    assert {(s.node, s.where) for s in report.sites if s.claimed} == {
+        ("up_then_y", "subgraph then_graph"),
+        ("up_else_y", "subgraph else_graph"),
+    }
+
+
+def test_report_of_a_session_without_the_provider():
+    session = ort.InferenceSession(
+        chain_model(1).SerializeToString(), options(), providers=["CPUExecutionProvider"]
+    )
+    with pytest.raises(RuntimeError, match=r"add_provider\(\)"):
+        provider_report(session)
+
+
+def test_inspect_session(tmp_path, capsys):
+    onnx.save(chain_model(1), tmp_path / "model.onnx")
+    assert main(["inspect", "--session", "--json", "-", str(tmp_path / "model.onnx")]) == 0
+    (site,) = json.loads(capsys.readouterr().out)["sites"]
+    assert site["claimed"] and site["nodes"] == ["up_y0", "act0"]
+    assert main(["inspect", "--session", str(tmp_path / "model.onnx")]) == 0
+    assert "claimed" in capsys.readouterr().out
+
+
+def test_validate():
+    report = ort_tconv.validate(chain_model(2), provider=True)
+    assert report.ok and report.rewritten == ["up_y0", "up_y1"] and PROVIDER in report.providers
+    for wrong in ({"converted": chain_model(2)}, {"providers": ["CPUExecutionProvider"]}):
+        with pytest.raises(ValueError, match="provider: there is no"):
+            ort_tconv.validate(chain_model(2), provider=True, **wrong)
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "model"])
+@pytest.mark.parametrize("mode", ["provider", "auto"])
+def test_inference_session(tmp_path, mode, form):
+    model = chain_model(2)
+    onnx.save(model, tmp_path / "model.onnx")
+    source = {"path": tmp_path / "model.onnx", "bytes": model.SerializeToString(), "model": model}
+    session = ort_tconv.InferenceSession(source[form], mode=mode)
+    assert session.conversion is None and session.get_providers()[0] == PROVIDER
+    x = np.ones((1, 4, 5, 6), np.float32)
+    converted = ort_tconv.InferenceSession(model)
+    assert converted.conversion is not None
+    np.testing.assert_array_equal(
+        session.run(None, {"x0": x})[0], converted.run(None, {"x0": x})[0]
+    )
+
+
+def test_inference_session_with_providers():
+    session = ort_tconv.InferenceSession(
+        chain_model(1), providers=["CPUExecutionProvider"], mode="auto"
+    )
+    assert session.conversion is not None
+    with pytest.raises(ValueError, match="takes no providers"):
+        ort_tconv.InferenceSession(
+            chain_model(1), providers=["CPUExecutionProvider"], mode="provider"
+        )
+    with pytest.raises(ValueError, match="mode = 'fast'"):
+        ort_tconv.InferenceSession(chain_model(1), mode="fast")

@@ -6,12 +6,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 from cases import graph_model
-from onnx import helper
+from onnx import helper, numpy_helper
 from sessions import options, our_session
 from sites import provider_session, same_bits
 
 import ort_tconv
 from ort_tconv.converters import convert_with_report
+from ort_tconv.converters.model_io import read_model
 from ort_tconv.provider import open_with_report
 
 RNG = np.random.default_rng(5)
@@ -57,7 +58,12 @@ def resize(factor=2, **attributes):
 
 
 def optimised(model: onnx.ModelProto, tmp_path) -> onnx.ModelProto:
-    """The graph that onnxruntime shows to providers."""
+    """The graph that onnxruntime shows to providers.
+
+    Only of float32: of other types it would write down what it can run, with casts around it.
+    """
+    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        return model
     settings = options()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -65,7 +71,6 @@ def optimised(model: onnx.ModelProto, tmp_path) -> onnx.ModelProto:
         model.SerializeToString(),
         settings,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=[],
     )
     result = onnx.load(tmp_path / "optimised.onnx")
     kept = [item for item in result.opset_import if item.domain != "ort_tconv"]
@@ -85,8 +90,6 @@ def sites_of(report) -> set[frozenset[str]]:
 
 def check(model: onnx.ModelProto, tmp_path, count: int | None = None) -> None:
     """Both ways take the same sites, ``count`` nodes in all, and give the same bits."""
-    from ort_tconv.converters.model_io import read_model
-
     result = convert_with_report(optimised(model, tmp_path))
     session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     found = {frozenset(site.nodes) for site in report.sites if site.claimed}
@@ -103,8 +106,6 @@ def check(model: onnx.ModelProto, tmp_path, count: int | None = None) -> None:
 
 
 def refusal(model: onnx.ModelProto) -> str:
-    from ort_tconv.converters.model_io import read_model
-
     _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     (reason,) = [site.reason for site in report.sites if not site.claimed]
     return reason
@@ -121,14 +122,12 @@ def test_constants_per_channel(tmp_path, op, names, dtype, group, bias):
     check(transposed(node(op, *names), k=k, dtype=dtype, group=group, bias=bias), tmp_path, 2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_batch_normalization_and_activation(tmp_path, dtype):
+def test_batch_normalization_and_activation(tmp_path):
     names = ["gamma", "beta", "mean", "var"]
     constants = {name: RNG.uniform(0.5, 2, M) for name in names}
     model = transposed(
         node("BatchNormalization", "v", *names, out="t"),
         node("Relu", "t"),
-        dtype=dtype,
         **constants,
     )
     check(model, tmp_path)
@@ -137,7 +136,7 @@ def test_batch_normalization_and_activation(tmp_path, dtype):
 @pytest.mark.parametrize(
     "op, attributes, opset",
     [
-        *((name, {}, 17) for name in ("Relu", "Sigmoid", "Tanh", "Softplus", "HardSwish")),
+        *((name, {}, 17) for name in ("Relu", "Sigmoid", "Tanh", "Softplus")),
         ("Elu", {"alpha": 0.5}, 17),
         ("LeakyRelu", {"alpha": 0.3}, 17),
         ("HardSigmoid", {}, 17),
@@ -147,6 +146,16 @@ def test_batch_normalization_and_activation(tmp_path, dtype):
 )
 def test_activations(tmp_path, op, attributes, opset):
     check(transposed(node(op, "v", **attributes), opset=opset), tmp_path, 2)
+
+
+def test_hard_swish():
+    """onnxruntime, which has no kernel for it, shows the node to providers before it inlines it."""
+    model = transposed(node("HardSwish", "v"))
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert [site.nodes for site in report.sites if site.claimed] == [("up", "n_y")]
+    feeds = {"x": RNG.standard_normal((2, C, 4, 5)).astype(np.float32)}
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
+    assert same_bits(session.run(None, feeds)[0], expected)
 
 
 def test_clip_and_prelu_take_constants(tmp_path):
@@ -217,8 +226,6 @@ def test_upsampling_padding_and_convolution(tmp_path, mode):
     model = convolution(
         before=[up, pad], x="p", out="y", pads=[0] * 4, scales=scales, amounts=amounts
     )
-    from ort_tconv.converters.model_io import read_model
-
     session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     assert [set(site.nodes) for site in report.sites if site.claimed] == [{"resize", "pad", "conv"}]
     feeds = {"x": RNG.standard_normal((1, 16, 12, 12)).astype(np.float32)}
@@ -239,8 +246,6 @@ def test_subpixel_convolution(tmp_path, mode, same, shape):
     b = np.full(12, 0.5) if same else RNG.standard_normal(12)
     shuffle = node("DepthToSpace", "c", blocksize=2, mode=mode)
     model = convolution(shuffle, w=(12, 32, 3, 3), shape=shape, b=b)
-    from ort_tconv.converters.model_io import read_model
-
     session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     assert [set(site.nodes) for site in report.sites if site.claimed] == [{"conv", "n_y"}]
     feeds = {"x": RNG.standard_normal((2, 32, 24, 24) if shape[0] == "n" else shape)}
@@ -260,8 +265,6 @@ def test_subpixel_convolution_by_reshaping():
         first=first,
         last=last,
     )
-    from ort_tconv.converters.model_io import read_model
-
     session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     assert [len(site.nodes) for site in report.sites if site.claimed] == [4], str(report)
     feeds = {"x": RNG.standard_normal((1, 32, 24, 24)).astype(np.float32)}
@@ -273,8 +276,6 @@ def test_subpixel_convolution_by_reshaping():
 def test_weights_that_are_not_finite(value):
     """They are summed by definition, from the weights as they are."""
     model = transposed(node("Relu", "v"))
-    from onnx import numpy_helper
-
     (w,) = [item for item in model.graph.initializer if item.name == "w"]
     array = numpy_helper.to_array(w).copy()
     array[1, 2, 3, 0] = value

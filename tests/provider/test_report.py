@@ -46,7 +46,7 @@ def test_report_of_a_session_without_the_provider():
 
 def test_inspect_session(tmp_path, capsys):
     onnx.save(chain_model(1), tmp_path / "model.onnx")
-    assert main(["inspect", "--session", "--json", "-", str(tmp_path / "model.onnx")]) == 0
+    assert main(["inspect", "--session", str(tmp_path / "model.onnx"), "--json"]) == 0
     (site,) = json.loads(capsys.readouterr().out)["sites"]
     assert site["claimed"] and site["nodes"] == ["up_y0", "act0"]
     assert main(["inspect", "--session", str(tmp_path / "model.onnx")]) == 0

@@ -38,9 +38,10 @@ ARENA = 288 * MIB  # of weights: no core finds in a cache what it last read that
 TURN = 2e-3  # seconds at least
 CALLS = 1, 20  # least and most of a turn
 BEHIND = 1.6, 1.25  # times the best: candidates left out after one call, and after the first rounds
-FIRST_ROUNDS = 2
-ROUNDS = 8, 24  # least and most
-SECONDS = 0.7  # for a layer: no further round begins
+LOST = 0.02  # seconds for which a thread may lose its processor
+FIRST_ROUNDS = 3
+ROUNDS = 7, 24  # least and most
+SECONDS = 0.5  # for a layer: no further round begins
 
 
 @dataclass(frozen=True)
@@ -224,12 +225,17 @@ class Timing:
         return {i: [self.turn(i, cold, guess[i]) for cold in (False, True)] for i in order}
 
     def times(self) -> dict[str, list[float]]:
-        # In two passes: a thread that has lost its processor for a while is no slow candidate.
-        first = [{i: min(self.timer.time(i, False, 1)) for i in self.kinds} for _ in range(2)]
-        once = {i: min(times[i] for times in first) for i in self.kinds}
+        # A thread that has lost its processor for a while is no slow candidate: the best of several
+        # passes counts, each relative to the best of its time.
+        once = {i: min(self.timer.time(i, False, 1)) for i in self.kinds}
+        for _ in range(2):
+            for i, seconds in once.items():
+                if seconds <= max(LOST, BEHIND[0] * min(once.values())):
+                    once[i] = min(seconds, *self.timer.time(i, False, 1))
         left = within(BEHIND[0], once)
         rounds = [self.round(left, once) for _ in range(FIRST_ROUNDS)]
-        left = within(BEHIND[1], {i: sum(min(r[i]) for r in rounds) for i in left})
+        sums = [{i: sum(times) for i, times in r.items()} for r in rounds]
+        left = within(BEHIND[1], {i: min(r[i] / min(r.values()) for r in sums) for i in left})
         deadline = time.perf_counter() + SECONDS
         while len(rounds) < ROUNDS[0] or (
             len(rounds) < ROUNDS[1] and time.perf_counter() < deadline

@@ -229,7 +229,8 @@ def test_share():
             [tensor(w, "w"), tensor(np.zeros((4096, 512), np.float32), "m")],
         )
     )
-    assert 0.1 < the_site(product).share < 0.9
+    # The product has eight times the sums, and all of its weights come from memory.
+    assert 0.02 < the_site(product).share < 0.9
 
 
 def test_wrong_use():

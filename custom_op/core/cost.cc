@@ -78,10 +78,10 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"pack_transformed", &K::pack_transformed}};
 }
 
-// Fitted by benchmarks/fit_costs.py.  A recording of a processor stands behind those of avx2; the others are
-// derived from them, until there is one.
+// Set by hand between the fits of benchmarks/fit_costs.py to recordings of an AVX2 processor (Zen 3) with the
+// kernels before the stacked engine; the recording of today's is still to be taken.  Those of avx512 are derived.
 CostConstants cost_constants(const std::string& isa) {
-  CostConstants k;  // benchmarks/recordings/amd-epyc-family-25-model-1-avx2.json
+  CostConstants k;
   // Vectors of 64 bytes, on processors whose cores get fewer bytes of memory in the time of a multiply-add: the
   // layers measured on one are in tests/core/test_plan.py.
   if (isa == "avx512" || isa == "emulated512") {

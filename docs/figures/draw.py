@@ -301,6 +301,7 @@ ENGINES = {
     "narrow": ("N", "narrow"),
     "winograd 1": ("W1", "winograd on one axis"),
     "winograd 2": ("W2", "winograd on both"),
+    "stacked": ("S", "stacked"),
 }
 
 
@@ -338,7 +339,7 @@ def plans() -> Drawing:
             d.text(x0 + j * width + width / 2, y0 + len(CHANNELS) * height + 16, str(n), 12)
     y = y0 + len(CHANNELS) * height + 34
     for i, (short, long) in enumerate(ENGINES.values()):
-        x = 60 + [0, 120, 245, 445][i]
+        x = 60 + [0, 100, 205, 395, 560][i]
         d.rect(x, y, 24, 18, COLORS[i])
         d.text(x + 12, y + 13, short, 11, weight="bold", fill=PAGE)
         d.text(x + 32, y + 13, long, 12, "start")

@@ -461,7 +461,7 @@ def _inspect_session(options: argparse.Namespace) -> int:
     session_options = import_onnxruntime().SessionOptions()
     session_options.log_severity_level = 3
     _, report = open_with_report(read_model(options.model), add_provider(session_options))
-    _show(report, options.json)
+    _show(report, options)
     return OK
 
 

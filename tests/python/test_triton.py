@@ -180,13 +180,15 @@ def test_a_failure_leaves_no_half_a_model(tmp_path, monkeypatch):
 
 
 def test_the_example_is_what_the_command_writes(tmp_path):
-    """The configuration that examples/triton-server shows, for the generator of docs/make_cli.py."""
+    """The configuration in examples/triton-server, for the generator of docs/make_cli.py."""
     root = Path(__file__).resolve().parents[2]
     spec = importlib.util.spec_from_file_location("make_cli", root / "docs/make_cli.py")
     make_cli = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_cli)
     onnx.save(make_cli.generator(), tmp_path / "generator.onnx")
-    (line,) = re.findall("^ort-tconv .*", (root / "examples/triton-server/README.md").read_text(), re.M)
+    (line,) = re.findall(
+        "^ort-tconv .*", (root / "examples/triton-server/README.md").read_text(), re.M
+    )
     command = [Path(sys.executable).parent / "ort-tconv", *line.split()[1:]]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     written, shown = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from cases import STORE_ROUNDOFF, SUM_ROUNDOFF, Case, assert_within
+from instruction_sets import isa_parameters
 
 from ort_tconv import _core
 
@@ -20,21 +21,10 @@ ALGORITHMS = _core.algorithms()
 TRANSFORMS = ("winograd",)
 
 
-def isas() -> list:
-    """The instruction sets built in, those that this processor lacks being skipped, and the
-    emulated shapes of kernels."""
-    supported = _core.supported_isas()
-    compiled = [
-        pytest.param(
-            isa,
-            marks=pytest.mark.skipif(isa not in supported, reason=f"this processor lacks {isa}"),
-        )
-        for isa in _core.compiled_isas()
-    ]
-    return compiled + _core.emulated_isas()
-
-
-each_isa = pytest.mark.parametrize("isa", isas())
+each_isa = pytest.mark.parametrize(
+    "isa",
+    isa_parameters(_core.compiled_isas(), _core.supported_isas(), _core.emulated_isas()),
+)
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 each_choice = pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cases import CORNERS, Case, drawn_cases
 from hypothesis import given
+from instruction_sets import isa_parameters
 from quantities import BYTES, OUTPUTS, Quantized, expected, reference, run, sums, ways_to_quantize
 
 from ort_tconv import _core
@@ -13,19 +14,14 @@ WIDE = Case((9, 37), (3, 5), strides=(2, 3), pads=(1, 0, 1, 2), group_in=7, grou
 ALGORITHMS = ("direct", "narrow")
 
 
-def isas() -> list:
-    supported = _core.quantized_isas()
-    compiled = [
-        pytest.param(
-            isa,
-            marks=pytest.mark.skipif(isa not in supported, reason=f"this processor lacks {isa}"),
-        )
-        for isa in _core.compiled_quantized_isas()
-    ]
-    return compiled + _core.emulated_quantized_isas()
-
-
-each_isa = pytest.mark.parametrize("isa", isas())
+each_isa = pytest.mark.parametrize(
+    "isa",
+    isa_parameters(
+        _core.compiled_quantized_isas(),
+        _core.quantized_isas(),
+        _core.emulated_quantized_isas(),
+    ),
+)
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 

@@ -189,16 +189,14 @@ void ask_limits(Answers& answers) {
 
 std::vector<int> usable_processors() {
   // As many as the kernel may have, where that is more than the set of a fixed size holds.
-  for (int most = CPU_SETSIZE; most <= 1 << 20; most *= 2) {
-    cpu_set_t* set = CPU_ALLOC(most);
-    if (!set) break;
-    const size_t bytes = CPU_ALLOC_SIZE(most);
+  for (size_t most = CPU_SETSIZE; most <= 1 << 20; most *= 2) {
+    std::vector<cpu_set_t> set(most / CPU_SETSIZE);
+    const size_t bytes = set.size() * sizeof(cpu_set_t);
+    if (sched_getaffinity(0, bytes, set.data()) != 0) continue;
     std::vector<int> usable;
-    const bool known = sched_getaffinity(0, bytes, set) == 0;
-    for (int i = 0; known && i < most; ++i)
-      if (CPU_ISSET_S(i, bytes, set)) usable.push_back(i);
-    CPU_FREE(set);
-    if (known) return usable;
+    for (size_t i = 0; i < most; ++i)
+      if (CPU_ISSET_S(i, bytes, set.data())) usable.push_back(static_cast<int>(i));
+    return usable;
   }
   return {};
 }

@@ -3,9 +3,9 @@
     python benchmarks/bench_weights.py [--layers REGEX] [--weights TYPES] [--json FILE]
 
 For layers whose time is their weights: many channels, few pixels. Each is timed warm, its weights
-being what the caches hold of them, and cold, with so many layers of other weights in turn that no
-cache holds any; stock ONNX Runtime likewise. The rate to compare with is that of plain loops that
-read as many bytes, one part a thread, as warm or as cold.
+being what the caches hold of them, and cold, in a model of so many such layers that no cache holds
+the weights of one until the next run; stock ONNX Runtime likewise. The rate to compare with is that
+of plain loops that read as many bytes, one part a thread, as warm or as cold.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import math
 import statistics
 import sys
 import tempfile
-from itertools import cycle
 from pathlib import Path
 
 import engines as all_engines
 import measure as timing
 import numpy as np
 import report
-from bench_session import HERE, load_layers, make_model
+from bench_session import HERE, load_layers
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from paper import compile_loops
 from rich.table import Table
 
 from ort_tconv import convert
 
 LAYERS = r"gan/(dcgan_4x4x1024|dcgan_8x8x512|ebgan_4x4x2048|ebgan_8x8x1024)$"
-COLD_BYTES = 256 << 20  # of copies in turn: more than the caches that one core can use hold
+COLD_BYTES = 256 << 20  # of weights: more than the caches that one core can use hold
 FORMS = ("float32", "float16", "bfloat16")
 
 
@@ -46,27 +46,31 @@ class Kept(all_engines.OrtTconv):
 
 
 def reading(library: ctypes.CDLL, threads: int, copies: list[np.ndarray]):
-    """A function that reads the next of the copies, one part a thread."""
+    """A function that reads all of the copies, a part of each on each thread."""
     read = library.read_all
-    read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
     read.restype = ctypes.c_float
-    turn = cycle(copies)
-
-    def run() -> None:
-        data = next(turn)
-        read(data.ctypes.data, data.size, threads)
-
-    return run
-
-
-def in_turn(runs: list):
-    turn = cycle(runs)
-    return lambda: next(turn)()
+    addresses = (ctypes.c_void_p * len(copies))(*(copy.ctypes.data for copy in copies))
+    return lambda: read(addresses, len(copies), copies[0].size, threads)
 
 
 def copies_of(size: int) -> int:
     """How many arrays of so many bytes no cache holds a part of, one after the other."""
     return max(2, math.ceil(COLD_BYTES / size))
+
+
+def layers_in_turn(layer, weights: list[np.ndarray]) -> ModelProto:
+    """One model, so that the engine's threads are those of one session: a node for each array."""
+    nodes, outputs = [], []
+    for i in range(len(weights)):
+        inputs, output = ["x", f"w{i}"], f"y{i}"
+        nodes.append(helper.make_node("ConvTranspose", inputs, [output], **layer.attributes))
+        shape = [None] * len(layer.x)
+        outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
+    constants = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, layer.x)
+    graph = helper.make_graph(nodes, layer.name, [x], outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def measure(layer, engines, library, threads: int, repeat: int, seconds: float) -> dict:
@@ -76,17 +80,12 @@ def measure(layer, engines, library, threads: int, repeat: int, seconds: float) 
     rows = {}
     for state, count in (("warm", 1), ("cold", copies_of(size))):
         weights = [rng.standard_normal(layer.w, dtype=np.float32) for _ in range(count)]
-        runs = {}
-        for engine in engines:
-            prepared = [engine.prepare(layer, make_model(layer, w), x, w)[0] for w in weights]
-            runs[engine.name] = in_turn(prepared)
+        model = layers_in_turn(layer, weights)
+        runs = {engine.name: engine.prepare(layer, model, x, None)[0] for engine in engines}
         runs["read"] = reading(library, threads, weights)
-        for run in runs.values():
-            for _ in range(count):
-                run()
         settle = max(engine.settle for engine in engines)
         times = timing.in_turns(list(runs.values()), repeat, seconds, settle)
-        rows[state] = {name: statistics.median(t) for name, t in zip(runs, times)}
+        rows[state] = {name: statistics.median(t) / count for name, t in zip(runs, times)}
     return {"layer": layer.name, "bytes": size, "median_ms": rows}
 
 

@@ -131,13 +131,17 @@ void unified(const float* x, const float* const* w, float* y, float* padded, int
   });
 }
 
-// Reads so many floats from end to end, a part on each thread.
-float read_all(const float* values, int64_t count, int64_t threads) {
+// Reads arrays of so many floats from end to end, a part of each on each thread.
+float read_all(const float* const* arrays, int64_t n, int64_t count, int64_t threads) {
   std::atomic<float> result{0};
-  in_parallel(count / 16, threads, [&](int64_t first, int64_t last) {
+  in_parallel(threads, threads, [&](int64_t first, int64_t last) {
     float sums[4] = {};
-    for (const float* line = values + 16 * first; line < values + 16 * last; line += 16)
-      for (int i = 0; i < 4; i++) sums[i] += line[4 * i];  // the rest of the cache line comes along
+    for (int64_t a = 0; a < n; a++) {
+      const int64_t lines = count / 16;
+      const float* const end = arrays[a] + lines * last / threads * 16;
+      for (const float* line = arrays[a] + lines * first / threads * 16; line < end; line += 16)
+        for (int i = 0; i < 4; i++) sums[i] += line[4 * i];  // the rest of the cache line comes along
+    }
     result = sums[0] + sums[1] + sums[2] + sums[3];
   });
   return result;

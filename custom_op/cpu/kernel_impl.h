@@ -141,22 +141,33 @@ struct Ahead {
 };
 constexpr int64_t kFetchChannels = 16;  // after so many channels, lines are asked for
 
+// Sums of P pixels that are kept apart, of every U-th channel: as many as keep the multipliers busy, whose results
+// come some cycles later.
+template <int P, int NV> constexpr int kApart = P * NV >= 6 ? 1 : P * NV >= 3 ? 2 : 4;
+
 // Adds one tap of P pixels.
-template <class T, class W, int P, int NV>
+template <class T, class W, int P, int NV, int U = kApart<P, NV>>
 inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* w, int64_t channels, Ahead& ahead,
-                                                    Vec<T> (*acc)[NV]) {
+                                                    Vec<T> (*acc)[P][NV]) {
   constexpr int L = Simd<T>::L;
+  const auto add = [&](int64_t c, const W* weights, Vec<T> (&to)[P][NV]) __attribute__((always_inline)) {
+    Vec<T> b[NV];
+    for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(weights + v * L);
+    for (int p = 0; p < P; ++p) {
+      const T s = x[p][c];
+      for (int v = 0; v < NV; ++v) to[p][v] += s * b[v];
+    }
+  };
   for (int64_t c = 0, end = 0; c < channels;) {
     end = channels - c > kFetchChannels ? c + kFetchChannels : channels;
     for (ahead.end += ahead.step * (end - c); ahead.line < ahead.end; ahead.line += 64) __builtin_prefetch(ahead.line);
+    if constexpr (U == 1) {
 #pragma GCC unroll 2
-    for (; c < end; ++c, w += NV * L) {
-      Vec<T> b[NV];
-      for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(w + v * L);
-      for (int p = 0; p < P; ++p) {
-        const T s = x[p][c];
-        for (int v = 0; v < NV; ++v) acc[p][v] += s * b[v];
-      }
+      for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
+    } else {
+      for (; c + U <= end; c += U, w += U * NV * L)
+        for (int u = 0; u < U; ++u) add(c + u, w + u * NV * L, acc[u]);
+      for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
     }
   }
 }
@@ -167,17 +178,21 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
   constexpr int L = Simd<T>::L;
   const T* x[P];
   const W* w = static_cast<const W*>(a.w);
-  Vec<T> acc[P][NV] = {};
+  constexpr int U = kApart<P, NV>;
+  Vec<T> acc[U][P][NV] = {};
   if (a.accumulate)
     for (int p = 0; p < P; ++p)
-      for (int v = 0; v < NV; ++v) acc[p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
+      for (int v = 0; v < NV; ++v) acc[0][p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
   for (int64_t t = 0; t < a.ntaps; ++t) {
     for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
     const int64_t panel = a.panels ? a.panels[t] : t;
     gemm_tap<T, W, P, NV>(x, w + panel * a.channels * NV * L, a.channels, ahead, acc);
   }
+  for (int u = 1; u < U; ++u)
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < NV; ++v) acc[0][p][v] += acc[u][p][v];
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[p][v]);
+    for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[0][p][v]);
 }
 
 template <class T, class W, int NV>

@@ -301,6 +301,17 @@ def add(recording: dict[str, Any], layer: Layer, threads: int, times: dict) -> N
     row["us"][str(threads)] = times
 
 
+def forget_disputed(recording: dict[str, Any], loss: float) -> None:
+    """A machine that is slow for a moment makes good candidates look bad: times that speak against
+    the plan's choice are worth taking twice."""
+    from fit_costs import problems
+
+    rows = {row["name"]: row for row in recording["layers"]}
+    for problem in problems(recording):
+        if problem.loss(problem.chosen()) > loss:
+            del rows[problem.name]["us"][str(problem.threads)]
+
+
 def text_of(recording: dict[str, Any]) -> str:
     """JSON with a line for each candidate's numbers."""
     head = json.dumps({k: v for k, v in recording.items() if k != "layers"}, indent=1)
@@ -329,6 +340,12 @@ def main(argv: list[str] | None = None) -> int:
         help="stop after these; another run goes on (%(default)s)",
     )
     parser.add_argument("--again", action="store_true", help="forget what the file holds")
+    parser.add_argument(
+        "--disputed",
+        type=float,
+        metavar="LOSS",
+        help="forget layers of which the plan's choice took so many times the best one's time",
+    )
     options = parser.parse_args(argv)
 
     recording: dict[str, Any] = {**describe(), "layers": []}
@@ -344,6 +361,8 @@ def main(argv: list[str] | None = None) -> int:
         recording = found
     file.parent.mkdir(parents=True, exist_ok=True)
 
+    if options.disputed:
+        forget_disputed(recording, options.disputed)
     weights = _core.WeightArena(ARENA)
     todo = list(missing(recording))
     deadline = time.monotonic() + 60 * options.minutes

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/integers.h"
+#include "core/matrix_product.h"
 #include "core/winograd.h"
 
 namespace ort_tconv {
@@ -186,7 +187,8 @@ GemmBlocks gemm_blocks(int64_t n, int64_t nv, int64_t most) {
   GemmBlocks blocks;
   const auto add = [&](int64_t count, int64_t p) {
     blocks.passes += static_cast<double>(count);
-    blocks.stalls += static_cast<double>(count * (std::max({p * nv, p + nv, kAccumulators}) - p * nv));
+    const int64_t busy = std::max({p * nv, p + nv, ceil_div(kAccumulators, sums_apart(p, nv))});
+    blocks.stalls += static_cast<double>(count * (busy - p * nv));
   };
   const int64_t full = n < most ? 0 : n % most == 0 ? n / most : n / most - 1;
   add(full, most);

@@ -1,15 +1,17 @@
 #include "core/cost.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/integers.h"
 
 namespace ort_tconv {
 namespace {
 
-// How far a tile outgrows the near caches: 0 up to a quarter of the second level, 1 from all of it on.
+// How far a tile outgrows the near caches: 0 up to a quarter of the second level, 1 at all of it, and so on with
+// each four times of it.
 double outgrown(double bytes, const Machine& m) {
-  return std::clamp((bytes / static_cast<double>(m.l2_bytes) - 0.25) / 0.75, 0.0, 1.0);
+  return std::max(0.0, 1 + std::log2(bytes / static_cast<double>(m.l2_bytes)) / 2);
 }
 
 // One after the other, on one core, the weights in reach.
@@ -57,6 +59,7 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"weight_load", &K::weight_load},
           {"sum", &K::sum},
           {"task", &K::task},
+          {"wake", &K::wake},
           {"copy", &K::copy},
           {"transform", &K::transform},
           {"transform_back", &K::transform_back},
@@ -78,8 +81,8 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"pack_transformed", &K::pack_transformed}};
 }
 
-// Set by hand between the fits of benchmarks/fit_costs.py to recordings of an AVX2 processor (Zen 3) with the
-// kernels before the stacked engine; the recording of today's is still to be taken.  Those of avx512 are derived.
+// Fitted to benchmarks/recordings (benchmarks/fit_costs.py): those of AVX2.  No processor with AVX-512 has been
+// recorded: what differs there follows from layers that were measured on one.
 CostConstants cost_constants(const std::string& isa) {
   CostConstants k;
   // Vectors of 64 bytes, on processors whose cores get fewer bytes of memory in the time of a multiply-add: the
@@ -92,7 +95,8 @@ CostConstants cost_constants(const std::string& isa) {
 }
 
 double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
-  const double sums = plan.work.imbalance * arithmetic(plan.work, plan.algorithm, m, k);
+  const double woken = plan.tasks > 1 ? k.wake * (m.threads - 1) : 0;
+  const double sums = plan.work.imbalance * arithmetic(plan.work, plan.algorithm, m, k) + woken;
   const double weights = fetching(plan, m, k);
   return packing(plan, k) + std::max(sums, weights) + k.exposed * std::min(sums, weights) +
          k.kept_byte * static_cast<double>(plan.packed_bytes);

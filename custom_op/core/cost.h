@@ -11,24 +11,24 @@ namespace ort_tconv {
 // Costs of what Work counts.  A multiply-add in a full block of a matrix product costs 1.
 struct CostConstants {
   // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
-  // loads, last stores), a task.
-  double stall = 0.85, weight_load = 0.013, sum = 7, task = 20000;
+  // loads, last stores), a task, each further thread that takes part.
+  double stall = 2.7, weight_load = 1.31, sum = 0.119, task = 12500, wake = 24700;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
-  double copy = 20, transform = 30, transform_back = 1, store = 15;
+  double copy = 55.2, transform = 18.8, transform_back = 20.4, store = 30.3;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
-  double row = 1.25, row_load = 0.25, row_copy = 5, row_store = 15;
+  double row = 1.25, row_load = 1.41, row_copy = 0.1, row_store = 22.5;
   // More for each multiply-add of tiles that outgrow the near caches, in matrix products and in the narrow engine.
-  double outgrown = 0.1, row_outgrown = 0.3;
+  double outgrown = 0.0925, row_outgrown = 0.597;
   // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
   // which share its bandwidth.
-  double near_byte = 0.01, far_byte = 0.05, memory_byte = 0.45, shared_byte = 0.25;
+  double near_byte = 0.001, far_byte = 0.005, memory_byte = 0.241, shared_byte = 0.118;
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
-  double exposed = 0.1;
+  double exposed = 0.338;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 200 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
   double kept_byte = 0.034;
   // A weight that is packed in every run: with its whole row, by itself, transformed.
-  double pack = 2, pack_single = 10, pack_transformed = 40;
+  double pack = 6, pack_single = 10, pack_transformed = 40;
 };
 
 // By name, for tests and for fitting.

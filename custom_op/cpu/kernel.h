@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/line_map.h"
+#include "core/matrix_product.h"
 #include "core/problem.h"
 
 namespace ort_tconv {

@@ -141,16 +141,12 @@ struct Ahead {
 };
 constexpr int64_t kFetchChannels = 16;  // after so many channels, lines are asked for
 
-// Sums of P pixels that are kept apart, of every U-th channel: as many as keep the multipliers busy, whose results
-// come some cycles later.
-template <int P, int NV> constexpr int kApart = P * NV >= 6 ? 1 : P * NV >= 3 ? 2 : 4;
-
-// Adds one tap of P pixels.
-template <class T, class W, int P, int NV, int U = kApart<P, NV>>
+// Adds one tap of P pixels, whose sums over every U-th channel are kept apart.
+template <class T, class W, int P, int NV, int U = sums_apart(P, NV)>
 inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* w, int64_t channels, Ahead& ahead,
                                                     Vec<T> (*acc)[P][NV]) {
   constexpr int L = Simd<T>::L;
-  const auto add = [&](int64_t c, const W* weights, Vec<T> (&to)[P][NV]) __attribute__((always_inline)) {
+  const auto add = [&](int64_t c, const W* weights, Vec<T>(&to)[P][NV]) __attribute__((always_inline)) {
     Vec<T> b[NV];
     for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(weights + v * L);
     for (int p = 0; p < P; ++p) {
@@ -178,7 +174,7 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
   constexpr int L = Simd<T>::L;
   const T* x[P];
   const W* w = static_cast<const W*>(a.w);
-  constexpr int U = kApart<P, NV>;
+  constexpr int U = sums_apart(P, NV);
   Vec<T> acc[U][P][NV] = {};
   if (a.accumulate)
     for (int p = 0; p < P; ++p)

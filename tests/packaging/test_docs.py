@@ -126,7 +126,11 @@ def check_exists(command: str) -> None:
         targets = [a for a in arguments if "=" not in a]
         run(ROOT, "make", "-n", *arguments)
         for value in (a.split("=", 1)[1] for a in arguments if a.startswith("BENCH_ARGS=")):
-            benchmarks = {"bench-models": "bench_models.py", "bench-paper": "paper.py"}
+            benchmarks = {
+                "bench-models": "bench_models.py",
+                "bench-paper": "paper.py",
+                "bench-candidates": "candidates.py",
+            }
             script = benchmarks.get(targets[0], "bench_session.py")
             check_options(ROOT / "benchmarks" / script, shlex.split(value))
     elif Path(program).name in ("python", "python3"):

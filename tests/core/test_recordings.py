@@ -1,0 +1,86 @@
+"""Plans against what their candidates took on real processors (benchmarks/recordings)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ort_tconv import _core
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RECORDINGS = sorted((BENCHMARKS / "recordings").glob("*.json"))
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # which dataclasses ask for
+    spec.loader.exec_module(module)
+    return module
+
+
+fit_costs = script("fit_costs")
+each_recording = pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+
+
+def problems(file: Path):
+    return fit_costs.problems(json.loads(file.read_text()))
+
+
+def test_there_are_recordings() -> None:
+    assert RECORDINGS
+
+
+@each_recording
+def test_recording_is_whole(file: Path) -> None:
+    """Every layer of the workload and at least fifty others, on one thread and on all."""
+    recording = json.loads(file.read_text())
+    rows = {row["name"]: row for row in recording["layers"]}
+    layers = json.loads((BENCHMARKS / "workloads.json").read_text())
+    names = {row["name"] for group in layers.values() if isinstance(group, list) for row in group}
+    assert names <= set(rows)
+    assert len(rows) >= len(names) + 50
+    threads = {"1", str(recording["machine"]["threads"])}
+    assert all(set(row["us"]) == threads for row in rows.values())
+
+
+@each_recording
+def test_choices_are_the_best_or_close(file: Path) -> None:
+    """Least cost against least time: 1.02 times the best in geometric mean, 1.12 at worst.  Times
+    that differ by less than they differ from themselves count as equal."""
+    measured = problems(file)
+    lost = fit_costs.losses(measured)
+    far = {(p.name, p.threads, p.chosen()): loss for p, loss in zip(measured, lost) if loss > 1.12}
+    assert not far
+    assert fit_costs.geometric_mean(lost) <= 1.02
+
+
+@each_recording
+def test_recording_tells_candidates_apart(file: Path) -> None:
+    """The test above would hold for any choice if times were all noise or candidates all alike."""
+    measured = problems(file)
+    first = [p.loss(p.kinds[0]) for p in measured]
+    assert fit_costs.geometric_mean(first) > 1.15
+    spread = [t.most / t.least for p in measured for t in [p.times[p.best]]]
+    assert sorted(spread)[len(spread) // 2] < 1.05
+
+
+@each_recording
+def test_plan_has_the_least_cost(file: Path) -> None:
+    """What is replayed is what the operator does."""
+    recording = json.loads(file.read_text())
+    names = ("strides", "pads", "dilations", "output_padding", "group")
+    options = {"isa": recording["isa"], "machine": recording["machine"]}
+    for row in recording["layers"][::5]:
+        w = [row["x"][1], row["m"] // row["group"], *row["kernel"]]
+        attributes = {name: row[name] for name in names}
+        for threads in map(int, row["us"]):
+            given = {"threads": threads, **options, **attributes}
+            plans = _core.candidates(row["x"], w, **given)
+            assert len({plan["kind"] for plan in plans}) == len(plans)
+            least = min(plans, key=lambda plan: plan["cost"])
+            assert _core.plan(row["x"], w, **given)["kind"] == least["kind"]

@@ -87,6 +87,27 @@ def input_shapes(
     return {name: result[name] for name in declared if name in result}
 
 
+def guessed(
+    model: onnx.ModelProto, known: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Of each input whose size is a guess, the dimensions that are, if ``known`` are the shapes
+    that were given."""
+    known = dict(known or {})
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    settled = {dim.dim_param for name in known for dim in dims.get(name, ()) if dim.dim_param}
+    result = {
+        name: tuple(
+            axis
+            for axis, dim in enumerate(own)
+            if not dim.HasField("dim_value") and dim.dim_param not in settled
+        )
+        for name, own in dims.items()
+        if name not in known and name not in defaults
+    }
+    return {name: axes for name, axes in result.items() if axes}
+
+
 def check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:
     """Raise ValueError if one of the names is none of the model's inputs."""
     for name in names:

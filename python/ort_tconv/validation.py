@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import machine
+from . import machine, text
 from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
 from .converters import analyze, convert_with_report
@@ -24,8 +24,8 @@ from .converters.model_io import (
     read_model,
 )
 from .converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
-from .converters.report import count_operators
-from .inputs import describe, load_inputs, make_inputs
+from .converters.report import count_operators, nodes_of_the_operator
+from .inputs import describe, guessed, load_inputs, make_inputs
 from .provider import add_provider, open_with_report
 from .rounding import find_sites, is_step, seeded, without
 from .session import available_providers, open_session, register
@@ -74,6 +74,8 @@ class ValidationReport:
     outputs: list[Comparison]  #: the worst of all runs for each output
     first_difference: NodeDifference | None = None
     notes: list[str] = field(default_factory=list)
+    #: Dimensions of inputs whose sizes are guesses, as the model leaves them open.
+    guessed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -84,8 +86,9 @@ class ValidationReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{'equal' if self.ok else 'DIFFERENT'} up to rounding: {self.rewritten} rewritten "
-            f"nodes on {', '.join(self.providers)} against {self.baseline}, {self.runs} run(s)"
+            f"{'equal' if self.ok else 'DIFFERENT'} up to rounding: "
+            f"{nodes_of_the_operator(self.rewritten)} on {', '.join(self.providers)} against "
+            f"{self.baseline}, {self.runs} run(s)"
         ]
         lines += [f"  {output}" for output in self.outputs]
         if self.first_difference:
@@ -103,6 +106,7 @@ class ValidationReport:
             "rewritten": self.rewritten,
             "runs": self.runs,
             "inputs": self.inputs,
+            "guessed": {name: list(axes) for name, axes in self.guessed.items()},
             "outputs": [output.to_dict() for output in self.outputs],
             "first_difference": first
             and {
@@ -120,30 +124,41 @@ class ValidationReport:
         from rich.table import Table
 
         yield f"expected: {escape(self.baseline)}"
-        yield f"tested:   {self.rewritten} rewritten nodes on {', '.join(self.providers)}"
-        for name, text in self.inputs.items():
-            yield f"input:    {escape(name)}: {escape(text)}"
+        tested = nodes_of_the_operator(self.rewritten)
+        yield f"tested:   {tested} on {', '.join(self.providers)}"
+        for name, kind in self.inputs.items():
+            guess = text.guesses(self.guessed.get(name, ()))
+            yield escape(f"input:    {name}: {kind}{guess}")
         table = Table()
-        table.add_column("output", overflow="fold")
+        table.add_column("output")
         for column in ("max abs\nmax rel", "RMS\ntolerance", "cosine\nPSNR"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("result")
         for output in self.outputs:
             table.add_row(
-                f"{escape(output.name)}\n{output.dtype} [{'×'.join(map(str, output.shape))}]",
+                text.Cell(output.name, f"{output.dtype} [{'×'.join(map(str, output.shape))}]"),
                 _number(output.max_abs, output.max_abs_at)
                 + "\n"
                 + _number(output.max_rel, output.max_rel_at),
                 f"{_figure(output.rms)}\n{output.tolerance:.2e}",
                 f"{_figure(output.cosine, '.7f')}\n{_figure(output.psnr, '.1f', ' dB')}",
-                f"[{'green' if output.ok else 'red'}]{escape(output.verdict)}[/]",
+                text.Cell((output.verdict, "green" if output.ok else "red")),
                 end_section=True,
             )
         yield table
+        yield f"[dim]{_EXPLANATION}[/]"
         if self.first_difference:
             yield f"[red]first difference:[/] {escape(str(self.first_difference))}"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
+
+
+_EXPLANATION = (
+    "max abs: the largest difference, of which the tolerance is the limit. max rel: the largest "
+    "one relative to the expected value, or to the RMS of all where that is larger. RMS: of the "
+    "differences. cosine: of the angle between both as vectors. PSNR: of the largest expected "
+    "value to the RMS of the differences."
+)
 
 
 def _number(value: float, at: tuple[int, ...] | None) -> str:
@@ -228,7 +243,19 @@ def validate(
     if not provider:
         providers = list(providers or available_providers())
         check_providers(providers)
-    return compare_models(source, target, all_feeds, providers, rtol, atol)
+    report = compare_models(source, target, all_feeds, providers, rtol, atol)
+    report.guessed = guessed_sizes(source.proto, sets[0], shapes)
+    return report
+
+
+def guessed_sizes(
+    model: onnx.ModelProto,
+    given: Mapping[str, Any] | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> dict[str, tuple[int, ...]]:
+    """Of each input that is made up, the dimensions of its shape that nobody has given."""
+    known = {name: np.shape(array) for name, array in (given or {}).items()}
+    return guessed(model, {**known, **(shapes or {})})
 
 
 def compare_models(
@@ -572,11 +599,11 @@ class _Session:
         session, self._report = open_with_report(self.source.derive(model), add_provider(options))
         return session
 
-    def rewritten(self) -> list[str]:
-        """Names of the operator's nodes, or of the sites that the execution provider takes."""
+    def rewritten(self) -> int:
+        """Number of the operator's nodes, or of the sites that the execution provider takes."""
         if self._requested is not None:
             return _rewritten(self.source.proto)
-        return [site.node for site in self._report.sites if site.claimed]
+        return sum(site.claimed for site in self._report.sites)
 
     @property
     def providers(self) -> list[str]:

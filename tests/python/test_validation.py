@@ -284,7 +284,7 @@ def test_report_as_text():
     original = chain_model()
     report = ort_tconv.validate(original, shapes={"x0": (1, 4, 3, 3)})
     text = str(report)
-    assert text.startswith("equal up to rounding: 3 rewritten nodes on CPUExecutionProvider")
+    assert text.startswith("equal up to rounding: 3 nodes of the operator on CPUExecutionProvider")
     assert "x3: float32 [1, 4, 24, 24]: max abs" in text
     wrong = with_weight(ort_tconv.convert(original), "w1", zero_one_tap)
     assert "DIFFERENT" in str(ort_tconv.validate(original, wrong))

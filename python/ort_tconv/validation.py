@@ -25,6 +25,7 @@ from .converters.model_io import (
 )
 from .converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
 from .converters.report import count_operators, nodes_of_the_operator
+from .flattening import bodies, flattened
 from .inputs import describe, guessed, load_inputs, make_inputs
 from .provider import add_provider, open_with_report
 from .rounding import find_sites, is_step, seeded, without
@@ -47,8 +48,9 @@ _PROBES = 32
 class NodeDifference:
     """The first node, in the order of execution, with an output that differs.
 
-    All nodes before it agree, so it is the one at fault.  Bodies of If, Loop and Scan count as part
-    of their node, local functions are looked into.
+    All nodes before it agree, so it is the one at fault.  Local functions are looked into, and so
+    are bodies of If and Loop, whose nodes are called ``if/node`` and ``loop/0/node``, with the
+    number of the iteration; that of Scan counts as part of its node.
     """
 
     node: str
@@ -380,7 +382,7 @@ def _judge(
         return found
     if report.first_difference is not None:
         return found
-    inlined = baseline.inlined(), tested.inlined()
+    inlined = _laid_out(baseline.inlined(), tested.inlined(), feeds, report)
     fault, cleared = _check_sites(*inlined, feeds, limits)
     where = fault or _first_difference(*inlined, feeds, limits)
     if not cleared or limits.rtol is not None:
@@ -389,6 +391,36 @@ def _judge(
             report.notes.append("no difference is found when intermediate results are kept")
         return found
     return [c if c.ok else replace(c, reason=None, note=_enlarged(c, where)) for c in found]
+
+
+def _laid_out(
+    baseline: _Session | _Reference,
+    tested: _Session,
+    feeds: Mapping[str, np.ndarray],
+    report: ValidationReport,
+) -> tuple[_Session | _Reference, _Session]:
+    """Both models, which are inlined, with what ran in bodies in the main graph; the report says
+    which bodies cannot be looked into."""
+    if not bodies(baseline.model):
+        return baseline, tested
+
+    def probe(model: onnx.ModelProto, names: list[str]) -> Mapping[str, Any]:
+        rest = [name for name in names if name not in feeds]
+        found = baseline.of(model).probe(rest).run(feeds) if rest else {}
+        return {**feeds, **found}
+
+    try:
+        original, converted = flattened(baseline.model, tested.model, probe)
+        result = baseline.of(original), tested.of(converted)
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        why = str(error).strip().partition("\n")[0]
+        report.notes.append(f"If and Loop are judged as a whole: {why}")
+        return baseline, tested
+    if left := bodies(original):
+        report.notes.append(
+            f"judged as a whole, with all that is in their bodies: {', '.join(left)}"
+        )
+    return result
 
 
 def _enlarged(output: Comparison, first: NodeDifference | None) -> str:
@@ -672,6 +704,9 @@ class _Reference:
 
     def inlined(self) -> _Reference:
         return _Reference(inline_functions(self.source), self._why)
+
+    def of(self, model: onnx.ModelProto) -> _Reference:
+        return _Reference(self.source.derive(model), self._why)
 
     def probe(self, outputs: Sequence[str]) -> _Reference:
         return _Reference(self.source, self._why, outputs)

@@ -398,10 +398,18 @@ def _to_ir(
         for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
         if _holds_map(value.type)
     }
+    sparse = {tensor.values.name: tensor for tensor in proto.graph.sparse_initializer}
+    sparse = {
+        name: t for name, t in sparse.items() if name not in {v.name for v in proto.graph.input}
+    }
     seen = proto
-    if maps:
+    if maps or sparse:
         seen = onnx.ModelProto()
         seen.CopyFrom(proto)
+        seen.graph.input.extend(  # so that they are known
+            onnx.helper.make_tensor_value_info(name, tensor.values.data_type, tensor.dims)
+            for name, tensor in sparse.items()
+        )
         for value in (*seen.graph.input, *seen.graph.output, *seen.graph.value_info):
             if value.name in maps:
                 value.ClearField("type")
@@ -413,6 +421,9 @@ def _to_ir(
         result.graph.value_info.extend(types)
         result.training_info.extend(proto.training_info)
         result.graph.sparse_initializer.extend(proto.graph.sparse_initializer)
+        inputs = [value for value in result.graph.input if value.name not in sparse]
+        del result.graph.input[:]
+        result.graph.input.extend(inputs)
         for value in (*result.graph.input, *result.graph.output):
             if value.name in maps:
                 value.CopyFrom(maps[value.name])

@@ -27,9 +27,9 @@ from . import machine, text
 from ._library import import_onnxruntime
 from .converters import analyze
 from .converters.model_io import Model, ModelLike
-from .inputs import describe, make_inputs
+from .inputs import describe, has_strings, make_inputs
 from .inspection import dtype_name, plan_of
-from .session import EXTERNAL_FOLDER, available_providers, register
+from .session import EXTERNAL_FOLDER, register
 from .shapes import TypedNode, typed_nodes
 from .tuning import SETTLE, turn
 from .validation import (
@@ -40,6 +40,7 @@ from .validation import (
     guessed_sizes,
     inline_functions,
     input_sets,
+    provider_list,
     read_pair,
 )
 
@@ -318,7 +319,7 @@ def benchmark(
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     threads = threads or machine.usable_cores()
-    providers = list(providers or available_providers())
+    providers = provider_list(providers)
     check_providers(providers)
     source, target = map(inline_functions, read_pair(original, converted))
     given = input_sets(inputs, source.proto)[0]
@@ -426,13 +427,16 @@ class Job:
 
 
 class _Runner:
-    """A session and its inputs, as values that onnxruntime need not convert."""
+    """A session and its inputs, as values that onnxruntime need not convert, but for strings."""
 
     def __init__(self, session: Any, feeds: Mapping[str, np.ndarray]) -> None:
-        ort = import_onnxruntime()
         self.session = session
-        self._names = [value.name for value in session.get_outputs()]
-        self._feeds = {
+        names = [value.name for value in session.get_outputs()]
+        if has_strings(feeds):  # which no OrtValue can be made of
+            self.run = lambda: session.run(names, dict(feeds))
+            return
+        ort = import_onnxruntime()
+        values = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
                 np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
             )
@@ -440,9 +444,7 @@ class _Runner:
             else ort.OrtValue.ortvalue_from_numpy(value)
             for name, value in feeds.items()
         }
-
-    def run(self) -> None:
-        self.session.run_with_ort_values(self._names, self._feeds)
+        self.run = lambda: session.run_with_ort_values(names, values)
 
 
 def _job(

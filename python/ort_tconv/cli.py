@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; wrong usage raises SystemExit(2)."""
     _degrade()
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    for name in ("model", "original"):
+        if getattr(options, name, None) == "-":
+            setattr(options, name, "/dev/stdin")
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -163,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert", help="rewrite a model to use the operator", epilog=_STATUS
     )
     convert.set_defaults(run=_convert)
-    convert.add_argument("model", metavar="IN", help="ONNX model")
+    convert.add_argument("model", metavar="IN", help="ONNX model; - reads it from a pipe")
     convert.add_argument("output", metavar="OUT", help="where to write the converted model")
     convert.add_argument(
         "--force",

@@ -187,6 +187,11 @@ def _number_at_end(path: Path) -> tuple[int, str]:
 # ---- parts -------------------------------------------------------------------------------------
 
 
+def has_strings(feeds: Mapping[str, np.ndarray]) -> bool:
+    """Whether one of the arrays holds strings."""
+    return any(array.dtype.kind in "OUS" for array in feeds.values())
+
+
 def describe(array: np.ndarray) -> str:
     return f"{array.dtype} [{'×'.join(map(str, array.shape))}]"
 
@@ -195,8 +200,8 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value") or "value of unknown type"
         raise ValueError(
-            f"input '{value.name}' is a {kind.removesuffix('_type')}, not a tensor; only models "
-            "with tensors as inputs can be validated"
+            f"input '{value.name}' is of type {kind.removesuffix('_type')}, not a tensor; only "
+            "models with tensors as inputs can be validated"
         )
     return ir.DataType(value.type.tensor_type.elem_type).numpy()
 

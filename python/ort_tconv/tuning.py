@@ -27,7 +27,7 @@ from .converters import Model
 from .converters.rewrite import DOMAIN, OP_TYPE
 from .converters.unit_stride_conv import UnitStrideConvRewrite
 from .graphs import Graph, Part
-from .inputs import guessed, make_inputs
+from .inputs import guessed, has_strings, make_inputs
 from .inspection import plan_of
 from .session import open_session, register
 from .shapes import typed_nodes
@@ -582,6 +582,10 @@ class _Machine:
         return [self._bind(self.session(model), feeds) for model in models]
 
     def _bind(self, session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        if has_strings(feeds):
+            known = {value.name for value in session.get_inputs()}
+            given = {name: array for name, array in feeds.items() if name in known}
+            return lambda: session.run(None, given)
         ort = import_onnxruntime()
         device = "cuda" if self.providers[0] == "CUDAExecutionProvider" else "cpu"
         binding = session.io_binding()

@@ -243,7 +243,7 @@ def validate(
         for i, given in enumerate(sets)
     ]
     if not provider:
-        providers = list(providers or available_providers())
+        providers = provider_list(providers)
         check_providers(providers)
     report = compare_models(source, target, all_feeds, providers, rtol, atol)
     report.guessed = guessed_sizes(source.proto, sets[0], shapes)
@@ -525,6 +525,11 @@ def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto)
         ]
         if names[0] != names[1]:
             raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
+
+
+def provider_list(providers: str | Sequence[Any] | None) -> list[Any]:
+    """One name, or several, or those that have the operator."""
+    return [providers] if isinstance(providers, str) else list(providers or available_providers())
 
 
 def check_providers(providers: Sequence[Any]) -> None:

@@ -22,6 +22,7 @@ from .nodes import (
     prune,
     readers,
 )
+from .report import EPILOGUE
 from .rewrite import Refusal, Rewrite, Scope, Site
 from .shape_readers import check_released, convolution_rule, release_shapes
 
@@ -51,7 +52,7 @@ class EpilogueRewrite(Rewrite):
     in float64, parameters of an activation that float32, the attribute's type, does not hold.
     """
 
-    name = "epilogue"
+    name = EPILOGUE
 
     def anchor(self, node: ir.Node) -> ir.Node:
         return _operator_before(node) or node

@@ -215,9 +215,10 @@ def read_model(model: ModelLike) -> Model:
             proto = _parse_text(data, path, text)
         result = Model(proto, _folder_of_file(path, proto), path)
     else:
+        hint = "; pass what its read() returns" if hasattr(model, "read") else ""
         raise TypeError(
             f"model is a {type(model).__name__}; a path, bytes, onnx.ModelProto or onnx_ir.Model "
-            "is needed"
+            f"is needed{hint}"
         )
     if not result.proto.HasField("graph"):
         raise ConversionError(f"{result.path or 'the model'}: an ONNX model without a graph")

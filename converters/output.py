@@ -55,6 +55,12 @@ class Output:
             )
         if path.is_dir():
             raise IsADirectoryError(f"{shown} is a folder; name a file in it to write to")
+        form = onnx.serialization.registry.get_format_from_file_extension(path.suffix)
+        if path.suffix == ".ort" or form not in (None, "protobuf"):
+            raise ConversionError(
+                f"{shown}: models are written in ONNX's binary format, and a file with the suffix "
+                f"{path.suffix} is read as something else; name it {printable(path.stem)}.onnx"
+            )
         is_special = path.exists() and not path.is_file()  # a pipe or a device
         if not is_special and not os.access(path.parent, os.W_OK):
             raise PermissionError(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -36,6 +36,8 @@ from .weights import WEIGHTS, keep_weights
 from .zero_insertion import ZeroInsertionRewrite
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
     from ..tuning import Tuning
 
 #: All passes, in the order in which they run.
@@ -79,6 +81,18 @@ class ConversionResult:
     def skips(self) -> list[Skip]:
         return self.report.skips
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report and the tuning, None if there was none, as JSON holds them."""
+        tuning = None if self.tuning is None else json.loads(self.tuning.to_json())
+        return {**self.report.to_dict(), "tuning": tuning}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.tuning is None:
+            yield self.report
+        else:
+            yield self.tuning
+            yield from self.report.tables(but=self.tuning.nodes)
+
 
 def convert(
     model: ModelLike,
@@ -92,6 +106,7 @@ def convert(
     tune: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
+    progress: bool = False,
     load_external_data: bool = True,
     force: bool = False,
     one_file: bool = False,
@@ -125,6 +140,7 @@ def convert(
             are stored in the metadata.
         shapes: Shapes of inputs for ``tune``, as for :func:`ort_tconv.validate`.
         threads: Intra-op threads for ``tune``; 0 for onnxruntime's default.
+        progress: Whether ``tune`` shows a progress bar on standard error if it is a terminal.
         load_external_data: Whether external data is loaded into the returned model, as
             ``onnx.load`` does, so that ``SerializeToString()`` holds everything a session needs.
             Otherwise it stays a reference, relative to ``output``'s folder if there is one and to
@@ -156,6 +172,7 @@ def convert(
         tune=tune,
         shapes=shapes,
         threads=threads,
+        progress=progress,
         load_external_data=load_external_data,
         force=force,
         one_file=one_file,
@@ -174,6 +191,7 @@ def convert_with_report(
     tune: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int = 0,
+    progress: bool = False,
     load_external_data: bool = True,
     force: bool = False,
     one_file: bool = False,
@@ -194,11 +212,13 @@ def convert_with_report(
     if tune:
         from ..tuning import tune as tune_sites  # it needs onnxruntime, which conversion does not
 
-        result, report, tuning = tune_sites(source, rewrite, shapes=shapes, threads=threads)
+        result, report, tuning = tune_sites(
+            source, rewrite, shapes=shapes, threads=threads, progress=progress
+        )
     else:
         result, report = rewrite()
 
-    if report.changes and not tune:  # tuning stores more
+    if report.changes or tune:
         _record(result, options)
     _log(source.name, report)
     converted = source.derive(result)
@@ -378,10 +398,18 @@ def _to_ir(
         for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
         if _holds_map(value.type)
     }
+    sparse = {tensor.values.name: tensor for tensor in proto.graph.sparse_initializer}
+    sparse = {
+        name: t for name, t in sparse.items() if name not in {v.name for v in proto.graph.input}
+    }
     seen = proto
-    if maps:
+    if maps or sparse:
         seen = onnx.ModelProto()
         seen.CopyFrom(proto)
+        seen.graph.input.extend(  # so that they are known
+            onnx.helper.make_tensor_value_info(name, tensor.values.data_type, tensor.dims)
+            for name, tensor in sparse.items()
+        )
         for value in (*seen.graph.input, *seen.graph.output, *seen.graph.value_info):
             if value.name in maps:
                 value.ClearField("type")
@@ -393,6 +421,9 @@ def _to_ir(
         result.graph.value_info.extend(types)
         result.training_info.extend(proto.training_info)
         result.graph.sparse_initializer.extend(proto.graph.sparse_initializer)
+        inputs = [value for value in result.graph.input if value.name not in sparse]
+        del result.graph.input[:]
+        result.graph.input.extend(inputs)
         for value in (*result.graph.input, *result.graph.output):
             if value.name in maps:
                 value.CopyFrom(maps[value.name])

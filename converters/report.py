@@ -6,11 +6,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .. import text
+from ..text import Cell
+from .nodes import DOMAIN
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     import onnx
     from rich.console import Console, ConsoleOptions, RenderResult
+
+#: Name of the pass that takes nodes into one of the operator's that is there already.
+EPILOGUE = "epilogue"
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,35 @@ class Skip:
 
 
 @dataclass
+class Origin:
+    """The nodes of the original model that one node of the operator stands for."""
+
+    core: tuple[str, ...]  #: those that are the transposed convolution
+    nodes: list[str] = field(default_factory=list)  #: and those that are its epilogue
+    changes: list[Change] = field(default_factory=list)  #: in the order in which they were made
+
+    @property
+    def rewrites(self) -> list[str]:
+        return list(dict.fromkeys(change.rewrite for change in self.changes))
+
+    @property
+    def before(self) -> Cost:
+        """Of all nodes, as if they were rewritten at once."""
+        first, *rest = self.changes
+        added = [(change.before, change.after) for change in (first, *rest)]
+        costs = []
+        for name in ("macs", "bytes"):
+            befores, afters = ([getattr(cost, name) for cost in side] for side in zip(*added))
+            known = None not in (*befores, *afters)
+            costs.append(sum(befores) - sum(afters[:-1]) if known else None)
+        return Cost(*costs)
+
+    @property
+    def after(self) -> Cost:
+        return self.changes[-1].after
+
+
+@dataclass
 class Report:
     """Everything a conversion has to say.
 
@@ -89,12 +125,27 @@ class Report:
     @property
     def summary(self) -> str:
         """How many candidates were rewritten, into how many nodes, and how many were left alone."""
-        text = f"{len(self.changes)} rewritten, {len(self.skips)} left alone"
-        fused = sum(change.rewrite == "epilogue" for change in self.changes)
-        if not fused:
-            return text
-        nodes = len(self.changes) - fused
-        return f"{text} ({nodes} nodes of the operator, {fused} fused into them)"
+        done = f"{len(self.changes)} rewritten, {len(self.skips)} left alone"
+        nodes = sum(n for op, n in self.operators[1].items() if op.startswith(f"{DOMAIN}::"))
+        if not nodes:
+            return done
+        fused = sum(change.rewrite == EPILOGUE for change in self.changes)
+        others = f", {fused} fused into them" if fused else ""
+        return f"{done} ({nodes_of_the_operator(nodes)}{others})"
+
+    def origins(self) -> dict[tuple[str, str], Origin]:
+        """What each node of the operator stands for, by its place and name; all names that it had
+        on the way lead to it."""
+        origins: dict[tuple[str, str], Origin] = {}
+        for change in self.changes:
+            names = dict.fromkeys((*change.nodes, change.node))
+            known = (origins.get((change.where, name)) for name in names)
+            origin = next(filter(None, known), None) or Origin(change.nodes)
+            origin.nodes += [name for name in names if name not in origin.nodes]
+            origin.changes.append(change)
+            for name in names:
+                origins[change.where, name] = origin
+        return origins
 
     def __str__(self) -> str:
         lines = [self.summary]
@@ -104,6 +155,10 @@ class Report:
         return "\n".join(lines)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return self.tables()
+
+    def tables(self, but: Container[str] = ()) -> RenderResult:
+        """Operators before and after, candidates ``but`` those named, and notes, for rich."""
         from rich.markup import escape
         from rich.table import Table
 
@@ -118,58 +173,71 @@ class Report:
         counts.add_row("all nodes", str(before.total()), str(after.total()))
         yield counts
 
-        if self.sites:
-            table = Table(title="candidates", title_justify="left")
-            table.add_column("node", overflow="fold")
-            table.add_column("result", overflow="fold")
-            table.add_column("MACs", justify="right")
-            table.add_column("bytes", justify="right")
-            for site in self.sites:
-                if isinstance(site, Change):
-                    result = f"{site.op_type} -> [green]{site.became}[/] ({site.rewrite})"
-                    costs = (site.before, site.after)
-                else:
-                    result = f"[yellow]{site.op_type} kept[/] ({site.rewrite}):\n"
-                    result += escape(site.reason)
-                    costs = (site.before,)
-                where = "" if site.where == "graph" else f"\n[dim]{escape(site.where)}[/]"
-                table.add_row(
-                    escape(site.node) + where,
-                    result,
-                    _before_and_after([cost.macs for cost in costs]),
-                    _before_and_after([cost.bytes for cost in costs]),
-                )
+        table = Table(title="candidates", title_justify="left")
+        table.add_column("node")
+        table.add_column("result")
+        table.add_column("MACs", justify="right", no_wrap=True)
+        table.add_column("bytes", justify="right", no_wrap=True)
+        origins = {id(origin): origin for origin in self.origins().values()}
+        for origin in origins.values():
+            if origin.changes[0].node not in but:
+                table.add_row(*_rewritten(origin))
+        for skip in self.skips:
+            if skip.node not in but:
+                table.add_row(*_kept(skip))
+        if table.row_count:
             yield table
             yield f"[dim]{_EXPLANATION}[/]"
-        else:
+        elif not self.sites:
             yield "no candidate was found"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
 
 
+def _name(site: Change | Skip) -> Cell:
+    return Cell(site.node, *([] if site.where == "graph" else [(site.where, "dim")]))
+
+
+def _rewritten(origin: Origin) -> tuple[Cell, ...]:
+    first = origin.changes[0]
+    lines = [" + ".join(change.op_type for change in origin.changes)]
+    if not first.became.startswith(f"{DOMAIN}::"):
+        lines.append(f"-> {first.became}")
+    return (
+        _name(first),
+        Cell((f"rewritten ({', '.join(origin.rewrites)})", "green"), *lines),
+        *_costs(origin.before, origin.after),
+    )
+
+
+def _kept(skip: Skip) -> tuple[Cell, ...]:
+    result = Cell((f"kept ({skip.rewrite})", "yellow"), f"{skip.op_type}: {skip.reason}")
+    return _name(skip), result, *_costs(skip.before)
+
+
+def nodes_of_the_operator(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'} of the operator"
+
+
 _EXPLANATION = (
-    "MACs: multiply-adds by the direct method, every tap counted, of one image where the batch is "
-    "open; Winograd, of which `ort-tconv inspect` tells, needs fewer. bytes: of the tensors that "
-    "are read and written. open: known only when the model runs."
+    "A row is a node of the operator with all that it stands for, or a node that is kept. MACs: "
+    "multiply-adds by the direct method, every tap counted, of one image where the batch is open; "
+    "Winograd, of which `ort-tconv inspect` tells, needs fewer. bytes: of the tensors that are "
+    "read and written. open: known only when the model runs."
 )
 
 
-def _before_and_after(numbers: list[int | None]) -> str:
+def _costs(*costs: Cost) -> tuple[Cell, Cell]:
+    return tuple(
+        _before_and_after([getattr(cost, name) for cost in costs]) for name in ("macs", "bytes")
+    )
+
+
+def _before_and_after(numbers: list[int | None]) -> Cell:
     if all(number is None for number in numbers):
-        return "open"
-    return "\n-> ".join("open" if number is None else quantity(number) for number in numbers)
-
-
-def quantity(number: int | None) -> str:
-    """A number in three digits and a decimal prefix; ``?`` if it is not known."""
-    if number is None:
-        return "?"
-    value, prefix = float(number), ""
-    for prefix in ("", "k", "M", "G", "T"):
-        if value < 999.5 or prefix == "T":
-            break
-        value /= 1000
-    return f"{value:.3g}{prefix}"
+        return Cell("open")
+    first, *rest = ("open" if number is None else text.count(number) for number in numbers)
+    return Cell(first, *(f"-> {number}" for number in rest))
 
 
 def count_operators(model: onnx.ModelProto) -> Counter[str]:

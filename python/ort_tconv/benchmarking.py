@@ -27,9 +27,9 @@ from . import machine, text
 from ._library import import_onnxruntime
 from .converters import analyze
 from .converters.model_io import Model, ModelLike
-from .inputs import describe, make_inputs
-from .inspection import dtype_name, origins_of, plan_of
-from .session import EXTERNAL_FOLDER, available_providers, register
+from .inputs import describe, has_strings, make_inputs
+from .inspection import dtype_name, plan_of
+from .session import EXTERNAL_FOLDER, register
 from .shapes import TypedNode, typed_nodes
 from .tuning import SETTLE, turn
 from .validation import (
@@ -37,8 +37,10 @@ from .validation import (
     ValidationReport,
     check_providers,
     compare_models,
+    guessed_sizes,
     inline_functions,
     input_sets,
+    provider_list,
     read_pair,
 )
 
@@ -66,7 +68,10 @@ class Timing:
     quartiles_ms: tuple[float, float]
     min_ms: float
     max_ms: float
+    p90_ms: float  #: nine of ten runs took no longer
+    p99_ms: float  #: likewise ninety-nine of a hundred; of fewer runs about the longest
     runs: int
+    runs_per_second: float  #: one after the other
     creation_ms: float  #: of a session, the least of three
     first_run_ms: float  #: of such a session, the least of three
     session_bytes: int | None = None
@@ -114,6 +119,8 @@ class Benchmark:
     validation: ValidationReport
     notes: list[str] = field(default_factory=list)
     packed_bytes: int | None = None  #: of the operator's weights; None on a GPU
+    #: Dimensions of inputs whose sizes are guesses, as the model leaves them open.
+    guessed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine.facts)
 
     @property
@@ -126,6 +133,7 @@ class Benchmark:
         return {
             "model": self.model,
             "inputs": self.inputs,
+            "guessed": {name: list(axes) for name, axes in self.guessed.items()},
             "precision": self.precision,
             "providers": self.providers,
             "threads": self.threads,
@@ -173,21 +181,27 @@ class Benchmark:
             f"{self.precision} on {', '.join(self.providers)}"
         )
         for name, kind in self.inputs.items():
-            yield f"input {escape(name)}: {escape(kind)}"
+            yield escape(f"input {name}: {kind}{text.guesses(self.guessed.get(name, ()))}")
         whole = Table(title=escape(self.model), title_justify="left")
         for column in ("", STOCK, OURS, "ratio"):
             whole.add_column(column, justify="right" if column else "left")
         stock, ours = self.stock, self.converted
         for name, one, other in (
-            ("median", stock.median_ms, ours.median_ms),
+            ("median (p50)", stock.median_ms, ours.median_ms),
+            ("p90", stock.p90_ms, ours.p90_ms),
+            ("p99", stock.p99_ms, ours.p99_ms),
             ("least", stock.min_ms, ours.min_ms),
             ("session", stock.creation_ms, ours.creation_ms),
             ("first run", stock.first_run_ms, ours.first_run_ms),
         ):
             whole.add_row(name, f"{one:.3g} ms", f"{other:.3g} ms", f"{one / other:.2f}x")
-            if name == "median":
+            if name.startswith("median"):
                 spread = (f"{low:.3g} to {high:.3g}" for low, high in _quartiles(stock, ours))
                 whole.add_row("quartiles", *spread, "")
+            if name == "least":
+                rates = [timing.runs_per_second for timing in (stock, ours)]
+                shown = (f"{rate:.3g}" for rate in rates)
+                whole.add_row("runs a second", *shown, f"{rates[1] / rates[0]:.2f}x")
         if stock.peak_bytes is not None and ours.peak_bytes is not None:
             sizes = map(text.size, (stock.peak_bytes, ours.peak_bytes))
             whole.add_row(
@@ -196,6 +210,11 @@ class Benchmark:
         if self.packed_bytes:
             whole.add_row("packed weights", "", text.size(self.packed_bytes), "")
         yield whole
+        yield (
+            f"[dim]{stock.runs} and {ours.runs} runs, in turns. ratio: how many times as fast, or "
+            "as small. p90, p99: what nine of ten runs, and ninety-nine of a hundred, do not "
+            "exceed. session, first run: the least of three.[/]"
+        )
         if self.nodes:
             yield _node_table(self.nodes)
         for note in self.notes:
@@ -215,14 +234,14 @@ def _node_table(nodes: Sequence[NodeTiming]):
     from rich.table import Table
 
     table = Table(title="nodes, median ms a run", title_justify="left")
-    table.add_column("node", overflow="fold")
+    table.add_column("node")
     for column in (STOCK, OURS, "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("plan")
     for node in (node for node in nodes if node.is_site):
         ratio = f"{node.ratio:.2f}x" if node.ratio else ""
         cells = (_ms(node.stock_ms), _ms(node.converted_ms), ratio, node.plan or "")
-        table.add_row(escape(node.node), *cells)
+        table.add_row(text.Cell(node.node), *cells)
     groups: dict[str, list[NodeTiming]] = defaultdict(list)
     for node in nodes:
         if not node.is_site:
@@ -300,7 +319,7 @@ def benchmark(
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     threads = threads or machine.usable_cores()
-    providers = list(providers or available_providers())
+    providers = provider_list(providers)
     check_providers(providers)
     source, target = map(inline_functions, read_pair(original, converted))
     given = input_sets(inputs, source.proto)[0]
@@ -351,6 +370,7 @@ def benchmark(
         validation=validation,
         notes=notes,
         packed_bytes=_packed_bytes(target, feeds) if _on_cpu(ran_on) else None,
+        guessed=guessed_sizes(source.proto, given, shapes),
     )
 
 
@@ -407,13 +427,16 @@ class Job:
 
 
 class _Runner:
-    """A session and its inputs, as values that onnxruntime need not convert."""
+    """A session and its inputs, as values that onnxruntime need not convert, but for strings."""
 
     def __init__(self, session: Any, feeds: Mapping[str, np.ndarray]) -> None:
-        ort = import_onnxruntime()
         self.session = session
-        self._names = [value.name for value in session.get_outputs()]
-        self._feeds = {
+        names = [value.name for value in session.get_outputs()]
+        if has_strings(feeds):  # which no OrtValue can be made of
+            self.run = lambda: session.run(names, dict(feeds))
+            return
+        ort = import_onnxruntime()
+        values = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
                 np.ascontiguousarray(value).view(np.uint16), onnx.TensorProto.BFLOAT16
             )
@@ -421,9 +444,7 @@ class _Runner:
             else ort.OrtValue.ortvalue_from_numpy(value)
             for name, value in feeds.items()
         }
-
-    def run(self) -> None:
-        self.session.run_with_ort_values(self._names, self._feeds)
+        self.run = lambda: session.run_with_ort_values(names, values)
 
 
 def _job(
@@ -525,13 +546,16 @@ def _in_turns(
 
 
 def _timing(times: Sequence[float], start: tuple[float, float], peaks: Mapping[str, int]) -> Timing:
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times * 3)
+    low, median, high, p90, p99 = map(float, np.percentile(times, (25, 50, 75, 90, 99)))
     return Timing(
-        median_ms=statistics.median(times),
+        median_ms=median,
         quartiles_ms=(low, high),
         min_ms=min(times),
         max_ms=max(times),
+        p90_ms=p90,
+        p99_ms=p99,
         runs=len(times),
+        runs_per_second=1e3 * len(times) / sum(times),
         creation_ms=start[0],
         first_run_ms=start[1],
         **peaks,
@@ -585,8 +609,7 @@ def _profile(
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
         plans = _plans(target, feeds) if _on_cpu(runners[OURS].session.get_providers()) else {}
 
-    changes = analyze(source).changes
-    origins = {name: origin.nodes for (_, name), origin in origins_of(changes).items()}
+    origins = {name: origin.nodes for (_, name), origin in analyze(source).origins().items()}
     ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target, feeds)}
     stock = _Kernels(source.proto.graph, times[STOCK])
     converted = _Kernels(target.proto.graph, times[OURS])

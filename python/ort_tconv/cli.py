@@ -20,16 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .text import printable
+from .text import ALIKE, encodable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-
-#: What stands for characters of the reports where they cannot be encoded.
-_ALIKE = {"×": "x", "→": "->", "…": "...", "–": "-", "µ": "u", "━": "-", "╸": "-", "╺": "-"}
 
 _STATUS = """exit status: 0 if all is well, 1 if outputs differ or something is missing, 2 for wrong
 usage and input that cannot be used, 130 after an interrupt"""
@@ -39,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; wrong usage raises SystemExit(2)."""
     _degrade()
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    for name in ("model", "original"):
+        if getattr(options, name, None) == "-":
+            setattr(options, name, "/dev/stdin")
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -74,7 +74,7 @@ def _degrade() -> None:
         if not isinstance(error, UnicodeEncodeError):
             raise error
         found = error.object[error.start : error.end]
-        return "".join(_ALIKE.get(character, "?") for character in found), error.end
+        return "".join(ALIKE.get(character, "?") for character in found), error.end
 
     codecs.register_error("ort_tconv.alike", alike)
     for stream in (sys.stdout, sys.stderr):
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert", help="rewrite a model to use the operator", epilog=_STATUS
     )
     convert.set_defaults(run=_convert)
-    convert.add_argument("model", metavar="IN", help="ONNX model")
+    convert.add_argument("model", metavar="IN", help="ONNX model; - reads it from a pipe")
     convert.add_argument("output", metavar="OUT", help="where to write the converted model")
     convert.add_argument(
         "--force",
@@ -394,22 +394,19 @@ def _convert(options: argparse.Namespace) -> int:
         tune=options.tune,
         shapes=dict(options.shape),
         threads=options.threads,
+        progress=not options.quiet,
         load_external_data=False,
         force=options.force,
         one_file=options.one_file,
     )
-    _show(result.report, options)
-    if options.json == "-":
-        return OK
-    console = _console(options.quiet)
-    if result.tuning is not None:
-        console.print(result.tuning)
-    console.print(
-        f"{result.report.summary}: {options.output}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    if options.json != "-":
+        _console(options.quiet).print(
+            f"{result.report.summary}: {options.output}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    _show(result, options)
     return _compare(options.model, options.output, options) if options.check else OK
 
 
@@ -534,7 +531,8 @@ def _console(quiet: bool) -> Console:
             raise BrokenPipeError
 
         def render_str(self, text: str, **options: Any) -> Text:
-            return super().render_str(printable(text), **options)
+            # Before tables are laid out: what stands for a character may be wider.
+            return super().render_str(encodable(printable(text), self.encoding), **options)
 
     return Ours(quiet=quiet)
 

@@ -56,12 +56,6 @@ class Comparison:
         """Orders comparisons of one output; the largest is the one to show."""
         return (not self.ok, self.max_abs)
 
-    @property
-    def _steps(self) -> str:
-        return (
-            "" if self.equal is None else f" or a step of {self.step:.3g}, {self.equal:.4%} equal"
-        )
-
     def __str__(self) -> str:
         where = f" at {list(self.max_abs_at)}" if self.max_abs_at is not None else ""
         return (

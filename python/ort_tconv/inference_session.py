@@ -107,6 +107,8 @@ class InferenceSession(ort.InferenceSession):
             raise ValueError(
                 f"mode='provider' converts nothing, and takes no {', '.join(conversion)}"
             )
+        if isinstance(providers, str):  # onnxruntime would take its letters for names
+            providers = [providers]
         owned = sess_options is None
         options = register(ort.SessionOptions() if owned else sess_options, extensions)
         chosen = providers is not None or getattr(options, "has_providers", lambda: False)()

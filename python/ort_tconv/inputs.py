@@ -87,6 +87,27 @@ def input_shapes(
     return {name: result[name] for name in declared if name in result}
 
 
+def guessed(
+    model: onnx.ModelProto, known: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Of each input whose size is a guess, the dimensions that are, if ``known`` are the shapes
+    that were given."""
+    known = dict(known or {})
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    settled = {dim.dim_param for name in known for dim in dims.get(name, ()) if dim.dim_param}
+    result = {
+        name: tuple(
+            axis
+            for axis, dim in enumerate(own)
+            if not dim.HasField("dim_value") and dim.dim_param not in settled
+        )
+        for name, own in dims.items()
+        if name not in known and name not in defaults
+    }
+    return {name: axes for name, axes in result.items() if axes}
+
+
 def check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:
     """Raise ValueError if one of the names is none of the model's inputs."""
     for name in names:
@@ -166,6 +187,11 @@ def _number_at_end(path: Path) -> tuple[int, str]:
 # ---- parts -------------------------------------------------------------------------------------
 
 
+def has_strings(feeds: Mapping[str, np.ndarray]) -> bool:
+    """Whether one of the arrays holds strings."""
+    return any(array.dtype.kind in "OUS" for array in feeds.values())
+
+
 def describe(array: np.ndarray) -> str:
     return f"{array.dtype} [{'×'.join(map(str, array.shape))}]"
 
@@ -174,8 +200,8 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value") or "value of unknown type"
         raise ValueError(
-            f"input '{value.name}' is a {kind.removesuffix('_type')}, not a tensor; only models "
-            "with tensors as inputs can be validated"
+            f"input '{value.name}' is of type {kind.removesuffix('_type')}, not a tensor; only "
+            "models with tensors as inputs can be validated"
         )
     return ir.DataType(value.type.tensor_type.elem_type).numpy()
 

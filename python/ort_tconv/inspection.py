@@ -13,8 +13,8 @@ from . import machine, text
 from .converters import convert_with_report
 from .converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
 from .converters.model_io import ModelLike, read_model
-from .converters.report import Change, Skip
-from .inputs import input_shapes
+from .converters.report import Origin, Skip
+from .inputs import guessed, input_shapes
 from .shapes import TypedNode, Value, typed_nodes
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Inspection:
     sites: list[Site]
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=machine.facts)
+    #: Dimensions of inputs whose sizes are guesses, as the model leaves them open.
+    guessed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, float]:
@@ -116,6 +118,7 @@ class Inspection:
         return {
             "model": self.model,
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "guessed": {name: list(axes) for name, axes in self.guessed.items()},
             "isa": self.isa,
             "threads": self.threads,
             "sites": [asdict(site) for site in self.sites],
@@ -134,10 +137,12 @@ class Inspection:
         lines = [f"{self.model}: {len(self.sites)} transposed convolutions"]
         for site in self.sites:
             plan = site.plan["algorithm"] if site.plan else site.reason
-            macs = f", {text.count(site.macs.direct)} MACs" if site.macs else ""
+            known = ""
+            if site.macs:
+                known = f" {text.dims(site.x_shape)} -> {text.dims(site.y_shape)}"
+                known += f", {text.count(site.macs.direct)} MACs"
             lines.append(
-                f"  {site.node} ({site.where}): {site.op_type} {text.dims(site.x_shape)} -> "
-                f"{text.dims(site.y_shape)}{macs}, {site.state}: {plan}"
+                f"  {site.node} ({site.where}): {site.op_type}{known}, {site.state}: {plan}"
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -147,7 +152,8 @@ class Inspection:
 
         yield f"[bold]{escape(self.model)}[/]: plans for {self.isa}, {self.threads} thread(s)"
         for name, shape in self.inputs.items():
-            yield f"input {escape(name)}: {text.dims(shape)}"
+            guess = text.guesses(self.guessed.get(name, ()))
+            yield escape(f"input {name}: {text.dims(shape)}{guess}")
         if not self.sites:
             yield "no transposed convolution was found"
         else:
@@ -158,12 +164,21 @@ class Inspection:
             table.add_column("never built\nbetween\ncolumns\npacked", justify="right", no_wrap=True)
             table.add_column("plan\nshare of time", overflow="fold", ratio=3)
             for site in self.sites:
-                table.add_row(*(escape(cell) for cell in _cells(site)), end_section=True)
+                table.add_row(*(text.Cell(cell) for cell in _cells(site)), end_section=True)
             yield table
             if any(site.macs for site in self.sites):
                 yield escape(summary(self))
+                yield f"[dim]{_EXPLANATION}[/]"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
+
+
+_EXPLANATION = (
+    "MACs: multiply-adds by the conventional method, by the direct one, and as the plan executes "
+    "them. never built: values between the nodes that are replaced or with zeros inserted, and "
+    "the column buffer of stock onnxruntime's matrix product. packed: the operator's weights, once "
+    "for a session. share of time: predicted, of the model's convolutions and matrix products."
+)
 
 
 def _cells(site: Site) -> tuple[str, ...]:
@@ -171,7 +186,8 @@ def _cells(site: Site) -> tuple[str, ...]:
     lines += [site.op_type, site.state] if site.state != CONVERTED else [site.state]
     name = "\n".join(lines)
     if site.macs is None:
-        return name, text.dims(site.x_shape), "", "", site.reason or ""
+        shape = "" if site.x_shape is None else text.dims(site.x_shape)
+        return name, shape, "", "", site.reason or ""
     return (
         name,
         f"{text.dims(site.x_shape)}\n→ {text.dims(site.y_shape)}\n"
@@ -240,7 +256,7 @@ def inspect(
     result = convert_with_report(source, load_external_data=False)
     before = {(n.where, n.calls, n.name): n for n in typed_nodes(source, inputs)}
     after = typed_nodes(source.derive(result.model), inputs)
-    origins = origins_of(result.changes)
+    origins = result.report.origins()
     skips = {(skip.where, skip.node): skip for skip in result.skips}
 
     planner = _Planner(isa, threads)
@@ -266,34 +282,12 @@ def inspect(
     unknown = sum(site.macs is None for site in sites)
     if unknown:
         notes.append(f"{unknown} site(s) have no plan: see their reasons")
-    return Inspection(source.name, inputs, isa, threads, sites, notes)
+    guesses = guessed(source.proto, shapes)
+    return Inspection(source.name, inputs, isa, threads, sites, notes, guessed=guesses)
 
 
 def _is_stock(node: TypedNode) -> bool:
     return (node.domain, node.op_type) == ("", "ConvTranspose")
-
-
-@dataclass
-class Origin:
-    """The nodes of the original model that one node of the operator stands for."""
-
-    core: tuple[str, ...]  #: those that are the transposed convolution
-    nodes: list[str]  #: and those that followed it and are its epilogue
-    rewrites: list[str]  #: passes, in the order in which they ran
-
-
-def origins_of(changes: Iterable[Change]) -> dict[tuple[str, str], Origin]:
-    """By place and name of the operator's node; all names that it had on the way lead to it."""
-    origins: dict[tuple[str, str], Origin] = {}
-    for change in changes:
-        names = dict.fromkeys((*change.nodes, change.node))
-        known = (origins.get((change.where, name)) for name in names)
-        origin = next(filter(None, known), None) or Origin(change.nodes, [], [])
-        origin.nodes += [name for name in names if name not in origin.nodes]
-        origin.rewrites += [change.rewrite] if change.rewrite not in origin.rewrites else []
-        for name in names:
-            origins[change.where, name] = origin
-    return origins
 
 
 def _site(

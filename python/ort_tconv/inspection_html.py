@@ -56,7 +56,10 @@ def page(inspection: Inspection) -> str:
 
     facts = [
         ("plans for", f"{inspection.isa}, {inspection.threads} thread(s)"),
-        *((f"input {name}", text.dims(shape)) for name, shape in inspection.inputs.items()),
+        *(
+            (f"input {name}", text.dims(shape) + text.guesses(inspection.guessed.get(name, ())))
+            for name, shape in inspection.inputs.items()
+        ),
         *((key, str(value)) for key, value in inspection.machine.items()),
     ]
     known = any(site.macs for site in inspection.sites)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
 
 # Controls but for the end of a line, marks that change the direction of text, lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
+#: What stands for characters of the reports where they cannot be encoded.
+ALIKE = {"×": "x", "→": "->", "…": "...", "–": "-", "µ": "u", "━": "-", "╸": "-", "╺": "-"}
+# A part of a name, with the separators behind it.
+_PIECE = re.compile(r"[^/._:]+[/._:]*|[/._:]+")
 _PREFIXES = ("", " k", " M", " G", " T", " P")
 
 
@@ -20,10 +29,75 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+class Cell:
+    """Lines of text, each with a style if it is a pair, as a cell of a table.
+
+    A line that is too long breaks between words, and a name that is too long for a line behind one
+    of its separators, as in ``/decoder/up.0/`` and ``conv/Conv``.
+    """
+
+    def __init__(self, *lines: str | tuple[str, str]) -> None:
+        pairs = [(line, "") if isinstance(line, str) else line for line in lines]
+        self._lines = [
+            (part, style) for line, style in pairs for part in printable(line).split("\n")
+        ]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len
+        from rich.measure import Measurement
+
+        lines = [encodable(line, options.encoding) for line, _ in self._lines]
+        pieces = [
+            piece for line in lines for word in line.split() for piece in _PIECE.findall(word)
+        ]
+        least, most = (max(map(cell_len, parts), default=0) for parts in (pieces, lines))
+        return Measurement(least, most).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        for line, style in self._lines:
+            for part in wrapped(encodable(line, options.encoding), options.max_width):
+                yield Text(part, style, overflow="fold")
+
+
+def wrapped(line: str, width: int) -> Iterator[str]:
+    """Parts of ``line``, of at most so many columns unless a piece of a name is longer."""
+    from rich.cells import cell_len
+
+    part = ""
+    for word in re.findall(r"\s*\S+\s*", line):
+        fits = cell_len(word.strip()) <= width
+        for piece in [word] if fits else _PIECE.findall(word):
+            if part.strip() and cell_len((part + piece).rstrip()) > width:
+                yield part.rstrip()
+                part = piece.lstrip()
+            else:
+                part += piece
+    yield part.rstrip()
+
+
+def guesses(axes: Sequence[int]) -> str:
+    """What to say behind a shape of which these dimensions are guesses; nothing if none is."""
+    if not axes:
+        return ""
+    which = f"dimension{'s' if len(axes) > 1 else ''} {', '.join(map(str, axes))}"
+    return f" (guessed: {which}, which the model leaves open; --shape sets them)"
+
+
+def encodable(line: str, encoding: str) -> str:
+    """The text with characters like them in place of those which the encoding lacks."""
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(ALIKE.get(character, character) for character in line)
+    return line
+
+
 def dims(shape: Sequence[int] | None) -> str:
-    """``1×3×224×224``; ``?`` for a shape that is not known."""
+    """``1×3×224×224``; ``not known`` for None."""
     if shape is None:
-        return "?"
+        return "not known"
     return "×".join(map(str, shape)) or "scalar"
 
 

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import onnx
 
+from . import text
 from ._library import import_onnxruntime
 from .converters import Model
 from .converters.rewrite import DOMAIN, OP_TYPE
 from .converters.unit_stride_conv import UnitStrideConvRewrite
 from .graphs import Graph, Part
-from .inputs import make_inputs
+from .inputs import guessed, has_strings, make_inputs
 from .inspection import plan_of
 from .session import open_session, register
 from .shapes import typed_nodes
@@ -134,6 +135,8 @@ class Tuning:
     sites: list[SiteTiming] = field(default_factory=list)
     model: ModelTiming | None = None
     notes: list[str] = field(default_factory=list)
+    #: Dimensions of inputs whose sizes are guesses, as the model leaves them open.
+    guessed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         data = asdict(self)
@@ -153,7 +156,8 @@ class Tuning:
         data["sites"] = [SiteTiming(**site) for site in sites]
         data["model"] = data["model"] and ModelTiming(**data["model"])
         data["providers"] = tuple(data["providers"])
-        data["shapes"] = {name: tuple(shape) for name, shape in data["shapes"].items()}
+        for name in ("shapes", "guessed"):
+            data[name] = {key: tuple(numbers) for key, numbers in data.get(name, {}).items()}
         return cls(**data)
 
     def store(self, model: onnx.ModelProto) -> None:
@@ -162,40 +166,86 @@ class Tuning:
         model.metadata_props.extend(others)
         model.metadata_props.add(key=METADATA_KEY, value=self.to_json())
 
+    @property
+    def nodes(self) -> set[str]:
+        """The candidates of the conversion's report that were timed in a site of their own."""
+        return {name for site in self.sites for name in site.nodes}
+
+    @property
+    def verdict(self) -> str:
+        """What was kept of the whole model, in a sentence."""
+        if self.model is None:
+            return f"kept: stock, as {'no site is faster rewritten' if self.sites else 'it is'}"
+        stock, *others = self.model.ms.items()
+        kept, ms = self.model.kept, self.model.ms[self.model.kept]
+        if kept != _STOCK:
+            return (
+                f"kept: {kept}, the fastest form of the whole model: {ms:.3f} ms, stock "
+                f"{stock[1]:.3f} ms ({stock[1] / ms:.2f}x)"
+            )
+        form, best = min(others, key=lambda item: item[1])
+        return (
+            f"kept: stock, as no form of the whole model is {MODEL_MARGIN:.0%} faster: "
+            f"{stock[1]:.3f} ms, {form} {best:.3f} ms"
+        )
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.markup import escape
         from rich.table import Table
 
-        threads = self.threads or "default"
-        title = f"tuned with onnxruntime {self.onnxruntime}, {self.isa}, {threads} threads"
+        yield escape(self.verdict)
+        for name, shape in self.shapes.items():
+            guess = text.guesses(self.guessed.get(name, ()))
+            yield escape(f"input {name}: {text.dims(shape)}{guess}")
+        threads = f"{self.threads} threads" if self.threads else "onnxruntime's number of threads"
+        title = f"tuned with onnxruntime {self.onnxruntime}, {self.isa}, {threads}"
         table = Table(title=title, title_justify="left")
-        table.add_column("site", overflow="fold")
-        for column in ("stock ms", "rewritten ms", "stock / rewritten"):
-            table.add_column(column, justify="right")
+        table.add_column("site")
+        for column in ("stock\nms", "rewritten\nms", "ratio"):
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("faster")
-        rows: list[tuple[str, Timing]] = [(" + ".join(site.nodes), site) for site in self.sites]
+        rows, sections = self._rows(), [SiteTiming, Timing]
+        for row, (names, timing) in enumerate(rows, start=1):
+            table.add_row(
+                text.Cell(*names),
+                f"{timing.stock_ms:.3f}",
+                f"{timing.our_ms:.3f}",
+                f"{timing.stock_ms / timing.our_ms:.2f}x",
+                text.Cell((_kept(timing), "" if timing.kept == _STOCK else "green")),
+                end_section=[type(other) for _, other in rows[row - 1 : row + 1]] == sections,
+            )
+        yield table
+        if self.sites:
+            yield f"[dim]{_EXPLANATION}[/]"
+        for note in self.notes:
+            yield f"[yellow]note:[/] {escape(note)}"
+
+    def _rows(self) -> list[tuple[list[str], Timing]]:
+        """Names and times of the table: sites that are alike, and were timed once, share a row."""
+        alike: dict[Hashable, list[SiteTiming]] = {}
+        for site in self.sites:
+            alike.setdefault((site.stock_ms, site.our_ms, site.algorithm), []).append(site)
+        rows: list[tuple[list[str], Timing]] = []
+        for sites in alike.values():
+            first, *others = sites[0].nodes
+            names = [f"{first} + {len(others)}" if others else first]
+            names += [f"and {len(sites) - 1} alike"] if len(sites) > 1 else []
+            rows.append((names, sites[0]))
         if self.model is not None:
             stock_ms, kept = self.model.ms[_STOCK], self.model.kept
             for form, ms in self.model.ms.items():
                 if form != _STOCK:
                     name = f"whole model{form.removeprefix(_OURS)}"
-                    rows.append((name, Timing(stock_ms, ms, _OURS if form == kept else _STOCK)))
-        for row, (name, timing) in enumerate(rows, start=1):
-            table.add_row(
-                escape(name),
-                f"{timing.stock_ms:.3f}",
-                f"{timing.our_ms:.3f}",
-                f"{timing.stock_ms / timing.our_ms:.2f}",
-                timing.kept if timing.kept == _STOCK else f"[green]{_kept(timing)}[/]",
-                end_section=row == len(self.sites),
-            )
-        if self.model is not None:
-            yield f"kept: {self.model.kept}, the fastest form of the whole model"
-        elif self.sites:
-            yield "kept: of each site the form that is faster by itself"
-        yield table
-        for note in self.notes:
-            yield f"[yellow]note:[/] {escape(note)}"
+                    timing = Timing(stock_ms, ms, _OURS if form == kept else _STOCK)
+                    rows.append(([name], timing))
+        return rows
+
+
+_EXPLANATION = (
+    "A site is a node of the operator with all that it stands for: the candidate that is named, "
+    "and as many others as are added. Times are medians of a call; faster is by itself, and the "
+    "whole model decides."
+)
 
 
 def interleaved(
@@ -255,6 +305,7 @@ def tune(
     threads: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     measure: Measure | None = None,
+    progress: bool = False,
 ) -> tuple[onnx.ModelProto, Report, Tuning]:
     """Convert a model, and put back the sites at which stock onnxruntime is faster.
 
@@ -265,6 +316,7 @@ def tune(
         threads: Intra-op threads of the sessions; 0 for onnxruntime's default.
         providers: Execution providers of the sessions.
         measure: Times functions, by default :func:`interleaved`.
+        progress: Whether to show a progress bar on standard error if it is a terminal.
 
     Returns:
         The converted model, which carries the decisions, the report on it and the decisions.
@@ -285,6 +337,7 @@ def tune(
         threads=threads,
         providers=tuple(providers),
         shapes={name: array.shape for name, array in feeds.items()},
+        guessed=guessed(source.proto, shapes),
     )
     machine = _Machine(source, threads, tuple(providers))
     candidates = {change.node for change in report.changes}
@@ -305,7 +358,7 @@ def tune(
     refused: dict[str, str] = {}
     timings: dict[Hashable, SiteTiming] = {}
     algorithms: dict[str, str] = {}  # by the output of the node
-    for site in _progress(sites):
+    for site in _progress(sites, progress):
         signature = site.signature(observed)
         inputs = {name: observed[name].get() for name in site.inputs}
         if signature not in timings:
@@ -404,13 +457,19 @@ def _forms(
     return {form: left for form, left in forms.items() if form in first.values()}
 
 
-def _progress(sites: Sequence[Site]) -> Iterator[Site]:
-    """The sites, with a bar if someone looks on."""
+def _progress(sites: Sequence[Site], shown: bool) -> Iterator[Site]:
+    """The sites, with a bar if someone looks on and wants it."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(sites, "timing", console=console, transient=True, disable=not console.is_terminal)
+    return track(
+        sites,
+        "timing",
+        console=console,
+        transient=True,
+        disable=not (shown and console.is_terminal),
+    )
 
 
 # ---- sites -------------------------------------------------------------------------------------
@@ -523,6 +582,10 @@ class _Machine:
         return [self._bind(self.session(model), feeds) for model in models]
 
     def _bind(self, session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        if has_strings(feeds):
+            known = {value.name for value in session.get_inputs()}
+            given = {name: array for name, array in feeds.items() if name in known}
+            return lambda: session.run(None, given)
         ort = import_onnxruntime()
         device = "cuda" if self.providers[0] == "CUDAExecutionProvider" else "cpu"
         binding = session.io_binding()

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import machine
+from . import machine, text
 from ._library import import_onnxruntime
 from .comparison import Comparison, Limit, compare
 from .converters import analyze, convert_with_report
@@ -24,8 +24,9 @@ from .converters.model_io import (
     read_model,
 )
 from .converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
-from .converters.report import count_operators
-from .inputs import describe, load_inputs, make_inputs
+from .converters.report import count_operators, nodes_of_the_operator
+from .flattening import bodies, flattened
+from .inputs import describe, guessed, load_inputs, make_inputs
 from .provider import add_provider, open_with_report
 from .rounding import find_sites, is_step, seeded, without
 from .session import available_providers, open_session, register
@@ -47,8 +48,9 @@ _PROBES = 32
 class NodeDifference:
     """The first node, in the order of execution, with an output that differs.
 
-    All nodes before it agree, so it is the one at fault.  Bodies of If, Loop and Scan count as part
-    of their node, local functions are looked into.
+    All nodes before it agree, so it is the one at fault.  Local functions are looked into, and so
+    are bodies of If and Loop, whose nodes are called ``if/node`` and ``loop/0/node``, with the
+    number of the iteration; that of Scan counts as part of its node.
     """
 
     node: str
@@ -74,6 +76,8 @@ class ValidationReport:
     outputs: list[Comparison]  #: the worst of all runs for each output
     first_difference: NodeDifference | None = None
     notes: list[str] = field(default_factory=list)
+    #: Dimensions of inputs whose sizes are guesses, as the model leaves them open.
+    guessed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -84,8 +88,9 @@ class ValidationReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{'equal' if self.ok else 'DIFFERENT'} up to rounding: {self.rewritten} rewritten "
-            f"nodes on {', '.join(self.providers)} against {self.baseline}, {self.runs} run(s)"
+            f"{'equal' if self.ok else 'DIFFERENT'} up to rounding: "
+            f"{nodes_of_the_operator(self.rewritten)} on {', '.join(self.providers)} against "
+            f"{self.baseline}, {self.runs} run(s)"
         ]
         lines += [f"  {output}" for output in self.outputs]
         if self.first_difference:
@@ -103,6 +108,7 @@ class ValidationReport:
             "rewritten": self.rewritten,
             "runs": self.runs,
             "inputs": self.inputs,
+            "guessed": {name: list(axes) for name, axes in self.guessed.items()},
             "outputs": [output.to_dict() for output in self.outputs],
             "first_difference": first
             and {
@@ -120,30 +126,41 @@ class ValidationReport:
         from rich.table import Table
 
         yield f"expected: {escape(self.baseline)}"
-        yield f"tested:   {self.rewritten} rewritten nodes on {', '.join(self.providers)}"
-        for name, text in self.inputs.items():
-            yield f"input:    {escape(name)}: {escape(text)}"
+        tested = nodes_of_the_operator(self.rewritten)
+        yield f"tested:   {tested} on {', '.join(self.providers)}"
+        for name, kind in self.inputs.items():
+            guess = text.guesses(self.guessed.get(name, ()))
+            yield escape(f"input:    {name}: {kind}{guess}")
         table = Table()
-        table.add_column("output", overflow="fold")
+        table.add_column("output")
         for column in ("max abs\nmax rel", "RMS\ntolerance", "cosine\nPSNR"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("result")
         for output in self.outputs:
             table.add_row(
-                f"{escape(output.name)}\n{output.dtype} [{'×'.join(map(str, output.shape))}]",
+                text.Cell(output.name, f"{output.dtype} [{'×'.join(map(str, output.shape))}]"),
                 _number(output.max_abs, output.max_abs_at)
                 + "\n"
                 + _number(output.max_rel, output.max_rel_at),
                 f"{_figure(output.rms)}\n{output.tolerance:.2e}",
                 f"{_figure(output.cosine, '.7f')}\n{_figure(output.psnr, '.1f', ' dB')}",
-                f"[{'green' if output.ok else 'red'}]{escape(output.verdict)}[/]",
+                text.Cell((output.verdict, "green" if output.ok else "red")),
                 end_section=True,
             )
         yield table
+        yield f"[dim]{_EXPLANATION}[/]"
         if self.first_difference:
             yield f"[red]first difference:[/] {escape(str(self.first_difference))}"
         for note in self.notes:
             yield f"[yellow]note:[/] {escape(note)}"
+
+
+_EXPLANATION = (
+    "max abs: the largest difference, of which the tolerance is the limit. max rel: the largest "
+    "one relative to the expected value, or to the RMS of all where that is larger. RMS: of the "
+    "differences. cosine: of the angle between both as vectors. PSNR: of the largest expected "
+    "value to the RMS of the differences."
+)
 
 
 def _number(value: float, at: tuple[int, ...] | None) -> str:
@@ -226,9 +243,21 @@ def validate(
         for i, given in enumerate(sets)
     ]
     if not provider:
-        providers = list(providers or available_providers())
+        providers = provider_list(providers)
         check_providers(providers)
-    return compare_models(source, target, all_feeds, providers, rtol, atol)
+    report = compare_models(source, target, all_feeds, providers, rtol, atol)
+    report.guessed = guessed_sizes(source.proto, sets[0], shapes)
+    return report
+
+
+def guessed_sizes(
+    model: onnx.ModelProto,
+    given: Mapping[str, Any] | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> dict[str, tuple[int, ...]]:
+    """Of each input that is made up, the dimensions of its shape that nobody has given."""
+    known = {name: np.shape(array) for name, array in (given or {}).items()}
+    return guessed(model, {**known, **(shapes or {})})
 
 
 def compare_models(
@@ -353,7 +382,7 @@ def _judge(
         return found
     if report.first_difference is not None:
         return found
-    inlined = baseline.inlined(), tested.inlined()
+    inlined = _laid_out(baseline.inlined(), tested.inlined(), feeds, report)
     fault, cleared = _check_sites(*inlined, feeds, limits)
     where = fault or _first_difference(*inlined, feeds, limits)
     if not cleared or limits.rtol is not None:
@@ -362,6 +391,36 @@ def _judge(
             report.notes.append("no difference is found when intermediate results are kept")
         return found
     return [c if c.ok else replace(c, reason=None, note=_enlarged(c, where)) for c in found]
+
+
+def _laid_out(
+    baseline: _Session | _Reference,
+    tested: _Session,
+    feeds: Mapping[str, np.ndarray],
+    report: ValidationReport,
+) -> tuple[_Session | _Reference, _Session]:
+    """Both models, which are inlined, with what ran in bodies in the main graph; the report says
+    which bodies cannot be looked into."""
+    if not bodies(baseline.model):
+        return baseline, tested
+
+    def probe(model: onnx.ModelProto, names: list[str]) -> Mapping[str, Any]:
+        rest = [name for name in names if name not in feeds]
+        found = baseline.of(model).probe(rest).run(feeds) if rest else {}
+        return {**feeds, **found}
+
+    try:
+        original, converted = flattened(baseline.model, tested.model, probe)
+        result = baseline.of(original), tested.of(converted)
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        why = str(error).strip().partition("\n")[0]
+        report.notes.append(f"If and Loop are judged as a whole: {why}")
+        return baseline, tested
+    if left := bodies(original):
+        report.notes.append(
+            f"judged as a whole, with all that is in their bodies: {', '.join(left)}"
+        )
+    return result
 
 
 def _enlarged(output: Comparison, first: NodeDifference | None) -> str:
@@ -468,6 +527,11 @@ def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto)
             raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
 
 
+def provider_list(providers: str | Sequence[Any] | None) -> list[Any]:
+    """One name, or several, or those that have the operator."""
+    return [providers] if isinstance(providers, str) else list(providers or available_providers())
+
+
 def check_providers(providers: Sequence[Any]) -> None:
     """onnxruntime itself would warn and run on the CPU."""
     available = import_onnxruntime().get_available_providers()
@@ -572,11 +636,11 @@ class _Session:
         session, self._report = open_with_report(self.source.derive(model), add_provider(options))
         return session
 
-    def rewritten(self) -> list[str]:
-        """Names of the operator's nodes, or of the sites that the execution provider takes."""
+    def rewritten(self) -> int:
+        """Number of the operator's nodes, or of the sites that the execution provider takes."""
         if self._requested is not None:
             return _rewritten(self.source.proto)
-        return [site.node for site in self._report.sites if site.claimed]
+        return sum(site.claimed for site in self._report.sites)
 
     @property
     def providers(self) -> list[str]:
@@ -645,6 +709,9 @@ class _Reference:
 
     def inlined(self) -> _Reference:
         return _Reference(inline_functions(self.source), self._why)
+
+    def of(self, model: onnx.ModelProto) -> _Reference:
+        return _Reference(self.source.derive(model), self._why)
 
     def probe(self, outputs: Sequence[str]) -> _Reference:
         return _Reference(self.source, self._why, outputs)

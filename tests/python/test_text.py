@@ -47,7 +47,7 @@ def test_percent():
 
 
 def test_dims():
-    assert [text.dims(s) for s in (None, (), (1, 3))] == ["?", "scalar", "1×3"]
+    assert [text.dims(s) for s in (None, (), (1, 3))] == ["not known", "scalar", "1×3"]
 
 
 def test_kernel():

@@ -23,7 +23,7 @@ from onnx import helper
 from sessions import agree, run_converted, run_stock
 
 from ort_tconv import tuning
-from ort_tconv.converters import Model, convert, convert_with_report, model_io
+from ort_tconv.converters import Model, convert, convert_with_report, model_io, pipeline
 from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
 from ort_tconv.tuning import ModelTiming, Tuning, find_sites, interleaved
 
@@ -172,7 +172,11 @@ def test_decisions_are_stored_in_the_model(times, tmp_path):
         original, tmp_path / "out.onnx", tune=True, shapes=SHAPES, threads=2
     )
     written = onnx.load(tmp_path / "out.onnx")
-    assert {p.key for p in written.metadata_props} == {"author", tuning.METADATA_KEY}
+    assert {p.key for p in written.metadata_props} == {
+        "author",
+        pipeline.METADATA_KEY,
+        tuning.METADATA_KEY,
+    }
     assert Tuning.from_model(written) == result.tuning
     (text,) = [p.value for p in written.metadata_props if p.key == tuning.METADATA_KEY]
     data = json.loads(text)
@@ -461,7 +465,7 @@ def test_table():
     console.print(Tuning("1.31", "avx2", 2, (), {}, sites=[site], model=whole, notes=["[a note]"]))
     text = console.export_text()
     for words in (
-        "up + relu",
+        "up + 1",
         "2.00",
         "whole model  ",
         "0.89",

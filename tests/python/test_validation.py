@@ -16,6 +16,7 @@ from cases import (
     model,
     nodes_of,
     save_external,
+    scan_model,
     tensor,
     value,
 )
@@ -171,13 +172,16 @@ def test_first_differing_node_is_found_in_a_long_model():
     assert ort_tconv.validate(original, converted).first_difference.node == "late"
 
 
-def test_difference_in_a_body_is_that_of_its_node():
+def test_difference_in_a_body_is_that_of_the_node_in_it():
     original = loop_model()
     report = ort_tconv.validate(
         original,
         with_weight(ort_tconv.convert(original), "w", lambda w: w.__setitem__((0, 0, 1, 1), 9)),
     )
-    assert (report.first_difference.node, report.first_difference.op_type) == ("loop", "Loop")
+    assert (report.first_difference.node, report.first_difference.op_type) == (
+        "loop/0/up_x_out",
+        OP,
+    )
 
 
 def test_first_difference_against_the_reference_evaluator():
@@ -284,7 +288,7 @@ def test_report_as_text():
     original = chain_model()
     report = ort_tconv.validate(original, shapes={"x0": (1, 4, 3, 3)})
     text = str(report)
-    assert text.startswith("equal up to rounding: 3 rewritten nodes on CPUExecutionProvider")
+    assert text.startswith("equal up to rounding: 3 nodes of the operator on CPUExecutionProvider")
     assert "x3: float32 [1, 4, 24, 24]: max abs" in text
     wrong = with_weight(ort_tconv.convert(original), "w1", zero_one_tap)
     assert "DIFFERENT" in str(ort_tconv.validate(original, wrong))
@@ -355,8 +359,15 @@ def test_plans_within_a_body():
     original = if_model()
     wrong = with_weight(ort_tconv.convert(original), "w", lambda w: w.__setitem__((0, 0, 1, 1), 9))
     difference = ort_tconv.validate(original, wrong, {"flag": np.array(False)}).first_difference
-    assert difference.node == "if"
-    assert "'up_else_y' in it: " in difference.plan and "'up_then_y' in it: " in difference.plan
+    assert difference.node == "if/up_else_y"
+    assert "tile" in difference.plan
+
+
+def test_plans_within_a_body_that_is_judged_as_a_whole():
+    original = scan_model()
+    wrong = with_weight(ort_tconv.convert(original), "w", lambda w: w.__setitem__((0, 0, 1, 1), 9))
+    difference = ort_tconv.validate(original, wrong).first_difference
+    assert difference.node == "scan" and "'up_image_out' in it: " in difference.plan
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "narrow"])

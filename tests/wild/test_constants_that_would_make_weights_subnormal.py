@@ -5,7 +5,7 @@ import onnx
 import pytest
 from cases import nodes_of
 from onnx import helper, numpy_helper
-from sessions import agree
+from sessions import agree, our_session, run_stock
 
 import ort_tconv
 from ort_tconv import _core
@@ -94,3 +94,20 @@ def test_weights_that_are_all_tiny_are_computed():
     expected = _core.reference(x.astype(np.float64), w.astype(np.float64), **sides)
     y = _core.run(x, w, algorithm="winograd", **sides)
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-39, 1e-41])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "stacked", "narrow"])
+def test_weights_that_are_all_subnormal_from_the_start(scale, algorithm):
+    """They are kept, as stock keeps them: up to the last digits that such numbers have."""
+    original = model("Identity", [])
+    weights = (scale * RNG.standard_normal((CHANNELS, CHANNELS, 4, 4))).astype(np.float32)
+    original.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    x = {"x": RNG.standard_normal((1, CHANNELS, 8, 8)).astype(np.float32)}
+    (expected,) = run_stock(original, x)
+    (y,) = our_session(ort_tconv.convert(original, algorithm=algorithm)).run(None, x)
+    smallest = np.finfo(np.float32).smallest_subnormal
+    products = 4 * CHANNELS
+    bound = products * (np.finfo(np.float32).eps * np.abs(expected).max() + 16 * smallest)
+    assert np.abs(expected).max() > scale
+    assert np.abs(y.astype(np.float64) - expected).max() <= bound

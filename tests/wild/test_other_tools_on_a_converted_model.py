@@ -105,8 +105,8 @@ def test_quantize_dynamic(original, converted, tmp_path, monkeypatch):
     check(original, changed, atol=0.1)
 
 
-def test_quantize_static_first(original, tmp_path, monkeypatch):
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+def calibration_data():
+    from onnxruntime.quantization import CalibrationDataReader
 
     class Data(CalibrationDataReader):
         def __init__(self) -> None:
@@ -116,9 +116,40 @@ def test_quantize_static_first(original, tmp_path, monkeypatch):
         def get_next(self):
             return next(self.feeds, None)
 
+    return Data()
+
+
+@needs_new_tools
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_quantize_static_with_sessions_that_know_the_operator(
+    original, converted, form, tmp_path, monkeypatch
+):
+    """It makes the options of its sessions itself."""
+    from onnxruntime.quantization import QuantFormat, quantize_static
+
+    class Options(ort.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            ort_tconv.register(self)
+
+    monkeypatch.chdir(tmp_path)
+    onnx.save(converted, "in.onnx")
+    with pytest.raises(Exception, match="SegregatedConvTranspose"):
+        quantize_static("in.onnx", "out.onnx", calibration_data())
+    with monkeypatch.context() as patched:
+        patched.setattr(ort, "SessionOptions", Options)
+        quantize_static("in.onnx", "out.onnx", calibration_data(), quant_format=QuantFormat[form])
+    changed = onnx.load("out.onnx")
+    assert len(nodes_of(changed, OP)) == 2 and nodes_of(changed, "QuantizeLinear")
+    check(original, changed, atol=0.1)
+
+
+def test_quantize_static_first(original, tmp_path, monkeypatch):
+    from onnxruntime.quantization import quantize_static
+
     monkeypatch.chdir(tmp_path)
     onnx.save(original, "in.onnx")
-    quantize_static("in.onnx", "out.onnx", Data())
+    quantize_static("in.onnx", "out.onnx", calibration_data())
     quantized = onnx.load("out.onnx")
     report = ort_tconv.validate(quantized, shapes={"x": (1, 3, 16, 16)})
     assert report.ok, str(report)

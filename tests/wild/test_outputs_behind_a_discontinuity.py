@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from cases import scan_model
 from onnx import TensorProto, helper, numpy_helper
 
 import ort_tconv
@@ -168,3 +169,118 @@ def test_sums_that_cancel():
     x = RNG.standard_normal((1, CHANNELS // 2, 48, 48)).astype(np.float32)
     report = ort_tconv.validate(original, inputs={"x": np.concatenate([x, x], axis=1)})
     assert report.ok, str(report)
+
+
+# ---- in bodies ---------------------------------------------------------------------------------
+
+
+def in_if(original: onnx.ModelProto, condition: bool = True) -> onnx.ModelProto:
+    """All nodes of a model in a branch of an If; the other one is never taken."""
+    result = onnx.ModelProto()
+    result.CopyFrom(original)
+    element = original.graph.output[0].type.tensor_type.elem_type
+    other = helper.make_graph(
+        [helper.make_node("Cast", ["flag"], ["other"], to=element)],
+        "other",
+        [],
+        [onnx.ValueInfoProto(name="other")],
+    )
+    body = helper.make_graph(
+        list(original.graph.node), "body", [], [onnx.ValueInfoProto(name="in_y")]
+    )
+    for node in body.node:
+        for i, name in enumerate(node.output):
+            node.output[i] = "in_y" if name == "y" else name
+    branches = (body, other) if condition else (other, body)
+    names = ("then_branch", "else_branch")
+    del result.graph.node[:]
+    result.graph.node.append(
+        helper.make_node("If", ["flag"], ["y"], name="body", **dict(zip(names, branches)))
+    )
+    result.graph.initializer.append(numpy_helper.from_array(np.array(condition), "flag"))
+    return result
+
+
+def in_two_ifs(original: onnx.ModelProto) -> onnx.ModelProto:
+    inner = in_if(original)
+    del inner.graph.initializer[-1]  # both read one condition
+    return in_if(inner)
+
+
+def in_loop(original: onnx.ModelProto) -> onnx.ModelProto:
+    """Every iteration gives a result of its own, of the input times a growing number."""
+    result = onnx.ModelProto()
+    result.CopyFrom(original)
+    nodes = [
+        helper.make_node("Identity", ["go"], ["goes"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Exp", ["f"], ["e"]),
+        helper.make_node("Mul", ["x", "e"], ["xe"]),
+        *original.graph.node,
+    ]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            onnx.ValueInfoProto(name="in_y"),
+        ],
+    )
+    for node in body.node:
+        for field, names in ((node.input, {"x": "xe"}), (node.output, {"y": "in_y"})):
+            for i, name in enumerate(field):
+                field[i] = names.get(name, name) if node.op_type != "Mul" or name != "x" else name
+    del result.graph.node[:]
+    result.graph.node.append(helper.make_node("Loop", ["trips", ""], ["y"], name="body", body=body))
+    trips = numpy_helper.from_array(np.array(3, np.int64), "trips")
+    result.graph.initializer.append(trips)
+    return result
+
+
+BODIES = {
+    "If": in_if,
+    "If, the other branch": lambda original: in_if(original, False),
+    "If in an If": in_two_ifs,
+    "Loop": in_loop,
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("name", ["Round", "Cast to an integer", "ArgMax"])
+def test_in_a_body_as_well(name, body):
+    tail, output, constants = TAILS[name]
+    original = BODIES[body](model(tail, output, constants, side=16))
+    report = ort_tconv.validate(original)
+    assert report.ok, str(report)
+    assert report.rewritten == 1
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_wrong_weight_in_a_body_is_found(body):
+    tail, output, constants = TAILS["Cast to an integer"]
+    original = BODIES[body](model(tail, output, constants, side=16))
+    wrong = ort_tconv.convert(original)
+    for tensor in wrong.graph.initializer:
+        if tensor.name == "w":
+            w = numpy_helper.to_array(tensor).copy()
+            w[0, 0, 1, 1] += 0.5
+            tensor.CopyFrom(numpy_helper.from_array(w, "w"))
+    report = ort_tconv.validate(original, wrong)
+    assert not report.ok
+    assert report.first_difference.op_type == "SegregatedConvTranspose"
+    assert report.first_difference.node.startswith("body/")
+    assert report.first_difference.node.endswith("/up")
+
+
+def test_what_is_judged_as_a_whole_is_named():
+    original = scan_model()
+    wrong = ort_tconv.convert(original)
+    for tensor in wrong.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    report = ort_tconv.validate(original, wrong)
+    assert not report.ok and report.first_difference.node == "scan"
+    assert "judged as a whole, with all that is in their bodies: Scan 'scan'" in report.notes

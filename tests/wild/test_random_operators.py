@@ -31,10 +31,10 @@ def model(nodes, inputs=(), functions=()) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=imports, ir_version=8, functions=list(functions))
 
 
-def _noise(op_type: str):
+def _noise(op_type: str, output: str = "y"):
     return [
         helper.make_node(op_type, ["u"], ["noise"], name="noise"),
-        helper.make_node("Add", ["u", "noise"], ["y"]),
+        helper.make_node("Add", ["u", "noise"], [output]),
     ]
 
 
@@ -61,6 +61,28 @@ MODELS = {
             helper.make_node("Reshape", ["u", "flat"], ["f"]),
             helper.make_node("Multinomial", ["f"], ["s"], name="noise", sample_size=20),
             helper.make_node("Cast", ["s"], ["y"], to=TensorProto.FLOAT),
+        ]
+    ),
+    "in a branch": lambda: model(
+        [
+            helper.make_node(
+                "If",
+                ["training"],
+                ["y"],
+                name="if",
+                then_branch=helper.make_graph(
+                    [*_noise("RandomNormalLike", "t"), helper.make_node("Round", ["t"], ["r"])],
+                    "noisy",
+                    [],
+                    [onnx.ValueInfoProto(name="r")],
+                ),
+                else_branch=helper.make_graph(
+                    [helper.make_node("Neg", ["u"], ["n"])],
+                    "calm",
+                    [],
+                    [onnx.ValueInfoProto(name="n")],
+                ),
+            )
         ]
     ),
     "in a function": lambda: model(

@@ -20,13 +20,28 @@ assert ort_tconv.validate(sys.argv[1]).ok
 """
 
 
+UNNEEDED = ("torch", "matplotlib", "scipy", "pandas", "IPython", "pytest")
+TOOLS = {
+    "PyInstaller": [
+        "PyInstaller",
+        *("--noconfirm", "--onedir"),
+        *(word for name in UNNEEDED for word in ("--exclude-module", name)),
+        "program.py",
+    ],
+    "cx_Freeze": [
+        "cx_Freeze",
+        *("build", "--script", "program.py", "--build-exe", "dist/program"),
+        f"--excludes={','.join(UNNEEDED)}",
+    ],
+}
+
+
 @pytest.mark.slow
-def test_one_folder(tmp_path):
-    pytest.importorskip("PyInstaller")
+@pytest.mark.parametrize("tool", TOOLS)
+def test_one_folder(tool, tmp_path):
+    pytest.importorskip(tool)
     (tmp_path / "program.py").write_text(PROGRAM)
-    build = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--onedir", "program.py"]
-    for unneeded in ("torch", "matplotlib", "scipy", "pandas", "IPython", "pytest"):
-        build += ["--exclude-module", unneeded]
+    build = [sys.executable, "-m", *TOOLS[tool]]
     done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     path = export(tmp_path / "A", 2.0)

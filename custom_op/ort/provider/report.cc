@@ -33,7 +33,11 @@ template <class List, class Write> std::string list_of(const List& items, Write 
 
 void Report::looked(const Graph& graph, const Capability& found) {
   const std::string where = graph.parent() ? "subgraph " + graph.name() : "graph";
-  auto& entries = graphs_[graph.parent() ? concat(graph.parent()->name, "/", graph.name()) : ""];
+  std::string key = concat(graph.parent() ? graph.parent()->name : "", "/", graph.name());
+  for (const auto& node : graph.nodes())  // old ONNX Runtimes do not tell parents
+    for (const Value* value : node->outputs)
+      if (value && value->graph_output) key += "/" + value->name;
+  auto& entries = graphs_[key];
   entries.clear();
   for (const Site& site : found.sites) {
     Entry entry{site.label, site.nodes.front()->op, where, site.pattern, {}, site.output, ""};

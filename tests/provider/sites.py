@@ -22,6 +22,8 @@ def provider_session(
     return ort.InferenceSession(data, session_options, enable_fallback=0)
 
 
+#: Whether onnxruntime takes fused nodes in several graphs of a model.
+SEVERAL_GRAPHS = tuple(int(part) for part in ort.__version__.split(".")[:3]) >= (1, 24, 4)
 RECORDS = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
 
 

@@ -28,6 +28,22 @@ bool same(const Size& a, const Size& b) {
   return a.number >= 0 ? a.number == b.number : b.number < 0 && !a.symbol.empty() && a.symbol == b.symbol;
 }
 
+// Elements of one image, or -1 if a size is not known.
+int64_t image_size(const std::vector<Size>& sizes) {
+  int64_t count = 1;
+  for (size_t i = 1; i < sizes.size(); ++i) {
+    if (sizes[i].number < 0) return -1;
+    count = checked_mul(count, sizes[i].number, "size of an image");
+  }
+  return count;
+}
+
+// Whether two shapes of as many elements, but for a factor, have the same batch.
+bool same_batch(const std::vector<Size>& a, const std::vector<Size>& b, int64_t growth) {
+  const int64_t image = image_size(a);
+  return same(a[0], b[0]) || (image > 0 && image * growth == image_size(b));
+}
+
 // Reshape, Pad, Reshape: [N, C, D, 1, ...] -> [N, C, D, s, ...] -> [N, C, s D, ...].
 std::optional<Inserted> reshaped(const Node& last, const Graph& graph) {
   const Node* const pad = producer(last);
@@ -38,8 +54,7 @@ std::optional<Inserted> reshaped(const Node& last, const Graph& graph) {
   if (!sizes || !split || !merged || sizes->size() < 3) return std::nullopt;
   const size_t axes = sizes->size() - 2, rank = 2 + 2 * axes;
   if (split->size() != rank || merged->size() != sizes->size()) return std::nullopt;
-  for (size_t i = 0; i < 2; ++i)
-    if (!same((*sizes)[i], (*split)[i]) || !same((*sizes)[i], (*merged)[i])) return std::nullopt;
+  if (!same((*sizes)[1], (*split)[1]) || !same((*sizes)[1], (*merged)[1])) return std::nullopt;
   const Padding between = pad_amounts(*pad, rank, graph);
   if (between.mode != "constant" || between.begins[0] || between.begins[1] || between.ends[0] || between.ends[1])
     return std::nullopt;
@@ -55,7 +70,8 @@ std::optional<Inserted> reshaped(const Node& last, const Graph& graph) {
     found.strides.push_back(s);
     found.offsets.push_back(between.begins[axis + 1]);
   }
-  if (*std::max_element(found.strides.begin(), found.strides.end()) == 1) return std::nullopt;
+  const int64_t growth = element_count(found.strides, "enlargement");
+  if (growth == 1 || !same_batch(*sizes, *split, 1) || !same_batch(*sizes, *merged, growth)) return std::nullopt;
   return found;
 }
 

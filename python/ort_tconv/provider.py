@@ -7,7 +7,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Its name in onnxruntime.
 PROVIDER = "TConvExecutionProvider"
 OLDEST_ONNXRUNTIME = (1, 23)
+# Session option: onnxruntime records which provider runs which nodes, where its sessions tell.
+_RECORD = "session.record_ep_graph_assignment_info"
 # Session option, and dynamic option, that names the file to which the report goes.
 _REPORT = f"ep.{PROVIDER.lower()}.report"
 
@@ -100,6 +102,8 @@ def add_provider(
             cpu = _devices("CPUExecutionProvider")
             if cpu:
                 session_options.add_provider_for_devices(cpu, {})
+            if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+                session_options.add_session_config_entry(_RECORD, "1")
             _added[session_options] = settings
     return session_options
 
@@ -149,6 +153,8 @@ class ProviderSite:
     nodes: tuple[str, ...]  #: all that became one node of the provider's
     claimed: bool
     reason: str  #: why not, if it is not
+    #: who runs it by onnxruntime's own record; empty if the session keeps none, or does not have it
+    provider: str = ""
 
 
 @dataclass
@@ -156,7 +162,8 @@ class ProviderReport:
     """What the provider runs in a session, and what it left to others.
 
     Nodes go by the names they have after onnxruntime's basic optimisations, which come first.
-    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.
+    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.  What it
+    claims is compared with onnxruntime's record of who runs what, where there is one (1.24).
     """
 
     sites: list[ProviderSite]
@@ -213,7 +220,7 @@ def provider_report(session: onnxruntime.InferenceSession) -> ProviderReport:
     with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
         path = Path(folder) / "report.json"
         session.set_ep_dynamic_options({_REPORT: str(path)})
-        return _read(path)
+        return _checked(_read(path), session)
 
 
 def open_with_report(
@@ -226,7 +233,7 @@ def open_with_report(
         path = Path(folder) / "report.json"
         session_options.add_session_config_entry(_REPORT, str(path))
         session = open_session(model, session_options, None)
-        return session, _read(path)
+        return session, _checked(_read(path), session)
 
 
 def _read(path: Path) -> ProviderReport:
@@ -235,3 +242,43 @@ def _read(path: Path) -> ProviderReport:
     content = json.loads(path.read_text())
     sites = [ProviderSite(**{**site, "nodes": tuple(site["nodes"])}) for site in content["sites"]]
     return ProviderReport(sites, content["errors"])
+
+
+def _checked(report: ProviderReport, session: onnxruntime.InferenceSession) -> ProviderReport:
+    """The report, each site with the provider that onnxruntime's record names."""
+    record = _record(session)
+    if record is None:
+        return report
+    ours = [names for provider, names in record if provider == PROVIDER]
+    owner = {name: provider for provider, names in record for name in names if name}
+    sites = []
+    for site in report.sites:
+        provider = next((owner[name] for name in site.nodes if name in owner), "")
+        if site.claimed:
+            # Nodes without a name have none in the record.
+            found = next((names for names in ours if _stands_for(names, site)), None)
+            if found is None:
+                whose = f"{provider} has it" if provider else "it is not there"
+                reason = f"by onnxruntime's record of providers {whose}"
+                site = replace(site, claimed=False, reason=reason)
+            else:
+                ours.remove(found)
+                provider = PROVIDER
+        sites.append(replace(site, provider=provider))
+    unknown = [f"onnxruntime's record has {names}, which is no site" for names in ours]
+    return ProviderReport(sites, [*report.errors, *unknown])
+
+
+def _stands_for(names: list[str], site: ProviderSite) -> bool:
+    return len(names) == len(site.nodes) and {name for name in names if name} <= set(site.nodes)
+
+
+def _record(session: onnxruntime.InferenceSession) -> list[tuple[str, list[str]]] | None:
+    """Providers, and the names of the nodes that they have in a group; None without a record."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    try:
+        groups = session.get_provider_graph_assignment_info()
+    except Exception:  # onnxruntime's types vary; the session was created without the option
+        return None
+    return [(group.ep_name, [node.name for node in group.get_nodes()]) for group in groups]

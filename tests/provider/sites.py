@@ -16,8 +16,6 @@ def provider_session(
 ) -> ort.InferenceSession:
     """A session of the model as it is; an error in it is raised and not hidden by a fallback."""
     session_options = ort_tconv.add_provider(options(threads), **settings)
-    if RECORDS:
-        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, session_options, enable_fallback=0)
 

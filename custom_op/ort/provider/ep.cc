@@ -58,6 +58,7 @@ OrtStatus* Ep::get_capability(OrtEp* self, const OrtGraph* graph, OrtEpGraphSupp
           ep.claim(graph, info);
         } catch (const std::exception& error) {
           ep.report_.failed(error.what());
+          ep.claimed_.clear();  // ONNX Runtime takes nothing of the graph
           throw;
         }
       },
@@ -159,7 +160,7 @@ OrtStatus* Ep::set_options(OrtEp* self, const char* const* keys, const char* con
 // With the option strict: an error that Compile could not tell.
 OrtStatus* Ep::on_run_start(OrtEp* self, const OrtRunOptions*) noexcept {
   auto& ep = *static_cast<Ep*>(self);
-  return guarded(ep.api_, "", [&] { require(!ep.options_.strict || ep.claimed_any_, ep.complaint()); }, kProviderName);
+  return guarded(ep.api_, "", [&] { require(!ep.options_.strict || ep.compiled_, ep.complaint()); }, kProviderName);
 }
 
 void Ep::release_infos(OrtEp*, OrtNodeComputeInfo** infos, size_t count) noexcept {

@@ -29,6 +29,12 @@ template <class List, class Write> std::string list_of(const List& items, Write 
   return result + "]";
 }
 
+// Why a site that is not compiled is left, also one that was claimed.
+const std::string& why(const std::string& reason) {
+  static const std::string lost = "ONNX Runtime did not give it to the provider";
+  return reason.empty() ? lost : reason;
+}
+
 }  // namespace
 
 void Report::looked(const Graph& graph, const Capability& found) {
@@ -61,7 +67,7 @@ void Report::compiled(const Site& site) {
 std::string Report::reasons() const {
   std::string result;
   for (const auto& [graph, entries] : graphs_)
-    for (const Entry& entry : entries) result += concat("\n  ", entry.op, " '", entry.node, "': ", entry.reason);
+    for (const Entry& entry : entries) result += concat("\n  ", entry.op, " '", entry.node, "': ", why(entry.reason));
   for (const auto& error : errors_) result += "\n  error: " + error;
   return result;
 }
@@ -76,9 +82,7 @@ std::string Report::json() const {
   std::vector<std::string> sites;
   for (const Entry& entry : compiled_) sites.push_back(write(entry, true, ""));
   for (const auto& [graph, entries] : graphs_)
-    for (const Entry& entry : entries)
-      sites.push_back(
-          write(entry, false, entry.reason.empty() ? "ONNX Runtime did not give it to the provider" : entry.reason));
+    for (const Entry& entry : entries) sites.push_back(write(entry, false, why(entry.reason)));
   return concat("{\"sites\": ", list_of(sites, [](const std::string& s) { return s; }),
                 ", \"errors\": ", list_of(errors_, quoted), "}\n");
 }

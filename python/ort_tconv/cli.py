@@ -349,8 +349,15 @@ def _add_provider(group: _Group, whose: str) -> None:
         "--provider",
         metavar="NAME",
         action="append",
-        help=f"execution provider of {whose}; may be repeated, in order of priority",
+        help=f"execution provider of {whose}; may be repeated, in order of priority; "
+        "TConvExecutionProvider runs the model as it is, in the converted one's place",
     )
+
+
+def _providers(options: argparse.Namespace) -> dict[str, Any]:
+    from .provider import PROVIDER
+
+    return {"provider": True} if options.provider == [PROVIDER] else {"providers": options.provider}
 
 
 def _add_json(group: _Group) -> None:
@@ -428,7 +435,7 @@ def _compare(original: str, converted: str | None, options: argparse.Namespace) 
         seed=options.seed,
         distribution=options.distribution,
         runs=options.runs,
-        providers=options.provider,
+        **_providers(options),
         rtol=options.rtol,
         atol=options.atol,
     )
@@ -483,7 +490,7 @@ def _bench(options: argparse.Namespace) -> int:
         warm_up=options.warm_up,
         repeat=options.repeat,
         seconds=options.seconds,
-        providers=options.provider,
+        **_providers(options),
         per_node=not options.no_nodes,
         memory=not options.no_memory,
         progress=not options.quiet,

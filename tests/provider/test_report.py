@@ -149,3 +149,29 @@ def test_an_error_in_get_capability(tmp_path, strict):
             session.run(None, feeds)
     else:
         session.run(None, feeds)
+
+
+@pytest.mark.parametrize("verb", ["bench", "validate"])
+def test_the_provider_in_the_converted_models_place(tmp_path, capsys, verb):
+    path = tmp_path / "model.onnx"
+    onnx.save(chain_model(2), path)
+    brief = ["--seconds", "0", "--repeat", "2", "--no-memory"] if verb == "bench" else []
+    assert main([verb, str(path), "--provider", PROVIDER, "--json", *brief]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["providers"][0] == PROVIDER
+    if verb == "bench":
+        assert [node["node"] for node in result["nodes"] if node["is_site"]] == ["up_y0", "up_y1"]
+    else:
+        assert result["rewritten"] == ["up_y0", "up_y1"]
+    assert main([verb, str(path), str(path), "--provider", PROVIDER, *brief]) != 0
+    assert "provider: there is no converted model" in capsys.readouterr().err
+
+
+@needs_asking
+def test_benchmark_times_the_provider_node_by_node():
+    result = ort_tconv.benchmark(chain_model(2), provider=True, seconds=0, repeat=2, memory=False)
+    sites = {node.node: node for node in result.nodes if node.is_site}
+    assert sorted(sites) == ["up_y0", "up_y1"]
+    assert all(node.stock_ms and node.converted_ms for node in sites.values())
+    assert set(sites["up_y0"].covers) == {"up_y0", "act0"}
+    assert any("with the execution provider" in note for note in result.notes)

@@ -62,6 +62,7 @@ class Search {
       auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
       if (!site) continue;
       site->attributes.algorithm = options_.algorithm;
+      if (site->constant_w && site->dtype == DType::kFloat32) site->attributes.weights = options_.weights;
       taken_.insert(site->nodes.begin(), site->nodes.end());
       by_output_[site->output] = result_.sites.size();
       result_.sites.push_back(std::move(*site));

@@ -137,7 +137,9 @@ FusedNode* Ep::compile(const OrtGraph* ort_graph, const OrtNode* fused_node) {
   require(site != claimed_.end(), "the fused node that makes '", name, "' was not claimed");
   try {
     auto made = std::make_unique<FusedNode>(api_, *site, Graph(api_, ort_graph), inputs);
-    report_.compiled(*site);
+    const char* kernel = "";
+    check(api_, api_.Node_GetName(fused_node, &kernel));
+    report_.compiled(*site, kernel);
     compiled_ = true;
     return made.release();
   } catch (const Error& error) {

@@ -46,19 +46,20 @@ void Report::looked(const Graph& graph, const Capability& found) {
   auto& entries = graphs_[key];
   entries.clear();
   for (const Site& site : found.sites) {
-    Entry entry{site.label, site.nodes.front()->op, where, site.pattern, {}, site.output, ""};
+    Entry entry{site.label, site.nodes.front()->op, where, site.pattern, {}, site.output, "", ""};
     for (const Node* node : site.nodes) entry.nodes.push_back(node->label());
     entries.push_back(std::move(entry));
   }
   for (const Left& left : found.left)
-    entries.push_back({left.node, left.op, where, left.pattern, {left.node}, "", left.reason});
+    entries.push_back({left.node, left.op, where, left.pattern, {left.node}, "", left.reason, ""});
 }
 
-void Report::compiled(const Site& site) {
+void Report::compiled(const Site& site, const std::string& kernel) {
   for (auto& [graph, entries] : graphs_)
     for (auto it = entries.begin(); it != entries.end(); ++it)
       if (it->output == site.output && it->node == site.label) {
         compiled_.push_back(std::move(*it));
+        compiled_.back().kernel = kernel;
         entries.erase(it);
         return;
       }
@@ -77,7 +78,7 @@ std::string Report::json() const {
     return concat("{\"node\": ", quoted(entry.node), ", \"op_type\": ", quoted(entry.op),
                   ", \"where\": ", quoted(entry.where), ", \"pattern\": ", quoted(entry.pattern),
                   ", \"nodes\": ", list_of(entry.nodes, quoted), ", \"claimed\": ", claimed ? "true" : "false",
-                  ", \"reason\": ", quoted(reason), "}");
+                  ", \"reason\": ", quoted(reason), ", \"kernel\": ", quoted(entry.kernel), "}");
   };
   std::vector<std::string> sites;
   for (const Entry& entry : compiled_) sites.push_back(write(entry, true, ""));

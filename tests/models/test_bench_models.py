@@ -53,3 +53,12 @@ def test_results_are_merged_into_those_of_a_machine_like_this(tmp_path):
 def test_unknown_model():
     result = run("bench_models.py", "--models", "no such model")
     assert result.returncode == 2 and "matches no model; there are dcgan" in result.stderr
+
+
+def test_sessions_are_measured(tmp_path):
+    out = tmp_path / "sessions.json"
+    shown = output_of("bench_sessions.py", "--quick", "--models", "^dcgan$", "--json", out)
+    (row,) = json.loads(out.read_text())["results"]
+    assert list(row["ways"]) == ["stock", "converted", "provider"]
+    assert all(way["creation_ms"] > 0 < way["peak_bytes"] for way in row["ways"].values())
+    assert "provider / stock peak" in shown

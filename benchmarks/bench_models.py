@@ -1,4 +1,5 @@
-"""Whole models: stock ONNX Runtime, ort-tconv, and ort-tconv with tuned models.
+"""Whole models: stock ONNX Runtime, ort-tconv with converted and with tuned models, and as an
+execution provider of the models as they are.
 
     python benchmarks/bench_models.py [--models REGEX] [--quick] [--json FILE [--merge]]
 
@@ -21,7 +22,7 @@ import measure as timing
 import numpy as np
 import onnx
 import report
-from engines import OrtTconv, OrtTconvTuned, StockOrt, versions
+from engines import OrtTconv, OrtTconvProvider, OrtTconvTuned, StockOrt, versions
 
 import ort_tconv
 from ort_tconv.converters.report import count_operators
@@ -65,11 +66,13 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     for engine, file in zip(engines[1:], files[1:]):
         # Compares the outputs, and measures memory in processes of their own.
         once = {"threads": engine.threads, "warm_up": 0, "repeat": 1, "seconds": 0.0}
-        done = ort_tconv.benchmark(model, file, feeds, per_node=False, **once)
+        way = {"provider": True} if engine.name == "provider" else {"converted": file}
+        done = ort_tconv.benchmark(model, inputs=feeds, per_node=False, **once, **way)
         if not done.validation.ok:
             raise SystemExit(
                 f"{name}, {engine.name}: the model computes something else\n{done.validation}"
             )
+        rewritten = done.validation.rewritten  # of the last: the provider
         peaks |= {"stock": done.stock.peak_bytes, engine.name: done.converted.peak_bytes}
 
     created = timing.creation(engines, files, feeds, min(repeat, 2))
@@ -80,14 +83,15 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     row = {
         "group": "models",
         "layer": name,
-        "sites": {e.name: count[OPERATOR] for e, count in zip(engines[1:], counts[1:])},
+        "sites": {e.name: count[OPERATOR] for e, count in zip(engines[1:], counts[1:])}
+        | {"provider": len(rewritten)},
         "engines": {
             e.name: timing.spread(t) | c | {"peak_bytes": peaks[e.name]}
             for e, t, c in zip(engines, times, created)
         },
     }
-    stock, *others = (row["engines"][e.name]["median_ms"] for e in engines)
-    row["ratio"] = {"stock": stock / others[0], "tuned": stock / others[1]}
+    stock, ours, tuned, provider = (row["engines"][e.name]["median_ms"] for e in engines)
+    row["ratio"] = {"stock": stock / ours, "tuned": stock / tuned, "provider": stock / provider}
     return row
 
 
@@ -126,7 +130,7 @@ def main() -> None:
         parser.error(f"--models {args.models!r} matches no model; there are {', '.join(makers)}")
 
     console = report.make_console()
-    engines = [make(args.threads) for make in (StockOrt, OrtTconv, OrtTconvTuned)]
+    engines = [make(args.threads) for make in (StockOrt, OrtTconv, OrtTconvTuned, OrtTconvProvider)]
     machine = timing.machine_info(args.threads) | versions(engines)
     rows = earlier(args.json, machine) if args.merge else {}
     for name in chosen:

@@ -152,6 +152,18 @@ class OrtTconv(StockOrt):
         return converted.SerializeToString()
 
 
+class OrtTconvProvider(StockOrt):
+    """The same session with the model as it is, and the execution provider."""
+
+    name = "provider"
+
+    def session(self, file: bytes):
+        import ort_tconv
+
+        options = ort_tconv.add_provider(self.options(), strict=True)
+        return self.ort.InferenceSession(file, options, enable_fallback=0)
+
+
 class OrtTconvTuned(OrtTconv):
     """The same with a model that was tuned here."""
 

@@ -148,9 +148,9 @@ def layer_tables(data: dict) -> dict[str, Table]:
     return {"Time": speed, "Plan, memory and creation of a session": resources}
 
 
-def created_cells(engines: dict) -> list[str]:
+def created_cells(engines: dict, names: Sequence[str] = ("stock", "ours")) -> list[str]:
     keys = ("creation_ms", "first_run_ms")
-    return [milliseconds(engines[name][key]) for key in keys for name in ("stock", "ours")]
+    return [milliseconds(engines[name][key]) for key in keys for name in names]
 
 
 def add_mean(speed: Table, resources: Table, name: str, mean: dict) -> None:
@@ -167,36 +167,38 @@ def add_mean(speed: Table, resources: Table, name: str, mean: dict) -> None:
 
 
 def model_table(data: dict) -> Table:
-    """Whole models: stock, all sites rewritten, and those that won when the model was tuned."""
-    names = ("stock", "ours", "tuned")
+    """Whole models: stock, all sites rewritten, those that won when the model was tuned, and the
+    execution provider, where all of the results have it."""
+    results = data["results"]
+    names = ["stock", "ours", "tuned"]
+    if all("provider" in row["engines"] for row in results):
+        names.append("provider")
+    measured = ["stock", "ours", *names[3:]]
     header = [
         "model",
         "sites",
-        "tuned sites",
+        *(f"{name} sites" for name in names[2:]),
         *(f"{name} ms" for name in names),
-        "stock / ours",
-        "stock / tuned",
-        "stock peak memory",
-        "ours peak memory",
-        "stock creation ms",
-        "ours creation ms",
-        "stock first run ms",
-        "ours first run ms",
+        *(f"stock / {name}" for name in names[1:]),
+        *(f"{name} peak memory" for name in measured),
+        *(f"{name} creation ms" for name in measured),
+        *(f"{name} first run ms" for name in measured),
     ]
+    kept = ["stock", *names[2:]]  # as "ratio" calls them
     rows = [
         [
             row["layer"],
             *(str(row["sites"][name]) for name in names[1:]),
             *(milliseconds(row["engines"][name]["median_ms"]) for name in names),
-            *(f"{row['ratio'][name]:.2f}" for name in ("stock", "tuned")),
-            *(peak_cell(row["engines"][name]) for name in ("stock", "ours")),
-            *created_cells(row["engines"]),
+            *(f"{row['ratio'][name]:.2f}" for name in kept),
+            *(peak_cell(row["engines"][name]) for name in measured),
+            *created_cells(row["engines"], measured),
         ]
-        for row in data["results"]
+        for row in results
     ]
-    ratios = ([row["ratio"][name] for row in data["results"]] for name in ("stock", "tuned"))
-    means = [geometric_mean(ratio) for ratio in ratios]
-    rows.append([MEAN, *[""] * 5, *(f"{mean:.2f}" for mean in means), *[""] * 6])
+    means = [geometric_mean([row["ratio"][name] for row in results]) for name in kept]
+    before, after = 2 * len(names) - 1, 3 * len(measured)
+    rows.append([MEAN, *[""] * before, *(f"{mean:.2f}" for mean in means), *[""] * after])
     return header, rows
 
 

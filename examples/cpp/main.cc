@@ -1,7 +1,7 @@
-// Runs a converted model from C++: loads the operator library, feeds ones to every input, prints each output's
-// name, shape and mean.
+// Runs a model from C++: loads the library, feeds ones to every input, prints each output's name, shape and mean.
 //
-//   main converted.onnx [libort_tconv.so]     by default the library that lies beside the program
+//   main converted.onnx [libort_tconv.so]             by default the library that lies beside the program
+//   main --provider model.onnx [libort_tconv.so]      a model as it is, with the execution provider
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace {
@@ -37,17 +38,38 @@ Ort::Value ones(const Ort::Session& session, size_t index, const std::string& na
   return value;
 }
 
+// The session's creation is an error if the provider takes no node of the model.
+void add_provider([[maybe_unused]] Ort::Env& env, [[maybe_unused]] Ort::SessionOptions& options,
+                  [[maybe_unused]] const std::string& library) {
+#if ORT_API_VERSION >= 23
+  env.RegisterExecutionProviderLibrary("TConvExecutionProvider", library);
+  std::vector<Ort::ConstEpDevice> devices;
+  for (const Ort::ConstEpDevice& device : env.GetEpDevices())
+    if (std::string(device.EpName()) == "TConvExecutionProvider") devices.push_back(device);
+  const std::unordered_map<std::string, std::string> settings{{"strict", "1"}};
+  options.AppendExecutionProvider_V2(env, devices, settings);
+#else
+  throw std::runtime_error("this program was built with the headers of an ONNX Runtime before 1.23");
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
+  const bool provider = argc > 1 && std::string(argv[1]) == "--provider";
+  if (provider) {
+    --argc;
+    ++argv;
+  }
   if (argc != 2 && argc != 3) {
-    std::fprintf(stderr, "usage: %s converted.onnx [libort_tconv.so]\n", argv[0]);
+    std::fprintf(stderr, "usage: main [--provider] model.onnx [libort_tconv.so]\n");
     return 2;
   }
   const std::string library = argc == 3 ? argv[2] : beside_program("libort_tconv.so");
   Ort::Env env;
   Ort::SessionOptions options;
-  options.RegisterCustomOpsLibrary(library.c_str());
+  if (provider) add_provider(env, options, library);
+  else options.RegisterCustomOpsLibrary(library.c_str());
   Ort::Session session(env, argv[1], options);
 
   Ort::AllocatorWithDefaultOptions allocator;

@@ -26,9 +26,10 @@ import onnx
 from . import machine, text
 from ._library import import_onnxruntime
 from .converters import analyze
-from .converters.model_io import Model, ModelLike
+from .converters.model_io import Model, ModelLike, read_model
 from .inputs import describe, has_strings, make_inputs
 from .inspection import dtype_name, plan_of
+from .provider import add_provider, provider_report
 from .session import EXTERNAL_FOLDER, register
 from .shapes import TypedNode, typed_nodes
 from .tuning import SETTLE, turn
@@ -278,6 +279,7 @@ def benchmark(
     per_node: bool = True,
     memory: bool = True,
     progress: bool = False,
+    provider: bool = False,
 ) -> Benchmark:
     """Time a model in stock onnxruntime and as converted.
 
@@ -303,11 +305,14 @@ def benchmark(
         per_node: Whether to run the profiler.
         memory: Whether to measure memory.
         progress: Whether to show a progress bar on standard error if it is a terminal.
+        provider: Time ``original`` as the execution provider runs it, instead of a converted model;
+            see :func:`ort_tconv.add_provider`.
 
     Raises:
-        ValueError: A number is out of range, the inputs do not fit, a provider is not available, or
-            onnxruntime without the operator cannot run the original, so that nothing is there to
-            compare with.
+        RuntimeError: ``provider`` where there is none.
+        ValueError: ``provider`` with ``converted`` or ``providers``; a number is out of range, the
+            inputs do not fit, a provider is not available, or onnxruntime without the operator
+            cannot run the original, so that nothing is there to compare with.
         ConversionError: One of the models cannot be read.
     """
     for name, value, least in (
@@ -319,19 +324,25 @@ def benchmark(
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     threads = threads or machine.usable_cores()
-    providers = provider_list(providers)
-    check_providers(providers)
-    source, target = map(inline_functions, read_pair(original, converted))
+    if provider:
+        if converted is not None or providers is not None:
+            raise ValueError("provider: there is no converted model and no choice of providers")
+        source = target = inline_functions(read_model(original))
+        stock_providers, our_providers = ["CPUExecutionProvider"], None
+    else:
+        stock_providers = our_providers = provider_list(providers)
+        check_providers(our_providers)
+        source, target = map(inline_functions, read_pair(original, converted))
     given = input_sets(inputs, source.proto)[0]
     feeds = make_inputs(source.proto, given, shapes=shapes, seed=seed, distribution=distribution)
 
     jobs = {
-        STOCK: _job(source, feeds, providers, threads, custom=False),
-        OURS: _job(target, feeds, providers, threads, custom=True),
+        STOCK: _job(source, feeds, stock_providers, threads, custom=False),
+        OURS: _job(target, feeds, our_providers, threads, custom=True),
     }
     with _progress(progress) as advance:
         advance("comparing outputs", 0.0)
-        validation = compare_models(source, target, [feeds], providers)
+        validation = compare_models(source, target, [feeds], our_providers)
         advance("creating sessions", 0.05)
         sessions, starts = _start_all(jobs)
         times = _in_turns(
@@ -356,6 +367,10 @@ def benchmark(
         notes.append(f"the outputs differ: {'; '.join(map(str, validation.outputs))}")
     if not validation.rewritten:
         notes.append("nothing was rewritten: both models are the same")
+    if provider:
+        notes.append(
+            "the model as it is, with the execution provider, in the converted one's place"
+        )
     timings = {name: _timing(times[name], starts[name], peaks[name]) for name in jobs}
     return Benchmark(
         model=source.name,
@@ -400,7 +415,7 @@ class Job:
 
     model: bytes
     feeds: dict[str, np.ndarray]
-    providers: list[Any]
+    providers: list[Any] | None  #: None: our execution provider
     threads: int
     custom: bool  #: whether the operator is registered
     folder: str | None  #: of external data
@@ -422,6 +437,8 @@ class Job:
             options.profile_file_prefix = profile_prefix
         if self.custom:
             register(options)
+        if self.providers is None:
+            add_provider(options)
         session = ort.InferenceSession(self.model, options, self.providers, enable_fallback=0)
         return _Runner(session, self.feeds)
 
@@ -450,7 +467,7 @@ class _Runner:
 def _job(
     source: Model,
     feeds: dict[str, np.ndarray],
-    providers: list[Any],
+    providers: list[Any] | None,
     threads: int,
     custom: bool,
 ) -> Job:
@@ -607,19 +624,25 @@ def _profile(
         for name, runner in runners.items():
             file = Path(runner.session.end_profiling())
             times[name] = node_times(json.loads(file.read_text()), skip=warm_up)
+        fused = {}
+        if jobs[OURS].providers is None:
+            sites = provider_report(runners[OURS].session).sites
+            fused = {site.kernel: site for site in sites if site.claimed}
         plans = _plans(target, feeds) if _on_cpu(runners[OURS].session.get_providers()) else {}
 
     origins = {name: origin.nodes for (_, name), origin in analyze(source).origins().items()}
     ours = {node.name: origins.get(node.name, [node.name]) for node in _ours(target, feeds)}
+    ours |= {kernel: list(site.nodes) for kernel, site in fused.items()}
     stock = _Kernels(source.proto.graph, times[STOCK])
     converted = _Kernels(target.proto.graph, times[OURS])
     nodes = []
     for name, group in ours.items():
         covered = stock.take(group)
         also = converted.take((name, *covered))
+        label = fused[name].node if name in fused else name
         nodes.append(
             NodeTiming(
-                name, *stock.sum(covered), *converted.sum(also), plans.get(name), covered, True
+                label, *stock.sum(covered), *converted.sum(also), plans.get(name), covered, True
             )
         )
     rest = (stock.left(), converted.left())

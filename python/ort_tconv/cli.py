@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     validate.set_defaults(run=_validate)
     _add_models(validate)
-    _add_run_options(validate)
+    _add_run_options(validate, _AS_IT_IS)
     _add_json(validate)
 
     inspect = verbs.add_parser(
@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
         bench.add_argument(
             f"--{name}", type=kind, metavar="N", default=default, help=f"{purpose} (%(default)s)"
         )
-    _add_provider(bench, "both models")
+    _add_provider(bench, "both models", _AS_IT_IS)
     bench.add_argument("--no-nodes", action="store_true", help="do not time node by node")
     bench.add_argument("--no-memory", action="store_true", help="do not measure memory")
     _add_json(bench)
@@ -299,12 +299,12 @@ def _add_models(group: _Group) -> None:
     )
 
 
-def _add_run_options(group: _Group) -> None:
+def _add_run_options(group: _Group, provider_note: str = "") -> None:
     _add_inputs(group)
     group.add_argument(
         "--runs", type=int, default=1, help="number of runs with each set of inputs (%(default)s)"
     )
-    _add_provider(group, "the converted model")
+    _add_provider(group, "the converted model", provider_note)
     group.add_argument(
         "--rtol",
         type=float,
@@ -344,13 +344,22 @@ def _add_shape(group: _Group) -> None:
     )
 
 
-def _add_provider(group: _Group, whose: str) -> None:
+_AS_IT_IS = "; TConvExecutionProvider runs the model as it is, in the converted one's place"
+
+
+def _add_provider(group: _Group, whose: str, note: str) -> None:
     group.add_argument(
         "--provider",
         metavar="NAME",
         action="append",
-        help=f"execution provider of {whose}; may be repeated, in order of priority",
+        help=f"execution provider of {whose}; may be repeated, in order of priority{note}",
     )
+
+
+def _providers(options: argparse.Namespace) -> dict[str, Any]:
+    from .provider import PROVIDER
+
+    return {"provider": True} if options.provider == [PROVIDER] else {"providers": options.provider}
 
 
 def _add_json(group: _Group) -> None:
@@ -425,7 +434,7 @@ def _compare(original: str, converted: str | None, options: argparse.Namespace) 
         seed=options.seed,
         distribution=options.distribution,
         runs=options.runs,
-        providers=options.provider,
+        **_providers(options),
         rtol=options.rtol,
         atol=options.atol,
     )
@@ -480,7 +489,7 @@ def _bench(options: argparse.Namespace) -> int:
         warm_up=options.warm_up,
         repeat=options.repeat,
         seconds=options.seconds,
-        providers=options.provider,
+        **_providers(options),
         per_node=not options.no_nodes,
         memory=not options.no_memory,
         progress=not options.quiet,

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Its name in onnxruntime.
 PROVIDER = "TConvExecutionProvider"
 OLDEST_ONNXRUNTIME = (1, 23)
+# Session option: onnxruntime records which provider runs which nodes, where its sessions tell.
+_RECORD = "session.record_ep_graph_assignment_info"
 # Session option, and dynamic option, that names the file to which the report goes.
 _REPORT = f"ep.{PROVIDER.lower()}.report"
 
@@ -56,6 +58,7 @@ def add_provider(
     algorithm: str | None = None,
     exclude: str | Iterable[str] = (),
     strict: bool = False,
+    weights: str | None = None,
 ) -> onnxruntime.SessionOptions:
     """Add the execution provider to ``session_options`` and return them.
 
@@ -72,6 +75,8 @@ def add_provider(
             name goes by the name of its first output.
         strict: Make it an error to create a session for a model in which the provider takes no
             node.
+        weights: ``"float16"`` or ``"bfloat16"`` keeps constant float32 weights in 16 bits, half
+            the memory and traffic, rounded once; the rest stays float32.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -89,7 +94,7 @@ def add_provider(
     reason = unavailable()
     if reason is not None:
         raise RuntimeError(reason)
-    settings = _settings(algorithm, exclude, strict)
+    settings = _settings(algorithm, exclude, strict, weights)
     with _lock:
         known = _added.get(session_options)
         if known is not None and known != settings:
@@ -100,11 +105,15 @@ def add_provider(
             cpu = _devices("CPUExecutionProvider")
             if cpu:
                 session_options.add_provider_for_devices(cpu, {})
+            if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+                session_options.add_session_config_entry(_RECORD, "1")
             _added[session_options] = settings
     return session_options
 
 
-def _settings(algorithm: str | None, exclude: str | Iterable[str], strict: bool) -> dict[str, str]:
+def _settings(
+    algorithm: str | None, exclude: str | Iterable[str], strict: bool, weights: str | None
+) -> dict[str, str]:
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     for pattern in patterns:
         if ";" in pattern:
@@ -116,6 +125,8 @@ def _settings(algorithm: str | None, exclude: str | Iterable[str], strict: bool)
         settings["exclude"] = ";".join(patterns)
     if strict:
         settings["strict"] = "1"
+    if weights is not None:
+        settings["weights"] = weights
     return settings
 
 
@@ -149,6 +160,9 @@ class ProviderSite:
     nodes: tuple[str, ...]  #: all that became one node of the provider's
     claimed: bool
     reason: str  #: why not, if it is not
+    #: who runs it by onnxruntime's own record; empty if the session keeps none, or does not have it
+    provider: str = ""
+    kernel: str = ""  #: the node that stands for it, as onnxruntime's profiles call it
 
 
 @dataclass
@@ -156,7 +170,8 @@ class ProviderReport:
     """What the provider runs in a session, and what it left to others.
 
     Nodes go by the names they have after onnxruntime's basic optimisations, which come first.
-    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.
+    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.  What it
+    claims is compared with onnxruntime's record of who runs what, where there is one (1.24).
     """
 
     sites: list[ProviderSite]
@@ -213,7 +228,7 @@ def provider_report(session: onnxruntime.InferenceSession) -> ProviderReport:
     with tempfile.TemporaryDirectory(prefix="ort_tconv-") as folder:
         path = Path(folder) / "report.json"
         session.set_ep_dynamic_options({_REPORT: str(path)})
-        return _read(path)
+        return _checked(_read(path), session)
 
 
 def open_with_report(
@@ -226,7 +241,7 @@ def open_with_report(
         path = Path(folder) / "report.json"
         session_options.add_session_config_entry(_REPORT, str(path))
         session = open_session(model, session_options, None)
-        return session, _read(path)
+        return session, _checked(_read(path), session)
 
 
 def _read(path: Path) -> ProviderReport:
@@ -235,3 +250,43 @@ def _read(path: Path) -> ProviderReport:
     content = json.loads(path.read_text())
     sites = [ProviderSite(**{**site, "nodes": tuple(site["nodes"])}) for site in content["sites"]]
     return ProviderReport(sites, content["errors"])
+
+
+def _checked(report: ProviderReport, session: onnxruntime.InferenceSession) -> ProviderReport:
+    """The report, each site with the provider that onnxruntime's record names."""
+    record = _record(session)
+    if record is None:
+        return report
+    ours = [names for provider, names in record if provider == PROVIDER]
+    owner = {name: provider for provider, names in record for name in names if name}
+    sites = []
+    for site in report.sites:
+        provider = next((owner[name] for name in site.nodes if name in owner), "")
+        if site.claimed:
+            # Nodes without a name have none in the record.
+            found = next((names for names in ours if _stands_for(names, site)), None)
+            if found is None:
+                whose = f"{provider} has it" if provider else "it is not there"
+                reason = f"by onnxruntime's record of providers {whose}"
+                site = replace(site, claimed=False, reason=reason)
+            else:
+                ours.remove(found)
+                provider = PROVIDER
+        sites.append(replace(site, provider=provider))
+    unknown = [f"onnxruntime's record has {names}, which is no site" for names in ours]
+    return ProviderReport(sites, [*report.errors, *unknown])
+
+
+def _stands_for(names: list[str], site: ProviderSite) -> bool:
+    return len(names) == len(site.nodes) and {name for name in names if name} <= set(site.nodes)
+
+
+def _record(session: onnxruntime.InferenceSession) -> list[tuple[str, list[str]]] | None:
+    """Providers, and the names of the nodes that they have in a group; None without a record."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    try:
+        groups = session.get_provider_graph_assignment_info()
+    except Exception:  # onnxruntime's types vary; the session was created without the option
+        return None
+    return [(group.ep_name, [node.name for node in group.get_nodes()]) for group in groups]

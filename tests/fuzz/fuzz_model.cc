@@ -1,6 +1,6 @@
-// Fuzz target: models whose SegregatedConvTranspose nodes are malformed, and inputs that do not fit them,
-// through ONNX Runtime.  Each model starts as a good one and is then damaged.  Anything but a status is a
-// finding: a crash, a report of a sanitizer, a leak, minutes or gigabytes.
+// Fuzz target: models whose nodes are malformed, and inputs that do not fit them, through ONNX Runtime: as nodes of
+// the operator, and as ConvTranspose with the execution provider.  Each model starts as a good one and is then damaged.
+// Anything but a status is a finding: a crash, a report of a sanitizer, a leak, minutes or gigabytes.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -160,6 +160,12 @@ void damage(Model& m, Reader& r) {
   }
 }
 
+void dump(const std::string& bytes) {
+  const char* const path = std::getenv("FUZZ_MODEL_DUMP");
+  std::FILE* const f = path ? std::fopen(path, "wb") : nullptr;
+  if (f) std::fwrite(bytes.data(), 1, bytes.size(), f), std::fclose(f);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -168,19 +174,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const int damages = r.pick(5);
   for (int i = 0; i < damages; ++i) damage(m, r);
   ++counts.models;
-  const std::string bytes = serialized(m);
-  if (std::getenv("FUZZ_MODEL_DUMP")) {
-    std::FILE* f = std::fopen(std::getenv("FUZZ_MODEL_DUMP"), "wb");
-    if (f) std::fwrite(bytes.data(), 1, bytes.size(), f), std::fclose(f);
-  }
-  try {
-    Ort::Session session(environment(), bytes.data(), bytes.size(), options());
-    ++counts.created;
-    for (int i = 0; i < 2; ++i) {  // an error leaves the session as it was
-      ++counts.runs;
-      counts.good_runs += !run(session, m).empty();
+  for (const bool provider : kWays) {
+    m.onnx = provider;
+    const std::string bytes = serialized(m);
+    dump(bytes);
+    try {
+      Ort::Session session(environment(), bytes.data(), bytes.size(), options(provider));
+      ++counts.created;
+      for (int i = 0; i < 2; ++i) {  // an error leaves the session as it was
+        ++counts.runs;
+        counts.good_runs += !run(session, m).empty();
+      }
+    } catch (const Ort::Exception&) {
     }
-  } catch (const Ort::Exception&) {
   }
   // Too slow to be made for each model.
   if (counts.models % 1000 == 0 && __lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check()) std::abort();

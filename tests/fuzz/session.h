@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 
+#include "fuzz/provider.h"
 #include "fuzz/values.h"
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base);
@@ -72,6 +73,7 @@ struct Model {
   std::vector<Input> inputs;
   int nodes = 1, outputs = 1;
   bool extra_attribute = false;
+  bool onnx = false;  // its nodes are ONNX's ConvTranspose, as execution providers meet it
 };
 
 constexpr int64_t kMostElements = 1 << 14;  // of a tensor that exists
@@ -109,8 +111,9 @@ inline Message node(const Model& m, int index) {
   for (const Input& input : m.inputs)
     n.text(1, index > 0 && input.name == "x" ? "y" + std::to_string(index - 1) : input.name);
   for (int i = 0; i < m.outputs; ++i) n.text(2, (i ? "second" : "y") + std::to_string(index));
-  n.text(3, "up").text(4, "SegregatedConvTranspose");
+  n.text(3, "up").text(4, m.onnx ? "ConvTranspose" : "SegregatedConvTranspose");
   for (const auto& [name, a] : m.attributes) {
+    if (m.onnx && (name.rfind("activation", 0) == 0 || name == "algorithm")) continue;
     Message attribute;
     attribute.text(1, name);
     if (a.type == 1) attribute.number(2, a.floats.empty() ? 0.5f : a.floats[0]);
@@ -124,7 +127,7 @@ inline Message node(const Model& m, int index) {
     n.message(5, attribute.integer(20, a.type));
   }
   if (m.extra_attribute) n.message(5, Message().text(1, "unheard_of").integer(3, 1).integer(20, 2));
-  return n.text(7, "ort_tconv");
+  return n.text(7, m.onnx ? "" : "ort_tconv");
 }
 
 inline std::string content(const Input& input) {
@@ -170,7 +173,13 @@ inline Ort::Env& environment() {
   return env;
 }
 
-inline Ort::SessionOptions options() {
+#ifdef ORT_TCONV_PROVIDER
+constexpr bool kWays[] = {false, true};  // to have the operator, or the execution provider
+#else
+constexpr bool kWays[] = {false};
+#endif
+
+inline Ort::SessionOptions options(bool provider = false) {
   Ort::SessionOptions result;
   result.SetIntraOpNumThreads(1);
   result.SetLogSeverityLevel(4);
@@ -179,6 +188,10 @@ inline Ort::SessionOptions options() {
     std::fprintf(stderr, "RegisterCustomOps: %s\n", Ort::GetApi().GetErrorMessage(status));
     std::abort();
   }
+#ifdef ORT_TCONV_PROVIDER
+  if (provider) add_provider(OrtGetApiBase(), environment(), result, /*strict=*/true);
+#endif
+  (void)provider;
   return result;
 }
 

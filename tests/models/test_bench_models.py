@@ -18,8 +18,12 @@ def test_models_run_and_are_written(tmp_path):
     for row, sites, most in zip(data["results"], (5, 2), (5, 21)):
         assert row["sites"]["ours"] == sites
         assert row["sites"]["tuned"] <= most
-        stock, *others = (row["engines"][e]["median_ms"] for e in ("stock", "ours", "tuned"))
-        assert row["ratio"] == {"stock": stock / others[0], "tuned": stock / others[1]}
+        assert row["sites"]["provider"] == sites
+        stock, ours, *others = (
+            row["engines"][e]["median_ms"] for e in ("stock", "ours", "tuned", "provider")
+        )
+        ratios = dict(zip(("tuned", "provider"), (stock / other for other in others)))
+        assert row["ratio"] == {"stock": stock / ours} | ratios
     assert "geometric mean" in shown
 
 
@@ -49,3 +53,12 @@ def test_results_are_merged_into_those_of_a_machine_like_this(tmp_path):
 def test_unknown_model():
     result = run("bench_models.py", "--models", "no such model")
     assert result.returncode == 2 and "matches no model; there are dcgan" in result.stderr
+
+
+def test_sessions_are_measured(tmp_path):
+    out = tmp_path / "sessions.json"
+    shown = output_of("bench_sessions.py", "--quick", "--models", "^dcgan$", "--json", out)
+    (row,) = json.loads(out.read_text())["results"]
+    assert list(row["ways"]) == ["stock", "converted", "provider"]
+    assert all(way["creation_ms"] > 0 < way["peak_bytes"] for way in row["ways"].values())
+    assert "provider / stock peak" in shown

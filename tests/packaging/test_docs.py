@@ -251,6 +251,7 @@ def test_cpp_example(tmp_path):
     import onnxruntime as ort
 
     import ort_tconv
+    from ort_tconv.provider import unavailable
 
     source, build = tmp_path / "cpp", tmp_path / "build"
     shutil.copytree(ROOT / "examples/cpp", source)
@@ -286,9 +287,24 @@ def test_cpp_example(tmp_path):
         run(tmp_path, str(program), str(converted), ort_tconv.get_library_path()).splitlines()
         == printed
     )
+    # The model as it is, where ONNX Runtime takes execution providers; the program is strict.
+    if unavailable() is None:
+        assert run(tmp_path, str(program), "--provider", str(model)).splitlines() == printed
+        none = tmp_path / "none.onnx"
+        onnx.save(without_sites(), none)
+        result = subprocess.run([program, "--provider", none], capture_output=True, text=True)
+        assert result.returncode == 1 and "takes no node of the model" in result.stderr
     (build / "libort_tconv.so").unlink()
     result = subprocess.run([program, converted], capture_output=True, text=True)
     assert result.returncode == 1 and f"{build}/libort_tconv.so" in result.stderr
+
+
+def without_sites() -> onnx.ModelProto:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "none", value[:1], value[1:]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def two_inputs() -> onnx.ModelProto:
@@ -314,5 +330,6 @@ def two_inputs() -> onnx.ModelProto:
 
 def test_cpp_snippets_are_those_of_the_example():
     source = (ROOT / "examples/cpp/main.cc").read_text()
-    for snippet in blocks(ROOT / "docs/guide.md", "cpp"):
-        assert snippet in source
+    for page in ("guide", "provider"):
+        for snippet in blocks(ROOT / f"docs/{page}.md", "cpp"):
+            assert snippet in source

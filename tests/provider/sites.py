@@ -16,12 +16,12 @@ def provider_session(
 ) -> ort.InferenceSession:
     """A session of the model as it is; an error in it is raised and not hidden by a fallback."""
     session_options = ort_tconv.add_provider(options(threads), **settings)
-    if RECORDS:
-        session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, session_options, enable_fallback=0)
 
 
+#: Whether onnxruntime takes fused nodes in several graphs of a model.
+SEVERAL_GRAPHS = tuple(int(part) for part in ort.__version__.split(".")[:3]) >= (1, 24, 4)
 RECORDS = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
 
 

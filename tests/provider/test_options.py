@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import onnxruntime as ort
 import pytest
@@ -11,6 +12,7 @@ from sites import RECORDS, claimed, provider_session, same_bits
 
 import ort_tconv
 from ort_tconv import _core, provider
+from ort_tconv.converters.weights import WEIGHTS
 
 MODEL = conv_transpose_model(CORNERS["the usual 4x4, stride 2"])
 
@@ -59,6 +61,7 @@ def test_a_build_without_it_is_an_error_that_names_convert(monkeypatch):
     [
         ({"algorithm": "fast"}, "option algorithm = 'fast': must be one of auto, direct"),
         ({"strict": "maybe"}, "option strict = 'maybe': must be 0 or 1"),
+        ({"weights": "int8"}, "option weights = 'int8': must be one of float32, float16, bfloat16"),
         ({"speed": "11"}, "there is no option 'speed'"),
     ],
 )
@@ -88,3 +91,23 @@ def test_the_algorithm_is_taken_as_given(algorithm):
     (expected,) = our_session(converted).run(None, feeds)
     (found,) = provider_session(MODEL, algorithm=algorithm, strict=True).run(None, feeds)
     assert same_bits(expected, found)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_weights_in_16_bits(weights):
+    """As the converter's option of this name."""
+    case = CORNERS["many channels"]
+    model, feeds = conv_transpose_model(case), {"x": case.arrays()["x"]}
+    (expected,) = our_session(ort_tconv.convert(model, weights=weights)).run(None, feeds)
+    (found,) = provider_session(model, weights=weights, strict=True).run(None, feeds)
+    (exact,) = provider_session(model, strict=True).run(None, feeds)
+    assert same_bits(expected, found)
+    assert same_bits(found, exact) == (weights == "float32")
+
+
+def test_weights_of_other_types_stay():
+    case = replace(CORNERS["many channels"], dtype="float64")
+    model, feeds = conv_transpose_model(case), {"x": case.arrays()["x"]}
+    (found,) = provider_session(model, weights="float16", strict=True).run(None, feeds)
+    (exact,) = provider_session(model, strict=True).run(None, feeds)
+    assert same_bits(found, exact)

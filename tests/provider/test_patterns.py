@@ -1,17 +1,17 @@
 """What the provider fuses: the sites and the bits of the model as onnxruntime's basic optimisations
-leave it, converted."""
+leave it, converted.  The converter's own tests compare many more models (tests/converters)."""
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from both_ways import compare, optimised, provider_sites
 from cases import graph_model
 from onnx import helper, numpy_helper
 from sessions import options, our_session
 from sites import provider_session, same_bits
 
 import ort_tconv
-from ort_tconv.converters import convert_with_report
 from ort_tconv.converters.model_io import read_model
 from ort_tconv.provider import open_with_report
 
@@ -57,52 +57,17 @@ def resize(factor=2, **attributes):
     ), np.array([1, 1, factor, factor], np.float32)
 
 
-def optimised(model: onnx.ModelProto, tmp_path) -> onnx.ModelProto:
-    """The graph that onnxruntime shows to providers.
-
-    Only of float32: of other types it would write down what it can run, with casts around it.
-    """
-    if model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        return model
-    settings = options()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    ort.InferenceSession(
-        model.SerializeToString(),
-        settings,
-        providers=["CPUExecutionProvider"],
-    )
-    result = onnx.load(tmp_path / "optimised.onnx")
-    kept = [item for item in result.opset_import if item.domain != "ort_tconv"]
-    del result.opset_import[:]
-    result.opset_import.extend(kept)
-    return result
-
-
-def sites_of(report) -> set[frozenset[str]]:
-    """Groups of nodes that a conversion takes together."""
-    groups: dict[str, set[str]] = {}
-    for change in report.changes:
-        anchor = change.nodes[0] if change.rewrite == "epilogue" else change.node
-        groups.setdefault(anchor, set()).update(change.nodes)
-    return {frozenset(group) for group in groups.values()}
-
-
 def check(model: onnx.ModelProto, tmp_path, count: int | None = None) -> None:
     """Both ways take the same sites, ``count`` nodes in all, and give the same bits."""
-    result = convert_with_report(optimised(model, tmp_path))
-    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
-    found = {frozenset(site.nodes) for site in report.sites if site.claimed}
-    assert found == sites_of(result.report), f"{report}\n{result.report}"
+    basic = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    source = read_model(model)
+    if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        # Of other types it would write down what it can run, with casts around it.
+        source = optimised(source, tmp_path / "optimised.onnx")
+    assert compare(source, basic, {}) is None
     if count is not None:
-        assert sum(map(len, found)) == count, str(report)
-    feeds = {}
-    for value in session.get_inputs():
-        dtype = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
-        shape = [side if isinstance(side, int) else 3 for side in value.shape]
-        feeds[value.name] = RNG.standard_normal(shape).astype(dtype.get(value.type, np.float32))
-    (expected,), (got,) = our_session(result.model).run(None, feeds), session.run(None, feeds)
-    assert same_bits(expected, got), np.abs(expected - got).max()
+        _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+        assert sum(map(len, provider_sites(report))) == count, str(report)
 
 
 def refusal(model: onnx.ModelProto) -> str:
@@ -283,3 +248,53 @@ def test_weights_that_are_not_finite(value):
     feeds = {"x": RNG.standard_normal((2, C, 4, 5)).astype(np.float32)}
     (expected,) = our_session(ort_tconv.convert(model)).run(None, feeds)
     assert same_bits(provider_session(model, strict=True).run(None, feeds)[0], expected)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("batch", [2, "n"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_zero_insertion_by_reshaping(tmp_path, offset, batch, padded):
+    """What upfirdn2d makes of StyleGAN2's upsampling."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "split"], ["u1"], "split"),
+        helper.make_node("Pad", ["u1", "between"], ["u2"], "zeros"),
+        helper.make_node("Reshape", ["u2", "merge"], ["u"], "merge"),
+    ]
+    constants = {
+        "split": np.array([-1, 16, 12, 1, 10, 1]),
+        "between": np.array([0, 0, 0, offset, 0, 0, 0, 0, 0, 1 - offset, 0, 1]),
+        "merge": np.array([-1, 16, 24, 20]),
+    }
+    if padded:
+        nodes.append(helper.make_node("Pad", ["u", "around"], ["p"], "pad"))
+        constants["around"] = np.array([0, 0, 1, 0, 0, 0, 0, 1])
+    model = convolution(
+        before=nodes,
+        x="p" if padded else "u",
+        out="y",
+        shape=(batch, 16, 12, 10),
+        w=(16, 16, 4, 4),
+        pads=[1] * 4,
+        **constants,
+    )
+    assert compare(read_model(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL, {}) is None
+    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    (site,) = report.sites
+    assert site.pattern == "zero_insertion" and site.claimed
+
+
+@pytest.mark.parametrize("fault", [None, "value", "place", "channel"])
+def test_zero_insertion_by_a_mask(fault):
+    up, scales = resize()
+    mask = np.zeros((16, 24, 24) if fault == "channel" else (24, 24), np.float32)
+    mask[..., 1::2, ::2] = 1
+    if fault is not None:
+        mask[(3, 1, 2) if fault == "channel" else (5, 3 if fault == "place" else 4)] = (
+            2 if fault == "value" else fault == "place"
+        )
+    mul = helper.make_node("Mul", ["u", "mask"], ["m"], "mul")
+    model = convolution(before=[up, mul], x="m", out="y", scales=scales, mask=mask)
+    assert compare(read_model(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL, {}) is None
+    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    claimed = {"resize", "mul", "conv"}
+    assert [set(s.nodes) for s in report.sites if s.claimed] == ([] if fault else [claimed])

@@ -8,9 +8,10 @@ import onnxruntime as ort
 import pytest
 from cases import chain_model, if_model
 from sessions import options
-from sites import provider_session
+from sites import RECORDS, provider_session
 
 import ort_tconv
+from ort_tconv import provider
 from ort_tconv.cli import main
 from ort_tconv.provider import PROVIDER, provider_report
 
@@ -88,3 +89,89 @@ def test_inference_session_with_providers():
         )
     with pytest.raises(ValueError, match="mode = 'fast'"):
         ort_tconv.InferenceSession(chain_model(1), mode="fast")
+
+
+@pytest.mark.skipif(not RECORDS, reason="this onnxruntime keeps no record")
+def test_report_names_who_runs_what():
+    """By onnxruntime's own record, main graph and bodies."""
+    report = provider_report(provider_session(chain_model(2), exclude="up_y1"))
+    assert {site.node: site.provider for site in report.sites} == {
+        "up_y0": PROVIDER,
+        "up_y1": "CPUExecutionProvider",
+    }
+    report = provider_report(provider_session(if_model()))
+    assert [site.provider for site in report.sites] == [PROVIDER] * 2
+
+
+@needs_asking
+@pytest.mark.parametrize("lost", ["another provider", "nobody", "one of two"])
+def test_what_onnxruntime_does_not_give_is_not_claimed(monkeypatch, lost):
+    session = provider_session(chain_model(2))
+    record = [(PROVIDER, ["up_y0", "act0"]), (PROVIDER, ["up_y1", "act1"])]
+    if lost == "another provider":
+        record[1] = ("CPUExecutionProvider", ["up_y1"])
+    elif lost == "nobody":
+        record.pop()
+    else:
+        record[1] = (PROVIDER, ["up_y1"])
+    monkeypatch.setattr(provider, "_record", lambda _: record)
+    report = provider_report(session)
+    first, second = sorted(report.sites, key=lambda site: site.node)
+    assert first.claimed and not second.claimed and "record" in second.reason
+    assert bool(report.errors) == (lost == "one of two")
+
+
+@needs_asking
+def test_nodes_of_a_provider_that_comes_first():
+    session_options = options()
+    session_options.add_provider_for_devices(provider._devices("CPUExecutionProvider"), {})
+    session_options.add_provider_for_devices(provider._devices(PROVIDER), {})
+    model = chain_model(1).SerializeToString()
+    session = ort.InferenceSession(model, session_options, enable_fallback=0)
+    assert not [site for site in provider_report(session).sites if site.claimed]
+
+
+@needs_asking
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_error_in_get_capability(tmp_path, strict):
+    """onnxruntime logs it and goes on without the provider; here the report cannot be written."""
+    session_options = ort_tconv.add_provider(options(), strict=strict)
+    place = str(tmp_path / "no folder" / "report.json")
+    session_options.add_session_config_entry(provider._REPORT, place)
+    model = chain_model(1).SerializeToString()
+    session = ort.InferenceSession(model, session_options, enable_fallback=0)
+    report = provider_report(session)
+    assert any("cannot be written" in error for error in report.errors)
+    assert report.sites and not any(site.claimed for site in report.sites), str(report)
+    feeds = {"x0": np.ones((1, 4, 5, 6), np.float32)}
+    if strict:
+        with pytest.raises(Exception, match=r"(?s)strict is set.*cannot be written"):
+            session.run(None, feeds)
+    else:
+        session.run(None, feeds)
+
+
+@pytest.mark.parametrize("verb", ["bench", "validate"])
+def test_the_provider_in_the_converted_models_place(tmp_path, capsys, verb):
+    path = tmp_path / "model.onnx"
+    onnx.save(chain_model(2), path)
+    brief = ["--seconds", "0", "--repeat", "2", "--no-memory"] if verb == "bench" else []
+    assert main([verb, str(path), "--provider", PROVIDER, "--json", *brief]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["providers"][0] == PROVIDER
+    if verb == "bench":
+        assert [node["node"] for node in result["nodes"] if node["is_site"]] == ["up_y0", "up_y1"]
+    else:
+        assert result["rewritten"] == ["up_y0", "up_y1"]
+    assert main([verb, str(path), str(path), "--provider", PROVIDER, *brief]) != 0
+    assert "provider: there is no converted model" in capsys.readouterr().err
+
+
+@needs_asking
+def test_benchmark_times_the_provider_node_by_node():
+    result = ort_tconv.benchmark(chain_model(2), provider=True, seconds=0, repeat=2, memory=False)
+    sites = {node.node: node for node in result.nodes if node.is_site}
+    assert sorted(sites) == ["up_y0", "up_y1"]
+    assert all(node.stock_ms and node.converted_ms for node in sites.values())
+    assert set(sites["up_y0"].covers) == {"up_y0", "act0"}
+    assert any("with the execution provider" in note for note in result.notes)

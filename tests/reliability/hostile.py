@@ -48,10 +48,10 @@ class Hostile:
         shapes = {name: array.shape for name, array in GOOD.arrays().items()} | self.fed
         return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
 
-    def model(self) -> onnx.ModelProto:
+    def model(self, op: str = "ort_tconv") -> onnx.ModelProto:
         arrays = self.arrays()
         result = conv_transpose_model(
-            GOOD, arrays, attributes=GOOD.attributes | self.attributes, op="ort_tconv"
+            GOOD, arrays, attributes=GOOD.attributes | self.attributes, op=op
         )
         del result.graph.input[:]
         for name, shape in ({"x": arrays["x"].shape} | self.declared).items():
@@ -130,11 +130,24 @@ HOSTILE = {
 }
 
 
-def outcomes() -> Iterator[dict[str, Any]]:
-    """Runs every case in this process: what was raised and when, seconds and bytes taken."""
-    from sessions import our_session
+def outcomes(provider: bool) -> Iterator[dict[str, Any]]:
+    """Runs every case in this process: what was raised and when, seconds and bytes taken; with the
+    operator, or as ConvTranspose with the execution provider."""
+    from sessions import options, our_session
 
-    good = our_session(conv_transpose_model(GOOD, op="ort_tconv"))
+    import ort_tconv
+
+    op = "onnx" if provider else "ort_tconv"
+    if provider:
+        import onnxruntime as ort
+
+        def our_session(model: onnx.ModelProto) -> ort.InferenceSession:
+            session_options = ort_tconv.add_provider(options(), strict=True)
+            return ort.InferenceSession(
+                model.SerializeToString(), session_options, enable_fallback=0
+            )
+
+    good = our_session(conv_transpose_model(GOOD, op=op))
     feeds = {"x": GOOD.arrays()["x"]}
     (expected,) = good.run(None, feeds)
     for name, case in HOSTILE.items():
@@ -142,7 +155,7 @@ def outcomes() -> Iterator[dict[str, Any]]:
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
         stage, error, shape = "creation", None, None
         try:
-            session = our_session(case.model())
+            session = our_session(case.model(op))
             stage = "run"
             shape = list(session.run(None, values)[0].shape)
         except Exception as raised:
@@ -160,10 +173,13 @@ def outcomes() -> Iterator[dict[str, Any]]:
         }
 
 
-def collect(timeout: float = 300) -> tuple[dict[str, dict[str, Any]], str]:
+def collect(*arguments: str, timeout: float = 300) -> tuple[dict[str, dict[str, Any]], str]:
     """The outcomes by name from a process of their own, and how that process ended."""
     process = subprocess.run(
-        [sys.executable, __file__, "--json"], capture_output=True, text=True, timeout=timeout
+        [sys.executable, __file__, "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     return {
@@ -199,7 +215,7 @@ def said(error: str) -> str:
 
 if __name__ == "__main__":
     if "--json" in sys.argv:
-        for outcome in outcomes():
+        for outcome in outcomes("--provider" in sys.argv):
             print(json.dumps(outcome), flush=True)
     else:
         print(table())

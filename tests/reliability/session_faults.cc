@@ -55,21 +55,25 @@ int main() {
            Ort::SessionOptions o;
            Ort::ThrowOnError(RegisterCustomOps(o, OrtGetApiBase()));
          }));
-  for (const char* algorithm : {"direct", "narrow", "winograd"})
-    for (bool constant : {true, false}) {
-      const Model m = layer(constant, !constant, algorithm);
-      const std::string bytes = serialized(m);
-      const Ort::SessionOptions o = options();
-      report("creation", algorithm, each_fails([&] { Ort::Session(environment(), bytes.data(), bytes.size(), o); }));
-      Ort::Session session(environment(), bytes.data(), bytes.size(), o);
-      // Each attempt with a size that the node has not seen, or has forgotten.
-      int64_t attempt = 0;
-      report("run", algorithm, each_fails([&] {
-               Model sized = m;
-               if (!constant) sized.inputs[0].dims = {1, 8, 3 + attempt++ % 64, 5};
-               if (run(session, sized).empty()) std::abort();
-             }));
-    }
+  for (const bool provider : kWays)
+    for (const char* algorithm : {"direct", "narrow", "winograd"})
+      for (bool constant : {true, false}) {
+        if (provider && algorithm[0] != 'w') continue;  // it is an option there, and the engines are the same
+        Model m = layer(constant, !constant, algorithm);
+        m.onnx = provider;
+        const char* const of = provider ? "with the provider" : algorithm;
+        const std::string bytes = serialized(m);
+        const Ort::SessionOptions o = options(provider);
+        report("creation", of, each_fails([&] { Ort::Session(environment(), bytes.data(), bytes.size(), o); }));
+        Ort::Session session(environment(), bytes.data(), bytes.size(), o);
+        // Each attempt with a size that the node has not seen, or has forgotten.
+        int64_t attempt = 0;
+        report("run", of, each_fails([&] {
+                 Model sized = m;
+                 if (!constant) sized.inputs[0].dims = {1, 8, 3 + attempt++ % 64, 5};
+                 if (run(session, sized).empty()) std::abort();
+               }));
+      }
   std::printf("session_faults: %d failed\n", failed);
   return failed != 0;
 }

@@ -15,13 +15,15 @@ namespace {
 constexpr struct {
   const char* name;
   std::optional<Site> (*find)(const Node&, const Graph&);
-} kPatterns[] = {
-    {"upsample_conv", upsample_conv}, {"subpixel_conv", subpixel_conv}, {"conv_transpose", conv_transpose}};
+} kPatterns[] = {{"upsample_conv", upsample_conv},
+                 {"subpixel_conv", subpixel_conv},
+                 {"zero_insertion", zero_insertion},
+                 {"conv_transpose", conv_transpose}};
 
 class Search {
  public:
-  Search(const Graph& graph, const Options& options, bool nested)
-      : graph_(graph), options_(options), allowed_(nested || !graph.parent()) {}
+  Search(const Graph& graph, const Options& options, const std::string& obstacle)
+      : graph_(graph), options_(options), obstacle_(obstacle) {}
 
   Capability run() && {
     for (const auto& node : graph_.nodes()) begin(*node);
@@ -47,7 +49,7 @@ class Search {
   }
 
   void check(const Site& site, const Node& node) const {
-    if (!allowed_) refuse("ONNX Runtime before 1.24.4 compiles nodes of the main graph only");
+    if (!obstacle_.empty()) refuse(obstacle_);
     for (const auto& pattern : options_.exclude)
       if (matches(pattern, site.label) || matches(pattern, node.label())) refuse("excluded by '", pattern, "'");
     for (const Node* each : site.nodes)
@@ -60,6 +62,7 @@ class Search {
       auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
       if (!site) continue;
       site->attributes.algorithm = options_.algorithm;
+      if (site->constant_w && site->dtype == DType::kFloat32) site->attributes.weights = options_.weights;
       taken_.insert(site->nodes.begin(), site->nodes.end());
       by_output_[site->output] = result_.sites.size();
       result_.sites.push_back(std::move(*site));
@@ -94,7 +97,7 @@ class Search {
 
   const Graph& graph_;
   const Options& options_;
-  bool allowed_;
+  const std::string& obstacle_;
   Capability result_;
   std::set<const Node*> taken_;
   std::unordered_map<std::string, size_t> by_output_;
@@ -102,8 +105,8 @@ class Search {
 
 }  // namespace
 
-Capability find_sites(const Graph& graph, const Options& options, bool nested) {
-  return Search(graph, options, nested).run();
+Capability find_sites(const Graph& graph, const Options& options, const std::string& obstacle) {
+  return Search(graph, options, obstacle).run();
 }
 
 }  // namespace ort_tconv::provider

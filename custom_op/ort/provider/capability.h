@@ -17,7 +17,7 @@ struct Capability {
   std::vector<Left> left;
 };
 
-// `nested` tells whether ONNX Runtime can compile nodes of graphs in others.  Throws Error or std::bad_alloc.
-Capability find_sites(const Graph& graph, const Options& options, bool nested);
+// `obstacle` says why nothing of the graph can be taken; "" if it can.  Throws Error or std::bad_alloc.
+Capability find_sites(const Graph& graph, const Options& options, const std::string& obstacle);
 
 }  // namespace ort_tconv::provider

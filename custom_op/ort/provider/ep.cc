@@ -10,13 +10,16 @@ namespace ort_tconv::provider {
 
 namespace {
 
-// Whether ONNX Runtime gives fused nodes of different graphs different names; until 1.24.4 it did not, and then
-// refused the second.
-bool names_fused_nodes(const std::string& version) {
+// Whether ONNX Runtime gives fused nodes of different graphs different names, and tells which graph is in another.
+// Until 1.24.4 it counted them anew in each graph, and refused the session at the second of a name.
+bool knows_several_graphs(const std::string& version) {
   int major = 0, minor = 0, patch = 0;
   std::sscanf(version.c_str(), "%d.%d.%d", &major, &minor, &patch);
   return std::tie(major, minor, patch) >= std::make_tuple(1, 24, 4);
 }
+
+constexpr const char* kOneGraph =
+    "ONNX Runtime before 1.24.4 takes fused nodes in one graph of a model only, and another one came first";
 
 // One that ONNX Runtime does not replace by a function's nodes later.
 const Node* any_node(const Graph& graph) {
@@ -30,7 +33,7 @@ const Node* any_node(const Graph& graph) {
 
 Ep::Ep(const OrtApi& api, const std::string& ort_version, const OrtSessionOptions* options, const OrtLogger& logger)
     : OrtEp{}, api_(api), ep_api_(*api.GetEpApi()), logger_(logger), options_(Options::read(api, options)),
-      nested_(names_fused_nodes(ort_version)) {
+      several_graphs_(knows_several_graphs(ort_version)) {
   ort_version_supported = kProviderApi;
   GetName = get_name;
   GetCapability = get_capability;
@@ -55,6 +58,7 @@ OrtStatus* Ep::get_capability(OrtEp* self, const OrtGraph* graph, OrtEpGraphSupp
           ep.claim(graph, info);
         } catch (const std::exception& error) {
           ep.report_.failed(error.what());
+          ep.claimed_.clear();  // ONNX Runtime takes nothing of the graph
           throw;
         }
       },
@@ -65,7 +69,8 @@ OrtStatus* Ep::get_capability(OrtEp* self, const OrtGraph* graph, OrtEpGraphSupp
 void Ep::claim(const OrtGraph* ort_graph, OrtEpGraphSupportInfo* info) {
   claimed_.clear();
   const Graph graph(api_, ort_graph);
-  Capability found = find_sites(graph, options_, nested_);
+  const bool second = compiled_ && !several_graphs_;
+  Capability found = find_sites(graph, options_, second ? kOneGraph : "");
   for (const Left& left : found.left)
     log(ORT_LOGGING_LEVEL_INFO,
         concat(left.op, " '", left.node, "' is left alone (", left.pattern, "): ", left.reason));
@@ -80,8 +85,9 @@ void Ep::claim(const OrtGraph* ort_graph, OrtEpGraphSupportInfo* info) {
   }
   claimed_ = std::move(found.sites);
   claimed_any_ = claimed_any_ || !claimed_.empty();
-  if (options_.strict && !claimed_any_ && !graph.parent()) {
-    // What goes wrong in Compile ends the session, so there has to be something to compile.
+  if (options_.strict && !claimed_any_ && several_graphs_ && !graph.parent()) {
+    // What goes wrong in Compile ends the session, so there has to be something to compile.  Where this could as
+    // well be a subgraph, the first run tells.
     if (const Node* const node = any_node(graph))
       check(api_, ep_api_.EpGraphSupportInfo_AddNodesToFuse(info, &node->node, 1, nullptr));
   }
@@ -131,7 +137,10 @@ FusedNode* Ep::compile(const OrtGraph* ort_graph, const OrtNode* fused_node) {
   require(site != claimed_.end(), "the fused node that makes '", name, "' was not claimed");
   try {
     auto made = std::make_unique<FusedNode>(api_, *site, Graph(api_, ort_graph), inputs);
-    report_.compiled(*site);
+    const char* kernel = "";
+    check(api_, api_.Node_GetName(fused_node, &kernel));
+    report_.compiled(*site, kernel);
+    compiled_ = true;
     return made.release();
   } catch (const Error& error) {
     fail("node '", site->label, "': ", error.what());
@@ -153,7 +162,7 @@ OrtStatus* Ep::set_options(OrtEp* self, const char* const* keys, const char* con
 // With the option strict: an error that Compile could not tell.
 OrtStatus* Ep::on_run_start(OrtEp* self, const OrtRunOptions*) noexcept {
   auto& ep = *static_cast<Ep*>(self);
-  return guarded(ep.api_, "", [&] { require(!ep.options_.strict || ep.claimed_any_, ep.complaint()); }, kProviderName);
+  return guarded(ep.api_, "", [&] { require(!ep.options_.strict || ep.compiled_, ep.complaint()); }, kProviderName);
 }
 
 void Ep::release_infos(OrtEp*, OrtNodeComputeInfo** infos, size_t count) noexcept {

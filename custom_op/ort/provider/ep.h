@@ -36,9 +36,10 @@ class Ep final : public OrtEp {
   const OrtEpApi& ep_api_;
   const OrtLogger& logger_;
   Options options_;
-  bool nested_;                // whether it may take nodes of subgraphs
+  bool several_graphs_;        // whether it may take nodes of more than one
   std::vector<Site> claimed_;  // in the graph that is about to be compiled
   bool claimed_any_ = false;   // in the session
+  bool compiled_ = false;      // something of a graph before
   Report report_;
 };
 

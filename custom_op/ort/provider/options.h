@@ -12,6 +12,7 @@ constexpr const char* kOptionPrefix = "ep.tconvexecutionprovider.";
 
 struct Options {
   std::string algorithm;             // "" or "auto": the plan decides
+  std::string weights;               // how float32 constants are kept, as the operator's attribute says it
   std::vector<std::string> exclude;  // shell-style patterns of names of nodes to leave alone
   bool strict = false;               // a session in which nothing is claimed is an error
   std::string report;                // file to which the report is written when the session is created

@@ -29,26 +29,37 @@ template <class List, class Write> std::string list_of(const List& items, Write 
   return result + "]";
 }
 
+// Why a site that is not compiled is left, also one that was claimed.
+const std::string& why(const std::string& reason) {
+  static const std::string lost = "ONNX Runtime did not give it to the provider";
+  return reason.empty() ? lost : reason;
+}
+
 }  // namespace
 
 void Report::looked(const Graph& graph, const Capability& found) {
   const std::string where = graph.parent() ? "subgraph " + graph.name() : "graph";
-  auto& entries = graphs_[graph.parent() ? concat(graph.parent()->name, "/", graph.name()) : ""];
+  std::string key = concat(graph.parent() ? graph.parent()->name : "", "/", graph.name());
+  for (const auto& node : graph.nodes())  // old ONNX Runtimes do not tell parents
+    for (const Value* value : node->outputs)
+      if (value && value->graph_output) key += "/" + value->name;
+  auto& entries = graphs_[key];
   entries.clear();
   for (const Site& site : found.sites) {
-    Entry entry{site.label, site.nodes.front()->op, where, site.pattern, {}, site.output, ""};
+    Entry entry{site.label, site.nodes.front()->op, where, site.pattern, {}, site.output, "", ""};
     for (const Node* node : site.nodes) entry.nodes.push_back(node->label());
     entries.push_back(std::move(entry));
   }
   for (const Left& left : found.left)
-    entries.push_back({left.node, left.op, where, left.pattern, {left.node}, "", left.reason});
+    entries.push_back({left.node, left.op, where, left.pattern, {left.node}, "", left.reason, ""});
 }
 
-void Report::compiled(const Site& site) {
+void Report::compiled(const Site& site, const std::string& kernel) {
   for (auto& [graph, entries] : graphs_)
     for (auto it = entries.begin(); it != entries.end(); ++it)
       if (it->output == site.output && it->node == site.label) {
         compiled_.push_back(std::move(*it));
+        compiled_.back().kernel = kernel;
         entries.erase(it);
         return;
       }
@@ -57,7 +68,7 @@ void Report::compiled(const Site& site) {
 std::string Report::reasons() const {
   std::string result;
   for (const auto& [graph, entries] : graphs_)
-    for (const Entry& entry : entries) result += concat("\n  ", entry.op, " '", entry.node, "': ", entry.reason);
+    for (const Entry& entry : entries) result += concat("\n  ", entry.op, " '", entry.node, "': ", why(entry.reason));
   for (const auto& error : errors_) result += "\n  error: " + error;
   return result;
 }
@@ -67,14 +78,12 @@ std::string Report::json() const {
     return concat("{\"node\": ", quoted(entry.node), ", \"op_type\": ", quoted(entry.op),
                   ", \"where\": ", quoted(entry.where), ", \"pattern\": ", quoted(entry.pattern),
                   ", \"nodes\": ", list_of(entry.nodes, quoted), ", \"claimed\": ", claimed ? "true" : "false",
-                  ", \"reason\": ", quoted(reason), "}");
+                  ", \"reason\": ", quoted(reason), ", \"kernel\": ", quoted(entry.kernel), "}");
   };
   std::vector<std::string> sites;
   for (const Entry& entry : compiled_) sites.push_back(write(entry, true, ""));
   for (const auto& [graph, entries] : graphs_)
-    for (const Entry& entry : entries)
-      sites.push_back(
-          write(entry, false, entry.reason.empty() ? "ONNX Runtime did not give it to the provider" : entry.reason));
+    for (const Entry& entry : entries) sites.push_back(write(entry, false, why(entry.reason)));
   return concat("{\"sites\": ", list_of(sites, [](const std::string& s) { return s; }),
                 ", \"errors\": ", list_of(errors_, quoted), "}\n");
 }

@@ -1,5 +1,5 @@
 // What came of a model in one session, as JSON for people and tools: {"sites": [...], "errors": [...]}, a site
-// being {"node", "op_type", "where", "pattern", "nodes", "claimed", "reason"}.
+// being {"node", "op_type", "where", "pattern", "nodes", "claimed", "reason", "kernel"}.
 #pragma once
 
 #include <map>
@@ -14,7 +14,8 @@ class Report {
  public:
   // Of the latest look at a graph; what was compiled before stays.
   void looked(const Graph& graph, const Capability& found);
-  void compiled(const Site& site);
+  // `kernel` is the fused node's name, by which ONNX Runtime's profiles call it.
+  void compiled(const Site& site, const std::string& kernel);
   void failed(const std::string& error) { errors_.push_back(error); }
 
   const std::vector<std::string>& errors() const { return errors_; }
@@ -29,6 +30,7 @@ class Report {
     std::string node, op, where, pattern;
     std::vector<std::string> nodes;
     std::string output, reason;  // a site that is claimed has no reason
+    std::string kernel;          // of one that is compiled
   };
   std::vector<Entry> compiled_;
   std::map<std::string, std::vector<Entry>> graphs_;  // claimed and left, by the graph

@@ -102,6 +102,8 @@ Attributes attributes_of(const Equivalent& form) {
   a.pads = form.begins;
   a.pads.insert(a.pads.end(), form.ends.begin(), form.ends.end());
   a.group = form.group;
+  a.dilations = form.dilations;
+  a.output_padding = form.output_padding;
   return a;
 }
 

@@ -14,6 +14,9 @@ std::optional<Site> conv_transpose(const Node& node, const Graph& graph);
 // Nearest Resize or Upsample by integers, (Pad,) Conv, which is `node`.
 std::optional<Site> upsample_conv(const Node& node, const Graph& graph);
 
+// Zeros put between pixels, (Pad,) Conv, which is `node`.
+std::optional<Site> zero_insertion(const Node& node, const Graph& graph);
+
 // Conv, which is `node`, (constants per channel,) (activation,) and a shuffle of channels into pixels.
 std::optional<Site> subpixel_conv(const Node& node, const Graph& graph);
 

@@ -1,11 +1,12 @@
 // Nearest upsampling by integers s, then a Conv of stride 1, is a transposed convolution of stride s: its kernel
 // is the Conv's, flipped and convolved with a box of s ones.  converters/upsample_conv.py derives it.
 #include <algorithm>
-#include <cmath>
 
 #include "core/status.h"
 #include "ort/provider/patterns/convolution.h"
+#include "ort/provider/patterns/padding.h"
 #include "ort/provider/patterns/patterns.h"
+#include "ort/provider/patterns/resize.h"
 #include "ort/provider/weights.h"
 
 namespace ort_tconv::provider {
@@ -26,184 +27,12 @@ std::optional<Trace> trace(const Node& node) {
   return Trace{pad, before};
 }
 
-// ---- Resize -------------------------------------------------------------------------------------
-
-// Output size over input size of each axis.
-std::vector<double> enlargement(const Node& node, const Graph& graph) {
-  const Value *scales = nullptr, *sizes = nullptr;
-  if (node.own("Upsample")) {
-    scales = node.input(1);
-    if (!scales) return graph.numbers(node, "scales");
-  } else {
-    const size_t first = node.since == 10 ? 1 : 2;
-    scales = node.input(first);
-    sizes = node.input(first + 1);
-  }
-  const auto tensor = graph.constant(sizes ? sizes : scales);
-  const Dims dims = graph.dims(*node.inputs[0]);
-  const auto unknown = [&]() { refuse("the scales or sizes of ", node.op, " are not known before it runs"); };
-  std::vector<double> wanted;
-  if (tensor) {
-    wanted = to_double(*tensor);
-  } else {
-    // ONNX Runtime may know the result all the same.
-    const Dims result = graph.dims(*node.outputs[0]);
-    if (dims.empty() || result.size() != dims.size()) unknown();
-    for (size_t i = 0; i < dims.size(); ++i) {
-      if (dims[i] <= 0 || result[i] < 0) unknown();
-      wanted.push_back(static_cast<double>(result[i]) / static_cast<double>(dims[i]));
-    }
-    return wanted;
-  }
-  const Dims axes = graph.integers(node, "axes");
-  if (axes.empty()) {
-    if (!sizes) return wanted;
-    if (dims.size() != wanted.size()) unknown();
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      if (dims[i] <= 0) unknown();
-      wanted[i] /= static_cast<double>(dims[i]);
-    }
-    return wanted;
-  }
-  if (dims.empty() || axes.size() != wanted.size()) unknown();
-  std::vector<double> ratios(dims.size(), 1.0);
-  for (size_t i = 0; i < axes.size(); ++i) {
-    const auto rank = static_cast<int64_t>(dims.size());
-    const auto axis = static_cast<size_t>(((axes[i] % rank) + rank) % rank);
-    if (sizes && dims[axis] <= 0) unknown();
-    ratios[axis] = sizes ? wanted[i] / static_cast<double>(dims[axis]) : wanted[i];
-  }
-  return ratios;
-}
-
-// Whether Resize by the integer `s` reads value o / s for output o.  The index formula is evaluated, in float32
-// as ONNX Runtime does, for every output of `size` values; of an unknown size three tell, since in all modes but
-// align_corners the index grows by 1 from o to o + s.
-bool repeats(int64_t s, int64_t size, const std::string& coordinates, const std::string& nearest) {
-  if (size < 0 && coordinates == "align_corners") return false;
-  if (size < 0) size = 3;
-  const auto scale = static_cast<float>(s);
-  for (int64_t output = 0; output < s * size; ++output) {
-    const auto o = static_cast<float>(output);
-    float at;
-    if (coordinates == "asymmetric") at = o / scale;
-    else if (coordinates == "half_pixel" || coordinates == "half_pixel_symmetric" ||
-             coordinates == "pytorch_half_pixel")
-      at = (o + 0.5f) / scale - 0.5f;
-    else if (coordinates == "tf_half_pixel_for_nn") at = (o + 0.5f) / scale;
-    else if (coordinates == "align_corners")
-      at = o * static_cast<float>(size - 1) / static_cast<float>(std::max<int64_t>(1, s * size - 1));
-    else return false;
-    float index;
-    if (nearest == "round_prefer_floor") index = std::ceil(at - 0.5f);
-    else if (nearest == "round_prefer_ceil") index = std::floor(at + 0.5f);
-    else if (nearest == "floor") index = std::floor(at);
-    else if (nearest == "ceil") index = std::ceil(at);
-    else return false;
-    if (std::min(std::max(index, 0.f), static_cast<float>(size - 1)) != static_cast<float>(output / s)) return false;
-  }
-  return true;
-}
-
-// Factors, one an axis, by which `node` repeats values.  Throws Refusal if it does not.
-Dims integer_repeats(const Node& node, const Graph& graph) {
-  const bool resize = node.own("Resize");
-  const Dims known = resize ? Dims{10, 11, 13, 18, 19} : Dims{7, 9};
-  if (std::find(known.begin(), known.end(), node.since) == known.end())
-    refuse("version ", node.since, " of ", node.op, " is newer than this provider knows (", known.back(), ")");
-  const std::string mode = graph.text(node, "mode", "nearest");
-  if (mode != "nearest")
-    refuse(node.op, "'s mode '", mode,
-           "' is not 'nearest': next to the border it repeats the edge where the Conv's padding has zeros, so no "
-           "transposed convolution equals it");
-  if (graph.integer(node, "antialias", 0)) refuse("attribute 'antialias' of Resize is set");
-  if (graph.text(node, "keep_aspect_ratio_policy", "stretch") != "stretch")
-    refuse("attribute 'keep_aspect_ratio_policy' of Resize is not 'stretch'");
-  std::string coordinates = "asymmetric", nearest = "floor";
-  if (resize && node.since > 10) {
-    coordinates = graph.text(node, "coordinate_transformation_mode", "half_pixel");
-    nearest = graph.text(node, "nearest_mode", "round_prefer_floor");
-  }
-  const auto ratios = enlargement(node, graph);
-  const Dims dims = graph.dims(*node.inputs[0]);
-  Dims factors;
-  for (size_t axis = 0; axis < ratios.size(); ++axis) {
-    const double ratio = ratios[axis];
-    if (!(ratio >= 1 && ratio <= 1 << 16) || ratio != std::floor(ratio))
-      refuse(node.op, " enlarges axis ", axis, " by ", ratio, ", which is not an integer");
-    factors.push_back(static_cast<int64_t>(ratio));
-  }
-  for (size_t axis = 0; axis < factors.size(); ++axis) {
-    const int64_t size = dims.size() == factors.size() ? dims[axis] : -1;
-    if (factors[axis] > 1 && !repeats(factors[axis], size, coordinates, nearest))
-      refuse("coordinate_transformation_mode '", coordinates, "' with nearest_mode '", nearest,
-             "' does not repeat each value of axis ", axis, " ", factors[axis], " times");
-  }
-  return factors;
-}
-
-// ---- Pad ----------------------------------------------------------------------------------------
-
-struct Padding {
-  std::string mode = "constant";  // of zeros, or edge or reflect
-  Dims begins, ends;              // of the spatial axes
-};
-
-Padding read_padding(const Node& node, size_t axes, const Graph& graph) {
-  Padding result;
-  result.mode = graph.text(node, "mode", "constant");
-  if (result.mode != "constant" && result.mode != "edge" && result.mode != "reflect")
-    refuse("Pad's mode '", result.mode, "' is not constant, edge or reflect");
-  Dims amounts = graph.integers(node, "pads");
-  double value = graph.number(node, "value", 0.f);
-  if (node.inputs.size() > 1) {
-    const auto tensor = graph.constant(node.input(1));
-    if (!tensor) refuse("what Pad adds is not known before it runs");
-    amounts.clear();
-    for (double v : to_double(*tensor)) amounts.push_back(static_cast<int64_t>(v));
-    if (node.input(2)) {
-      const auto constant = graph.constant(node.input(2));
-      if (!constant || element_count(constant->shape, "size") < 1) refuse("Pad adds an unknown value, not zeros");
-      value = to_double(*constant)[0];
-    }
-  }
-  if (result.mode == "constant" && value != 0) refuse("Pad adds ", value, ", not zeros");
-  for (int64_t amount : amounts)
-    if (amount < 0) refuse("Pad's pads ", amounts, " remove values");
-  const size_t count = amounts.size() / 2, rank = axes + 2;
-  Dims begins(rank, 0), ends(rank, 0);
-  Dims which;
-  if (node.input(3)) {
-    const auto tensor = graph.constant(node.input(3));
-    if (!tensor || element_count(tensor->shape, "size") != static_cast<int64_t>(count))
-      refuse("the axes that Pad extends are not known before it runs");
-    for (double v : to_double(*tensor)) which.push_back(static_cast<int64_t>(v));
-  } else {
-    if (count != rank) refuse("Pad extends other than the spatial axes");
-    for (size_t i = 0; i < rank; ++i) which.push_back(static_cast<int64_t>(i));
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const auto axis = static_cast<size_t>(which[i] < 0 ? which[i] + static_cast<int64_t>(rank) : which[i]);
-    if (axis >= rank) refuse("Pad extends other than the spatial axes");
-    begins[axis] = amounts[i];
-    ends[axis] = amounts[count + i];
-  }
-  if (begins[0] || begins[1] || ends[0] || ends[1]) refuse("Pad extends other than the spatial axes");
-  result.begins.assign(begins.begin() + 2, begins.end());
-  result.ends.assign(ends.begin() + 2, ends.end());
-  return result;
-}
-
-bool any(const Dims& v) {
-  return std::any_of(v.begin(), v.end(), [](int64_t n) { return n != 0; });
-}
-
 // Zeros before and after the upsampled image, and the copies of the edge of x in front of them.
 struct Borders { Dims begins, ends, edge_begins, edge_ends; };
 
 Borders borders(const Convolution& conv, const Padding& padding, const Dims& factors) {
   Borders result{conv.begins, conv.ends, {}, {}};
-  if (!any(padding.begins) && !any(padding.ends)) return result;
+  if (!padding.any()) return result;
   if (padding.mode == "constant") {
     for (size_t i = 0; i < factors.size(); ++i) {
       result.begins[i] += padding.begins[i];
@@ -211,7 +40,8 @@ Borders borders(const Convolution& conv, const Padding& padding, const Dims& fac
     }
     return result;
   }
-  if (any(conv.begins) || any(conv.ends)) refuse("Pad's mode '", padding.mode, "' is followed by Conv's own zeros");
+  if (Padding{"", conv.begins, conv.ends}.any())
+    refuse("Pad's mode '", padding.mode, "' is followed by Conv's own zeros");
   for (const Dims* side : {&padding.begins, &padding.ends}) {
     Dims& copies = side == &padding.begins ? result.edge_begins : result.edge_ends;
     Dims& left = side == &padding.begins ? result.begins : result.ends;

@@ -12,18 +12,18 @@ namespace ort_tconv {
 struct CostConstants {
   // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
   // loads, last stores), a task, each further thread that takes part.
-  double stall = 2.7, weight_load = 1.31, sum = 0.119, task = 12500, wake = 24700;
+  double stall = 2.74, weight_load = 1.27, sum = 0.123, task = 11400, wake = 26300;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
-  double copy = 55.2, transform = 18.8, transform_back = 20.4, store = 30.3;
+  double copy = 55.2, transform = 17.1, transform_back = 21, store = 30.8;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
-  double row = 1.25, row_load = 1.41, row_copy = 0.1, row_store = 22.5;
+  double row = 1.27, row_load = 1.39, row_copy = 0.196, row_store = 22.5;
   // More for each multiply-add of tiles that outgrow the near caches, in matrix products and in the narrow engine.
-  double outgrown = 0.0925, row_outgrown = 0.597;
+  double outgrown = 0.1, row_outgrown = 0.34;
   // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
   // which share its bandwidth.
-  double near_byte = 0.001, far_byte = 0.005, memory_byte = 0.241, shared_byte = 0.118;
+  double near_byte = 0.001, far_byte = 0.005, memory_byte = 0.234, shared_byte = 0.12;
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
-  double exposed = 0.338;
+  double exposed = 0.349;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 200 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
   double kept_byte = 0.034;

@@ -48,11 +48,11 @@ demo: $(VENV)/.package $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.package $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 test-oldest: $(VENV)/.package $(OLDEST)/.test
 	$(OLDEST)/bin/python -m pip -q install --no-deps --force-reinstall build/wheel/*.whl
-	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest -n auto $(PYTEST_ARGS)
 
 test-models: $(VENV)/.package $(VENV)/.test $(VENV)/.models $(VENV)/.demo
 	$(BIN)/python -m pytest tests/models --slow $(PYTEST_ARGS)

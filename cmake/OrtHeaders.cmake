@@ -31,12 +31,15 @@ set(ORT_TCONV_ORT_HEADERS
   onnxruntime_float16.h=6c4db3d1954b266c4febe413351af86cac922e3448538e7e452e51d646e56a4a)
 set(ORT_TCONV_DEBIAN_SUITE trixie)
 
-# The same for the execution provider, which uses the C API alone.
+# The same for the execution provider, which uses the C API alone; programs that add it want the C++ API, too.
 set(ORT_TCONV_PROVIDER_MIN_API 23)
 set(ORT_TCONV_PROVIDER_ORT_VERSION 1.23.2)
 set(ORT_TCONV_PROVIDER_ORT_HEADERS
   onnxruntime_c_api.h=71125e66180a991d65c9bdbad4aa20daaa1f7a48c7a5c0fa5f18f250ac839a02
-  onnxruntime_ep_c_api.h=b92778f50c36ecdf53d0344e0129a78b306afed653f81bba8a9597e3e6e9546f)
+  onnxruntime_ep_c_api.h=b92778f50c36ecdf53d0344e0129a78b306afed653f81bba8a9597e3e6e9546f
+  onnxruntime_cxx_api.h=08ae3698d11d90590a0a777ad97e58172b8735fcbe27edcc8a7b94aa018e5de9
+  onnxruntime_cxx_inline.h=226f883503ade7299f9474018a070dc94091c1541bcc6d419599eea0c2ee578e
+  onnxruntime_float16.h=6c4db3d1954b266c4febe413351af86cac922e3448538e7e452e51d646e56a4a)
 set(ORT_TCONV_PROVIDER_DEBIAN_SUITE forky)
 
 # Sets <out> to the API version of the headers in `dir`, "" if they do not say.

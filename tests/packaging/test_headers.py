@@ -41,9 +41,7 @@ def find(tmp_path: Path, *options: str, **env: str) -> subprocess.CompletedProce
     Releases are looked for in tmp_path/releases; the known headers are make_headers' of API 21."""
     known = [f"{p.name}={sha256(p)}" for p in make_headers(tmp_path / "known", 21).iterdir()]
     provider = [
-        f"{p.name}={sha256(p)}"
-        for p in make_provider_headers(tmp_path / "provider", 23).iterdir()
-        if "cxx" not in p.name
+        f"{p.name}={sha256(p)}" for p in make_provider_headers(tmp_path / "provider", 23).iterdir()
     ]
     script = tmp_path / "find.cmake"
     script.write_text(

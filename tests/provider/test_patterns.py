@@ -298,3 +298,24 @@ def test_zero_insertion_by_a_mask(fault):
     _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     claimed = {"resize", "mul", "conv"}
     assert [set(s.nodes) for s in report.sites if s.claimed] == ([] if fault else [claimed])
+
+
+@pytest.mark.parametrize("dtype, least", [("float32", 1e-35), ("float64", 1e-300)])
+def test_constants_that_would_make_weights_subnormal_stay(dtype, least):
+    k = np.ones((1, M, 1, 1))
+    k[0, 2] = least
+    model = transposed(node("Mul", "v", "k"), k=k, dtype=dtype)
+    assert "would make those of channel 2 as small as" in refusal(model)
+    assert compare(read_model(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL, {}) is None
+
+
+def test_constants_that_would_make_weights_of_a_shuffled_convolution_subnormal_stay():
+    k = np.ones((1, 12, 1, 1), np.float32)
+    k[0, 5] = 1e-35
+    shuffle = node("DepthToSpace", "t", blocksize=2, mode="DCR")
+    model = convolution(
+        node("Mul", "c", "k", out="t"), shuffle, w=(12, 32, 3, 3), k=k, shape=(1, 32, 24, 24)
+    )
+    assert compare(read_model(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL, {}) is None
+    reports = open_with_report(read_model(model), ort_tconv.add_provider(options()))[1].sites
+    assert any("would make those of channel 5" in site.reason for site in reports), reports

@@ -1,5 +1,6 @@
 #include "ort/provider/weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -99,6 +100,22 @@ void check_range(const std::vector<double>& values, DType dtype, const char* wha
   const double limit = dtype == DType::kFloat16 ? 65520 : dtype == DType::kFloat32 ? 0x1.ffffffp127 : 0x1.ffp127;
   for (double v : values)
     if (std::isfinite(v) && std::fabs(v) >= limit) refuse("the folded ", what, " exceed the range of ", name(dtype));
+}
+
+void check_scale(const std::vector<double>& scale, const std::function<std::vector<double>()>& largest, DType dtype) {
+  constexpr double kMild = 0x1p-10;  // what weights of usual magnitudes bear
+  const auto severe = [](double s) { return s != 0 && std::fabs(s) < kMild; };
+  if (std::none_of(scale.begin(), scale.end(), severe)) return;
+  // Products of less than this with the input would be subnormal, on which processors are many times slower, or the
+  // weights themselves would lose digits.
+  const double least = dtype == DType::kFloat64 ? 0x1p-968 : dtype == DType::kFloat16 ? 0x1p-14 : 0x1p-100;
+  const std::vector<double> values = largest();
+  for (size_t m = 0; m < values.size(); ++m) {
+    const double left = std::fabs(scale[scale.size() == 1 ? 0 : m]) * values[m];
+    if (left > 0 && left < least && values[m] >= least)
+      refuse("folded into the weights it would make those of channel ", m, " as small as ", left, ", which ",
+             name(dtype), " computes slowly or not exactly");
+  }
 }
 
 std::shared_ptr<const void> copy_of(const void* data, int64_t bytes) {

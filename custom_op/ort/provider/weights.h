@@ -1,6 +1,7 @@
 // Constants on their way from a model to the packed weights.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -17,6 +18,10 @@ std::shared_ptr<const void> rounded(const std::vector<double>& values, DType dty
 
 // Throws Refusal if the range of `dtype` does not hold finite values.
 void check_range(const std::vector<double>& values, DType dtype, const char* what);
+
+// Throws Refusal if `scale`, one factor for each channel or one for all, leaves too little of the weights that it is
+// folded into.  `largest` gives the largest magnitude among those of each channel, and is asked only if need be.
+void check_scale(const std::vector<double>& scale, const std::function<std::vector<double>()>& largest, DType dtype);
 
 std::shared_ptr<const void> copy_of(const void* data, int64_t bytes);
 

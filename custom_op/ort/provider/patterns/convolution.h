@@ -31,7 +31,7 @@ Convolution read_convolution(const Node& node, const Graph& graph);
 struct Equivalent {
   Dims w_shape, strides, begins, ends;
   int64_t group = 1;
-  Dims dilations, output_padding;  // empty: ones, zeros
+  Dims dilations = {}, output_padding = {};  // empty: ones, zeros
 };
 
 // What the transposed convolution of stride 1 crops; throws Refusal if that is negative.

@@ -2,6 +2,7 @@
 // y_m = f(sum_c x_c * w_cm + b_m + z_m).  Constants per channel go into weights and bias, in float64 and rounded
 // once.
 #include <algorithm>
+#include <cmath>
 
 #include "core/status.h"
 #include "ort/provider/patterns/activation.h"
@@ -66,13 +67,28 @@ Site with_constants(const Site& site, const Node& node, const Affine& affine, in
     result.b.clear();
   }
   if (scaled) {
-    result.reform = [before = site.reform, scale = affine.scale, shape = site.w_shape,
-                     group = static_cast<size_t>(site.attributes.group)](std::vector<double> w) {
-      if (before) w = before(std::move(w));
-      if (w.empty()) return w;
-      const auto c = static_cast<size_t>(shape[0]), rows = static_cast<size_t>(shape[1]);
-      const size_t taps = w.size() / (c * rows);
-      for (size_t i = 0; i < w.size(); ++i) w[i] *= at(scale, i / (taps * rows) / (c / group) * rows + i / taps % rows);
+    const auto channel = [shape = site.w_shape, group = site.attributes.group](const std::vector<double>& w, size_t i) {
+      const auto rows = static_cast<size_t>(shape[1]), inputs = static_cast<size_t>(shape[0] / group);
+      const size_t taps = w.size() / (rows * static_cast<size_t>(shape[0]));
+      return i / (taps * rows) / inputs * rows + i / taps % rows;
+    };
+    const auto unscaled = [before = site.reform](std::vector<double> w) { return before ? before(std::move(w)) : w; };
+    check_scale(
+        affine.scale,
+        [&] {
+          const auto tensor = graph.constant(graph.find(site.w));
+          const auto w = tensor ? unscaled(to_double(*tensor)) : std::vector<double>();
+          std::vector<double> largest(m, 0.0);
+          for (size_t i = 0; i < w.size(); ++i) {
+            double& most = largest[channel(w, i)];
+            most = std::max(most, std::fabs(w[i]));
+          }
+          return largest;
+        },
+        site.dtype);
+    result.reform = [unscaled, channel, scale = affine.scale](std::vector<double> w) {
+      w = unscaled(std::move(w));
+      for (size_t i = 0; i < w.size(); ++i) w[i] *= at(scale, channel(w, i));
       return w;
     };
     if (site.dtype == DType::kFloat16) {

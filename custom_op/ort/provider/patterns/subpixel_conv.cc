@@ -1,6 +1,7 @@
 // Sub-pixel convolution, a Conv whose channels are shuffled into pixels, is a transposed convolution whose stride
 // is the side of the block.  converters/subpixel_conv.py derives it.
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "core/status.h"
@@ -145,6 +146,16 @@ std::optional<Site> subpixel_conv(const Node& node, const Graph& graph) {
   if (!found) return std::nullopt;
   Convolution conv = read_convolution(node, graph);
   conv.scale = found->affine.scale;
+  check_scale(
+      conv.scale,
+      [&] {
+        const auto w = to_double(*graph.constant(node.inputs[1]));
+        std::vector<double> largest(static_cast<size_t>(conv.shape[0]), 0.0);
+        const size_t row = w.size() / largest.size();
+        for (size_t i = 0; i < w.size(); ++i) largest[i / row] = std::max(largest[i / row], std::fabs(w[i]));
+        return largest;
+      },
+      conv.dtype);
   std::vector<const Node*> nodes{&node};
   nodes.insert(nodes.end(), found->nodes.begin(), found->nodes.end());
   const std::set<const Node*> chain(nodes.begin(), nodes.end());

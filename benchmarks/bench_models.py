@@ -84,7 +84,7 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
         "group": "models",
         "layer": name,
         "sites": {e.name: count[OPERATOR] for e, count in zip(engines[1:], counts[1:])}
-        | {"provider": len(rewritten)},
+        | {"provider": rewritten},
         "engines": {
             e.name: timing.spread(t) | c | {"peak_bytes": peaks[e.name]}
             for e, t, c in zip(engines, times, created)

@@ -171,7 +171,10 @@ def _model_at(path: Path) -> Model | None:
 def _is_ours(found: Model, source: Model) -> bool:
     """Whether this package wrote a file, or nothing would be lost with it."""
     operators = count_operators(found.proto)
-    return found.proto == source.proto or any(op.startswith(f"{DOMAIN}::") for op in operators)
+    # A tuned model may have kept stock everywhere.
+    recorded = any(item.key.startswith(f"{DOMAIN}.") for item in found.proto.metadata_props)
+    ours = recorded or any(op.startswith(f"{DOMAIN}::") for op in operators)
+    return ours or found.proto == source.proto
 
 
 def _too_large(model: Model) -> bool:

@@ -273,11 +273,12 @@ class _Options:
             )
         if self.weights is not None and self.weights not in WEIGHTS:
             raise ValueError(f"weights = '{self.weights}': must be one of {', '.join(WEIGHTS)}")
-        include, exclude = _as_tuple(self.include), _as_tuple(self.exclude)
+        include = _as_tuple("include", self.include)
+        exclude = _as_tuple("exclude", self.exclude)
         return Selection(include, exclude, self.algorithm, self.weights, reasons, timed)
 
     def passes(self) -> list[type[Rewrite]]:
-        disable = _as_tuple(self.disable)
+        disable = _as_tuple("disable", self.disable)
         known = [rewrite.name for rewrite in DEFAULT_PASSES]
         for name in disable:
             if name not in known:
@@ -287,8 +288,15 @@ class _Options:
         return [rewrite for rewrite in DEFAULT_PASSES if rewrite.name not in disable]
 
 
-def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _as_tuple(option: str, names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Raises TypeError that names the option if there is something else than names."""
+    if names is None:
+        return ()
+    result = (names,) if not isinstance(names, Iterable) or isinstance(names, str) else names
+    for name in (result := tuple(result)):
+        if not isinstance(name, str):
+            raise TypeError(f"{option}: {name!r} is a {type(name).__name__}, not a name or pattern")
+    return result
 
 
 def _note_idle_patterns(selection: Selection, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import zipfile
@@ -67,7 +68,7 @@ def input_shapes(
 
     Raises ValueError like :func:`make_inputs`.
     """
-    arrays, shapes = dict(arrays or {}), dict(shapes or {})
+    arrays, shapes = dict(arrays or {}), checked_shapes(shapes)
     defaults = {tensor.name for tensor in model.graph.initializer}
     declared = {value.name: value for value in model.graph.input}
     check_names("shapes", shapes, declared)
@@ -106,6 +107,26 @@ def guessed(
         if name not in known and name not in defaults
     }
     return {name: axes for name, axes in result.items() if axes}
+
+
+def checked_shapes(shapes: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name; raises TypeError that says what is something else."""
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise TypeError(
+            f"shapes is a {type(shapes).__name__}; shapes by input name are needed, as in "
+            "{'image': (1, 3, 224, 224)}"
+        )
+    result = {}
+    for name, shape in (shapes or {}).items():
+        try:
+            if isinstance(shape, str):
+                raise TypeError
+            result[name] = tuple(operator.index(size) for size in shape)
+        except TypeError:
+            raise TypeError(
+                f"shapes: '{name}' is {shape!r}; whole numbers are needed, as in (1, 3, 224, 224)"
+            ) from None
+    return result
 
 
 def check_names(argument: str, names: Iterable[str], declared: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ from .converters.model_io import (
 from .converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
 from .converters.report import count_operators, nodes_of_the_operator
 from .flattening import bodies, flattened
-from .inputs import describe, guessed, load_inputs, make_inputs
+from .inputs import checked_shapes, describe, guessed, load_inputs, make_inputs
 from .provider import add_provider, open_with_report
 from .rounding import find_sites, is_step, seeded, without
 from .session import available_providers, open_session, register
@@ -231,6 +231,9 @@ def validate(
     """
     if runs < 1:
         raise ValueError(f"runs is {runs}; at least one is needed")
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None and not 0 <= tolerance < np.inf:
+            raise ValueError(f"{name} is {tolerance}; it must be a finite number, and 0 at least")
     if provider:
         if converted is not None or providers is not None:
             raise ValueError("provider: there is no converted model and no choice of providers")
@@ -257,7 +260,7 @@ def guessed_sizes(
 ) -> dict[str, tuple[int, ...]]:
     """Of each input that is made up, the dimensions of its shape that nobody has given."""
     known = {name: np.shape(array) for name, array in (given or {}).items()}
-    return guessed(model, {**known, **(shapes or {})})
+    return guessed(model, {**known, **checked_shapes(shapes)})
 
 
 def compare_models(
@@ -508,9 +511,16 @@ def input_sets(inputs: Inputs, model: onnx.ModelProto) -> Sequence[Mapping[str, 
         return load_inputs(inputs, model)
     if inputs is None or isinstance(inputs, Mapping):
         return [inputs]
-    if not inputs:
+    sets = list(inputs) if isinstance(inputs, Sequence) else [inputs]
+    for given in sets:
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"inputs: a {type(given).__name__}; arrays by input name are needed, as in "
+                f"{{'{model.graph.input[0].name if model.graph.input else 'x'}': array}}"
+            )
+    if not sets:
         raise ValueError("inputs: an empty sequence; give at least one set of arrays")
-    return inputs
+    return sets
 
 
 def _rewritten(model: onnx.ModelProto) -> int:

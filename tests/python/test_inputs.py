@@ -141,7 +141,7 @@ def test_other_inputs_are_refused():
         make_inputs(reading(strings))
     assert make_inputs(reading(strings), {"x": np.array(["a"], object)})["x"][0] == "a"
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    with pytest.raises(ValueError, match="input 'x' is a sequence, not a tensor"):
+    with pytest.raises(ValueError, match="input 'x' is of type sequence, not a tensor"):
         make_inputs(reading(sequence))
 
 

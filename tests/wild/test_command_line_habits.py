@@ -105,6 +105,30 @@ def deep(tmp_path):
     return tmp_path / "deep.onnx"
 
 
+def test_names_with_spaces_and_other_alphabets(tmp_path):
+    """As graph editors allow them, and with what might pass for commands of a table."""
+    name = "my node/ü 😀 [bold]x[/]"
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["u v"], name, strides=[2, 2]),
+        helper.make_node("Relu", ["u v"], ["y"], "[/red]"),
+    ]
+    weights = {"w": np.ones((4, 3, 4, 4), np.float32)}
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(graph_model(nodes, weights, {"x": (1, 4, 6, 6)}), path)
+    for arguments in (
+        ["inspect", path],
+        ["convert", path, out, "--check"],
+        ["convert", path, out, "--tune", "--threads", 1],
+        ["bench", path, "--repeat", 1, "--seconds", 0, "--no-memory"],
+    ):
+        done = run(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert "[bold]x[/]" in done.stdout
+    for arguments in (["inspect", path], ["validate", path]):
+        done = run_apart(*arguments, code="import sys; sys.stdout.reconfigure(encoding='ascii')")
+        assert done.returncode == 0, done.stderr
+
+
 def test_names_do_not_break_within_words(deep, tmp_path):
     for arguments in (
         ["inspect", deep],

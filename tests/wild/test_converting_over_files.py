@@ -126,6 +126,18 @@ def test_our_own_output_is_replaced(path, tmp_path):
     assert {f.name for f in tmp_path.glob("out*")} == {"out.onnx"}
 
 
+def test_our_own_output_that_kept_stock_everywhere_is_replaced(tmp_path):
+    """Tuning may decide so: what is then there is ours all the same."""
+    path, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(chain_model(1, dynamic=False), path)
+    for exclude in (["*"], []):
+        convert(path, output, tune=True, threads=1, exclude=exclude)
+    assert {item.key for item in onnx.load(output).metadata_props} == {
+        "ort_tconv.conversion",
+        "ort_tconv.tuning",
+    }
+
+
 def test_a_model_with_nothing_to_convert_is_written_twice(tmp_path):
     path = tmp_path / "plain.onnx"
     onnx.save(convert(chain_model()), path)

@@ -1,5 +1,6 @@
 """Options of the conversion, given to InferenceSession; and misspelt names."""
 
+import numpy as np
 import pytest
 from exports import check, export, model
 from sessions import options
@@ -59,3 +60,36 @@ def test_wrong_names_of_inputs(tmp_path):
         done = run(*verb, "--shape", "image:1,1,3,3")
         assert done.returncode == 2 and "no input 'image'" in done.stderr
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_values_of_another_kind():
+    """What a script passes on from its own options."""
+    for name in ("include", "exclude", "disable"):
+        assert ort_tconv.InferenceSession(model(2.0), **{name: None}).conversion.changes
+        for value in (5, [None]):
+            with pytest.raises(TypeError, match=f"{name}: .*not a name or pattern"):
+                ort_tconv.convert(model(2.0), **{name: value})
+    for shapes in (
+        {"x": 6},
+        {"x": "1,1,3,3"},
+        {"x": (1, 1, 3.5, 3)},
+        [("x", (1, 1, 3, 3))],
+        (1, 1),
+    ):
+        for use in (ort_tconv.validate, ort_tconv.inspect, ort_tconv.benchmark):
+            with pytest.raises(TypeError, match=r"shapes.* needed, as in"):
+                use(model(2.0), shapes=shapes)
+    array = np.ones((1, 1, 3, 3), np.float32)
+    for inputs in (array, [array], 42):
+        for use in (ort_tconv.validate, ort_tconv.benchmark):
+            with pytest.raises(TypeError, match=r"inputs: a .*, as in \{'x': array\}"):
+                use(model(2.0), inputs=inputs)
+    assert ort_tconv.validate(model(2.0), inputs={"x": array.tolist()}).ok
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_a_tolerance_that_would_let_anything_pass(name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*finite"):
+        ort_tconv.validate(model(2.0), **{name: value})
+    assert run("validate", "absent.onnx", f"--{name}={value}").returncode == 2

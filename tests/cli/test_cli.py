@@ -204,8 +204,9 @@ def test_inspect(model):
     done = run("inspect", model, "--shape", "x0:1,4,8,8", "--isa", "baseline", "--threads", "4")
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())  # a long path may wrap the first line
-    for text in ("up_y0", "up_y2", "1×4×64×64", "baseline, 4 thread(s)", "never built", "narrow"):
+    for text in ("up_y0", "up_y2", "1×4×64×64", "baseline, 4 thread(s)", "never built"):
         assert text in shown
+    assert any(name in shown for name in ("direct", "stacked", "narrow", "winograd"))
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 

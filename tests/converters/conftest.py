@@ -48,15 +48,17 @@ def both_ways(request, monkeypatch):
         settings = {"exclude": list(selection.exclude), "algorithm": selection.algorithm}
         found.add(difference(source, **settings))
     found.discard(None)
-    listed = _name(request.node) in DIFFERENCES
-    assert bool(found) == listed, (
-        found or "the list of differences has this test, and there is none"
-    )
+    # What is listed need not show everywhere: the estimate may leave the site alone both ways.
+    assert not found or _name(request.node) in DIFFERENCES, found
 
 
 def pytest_collection_modifyitems(config, items):
     """A test that is listed has to be there, where whole files are collected."""
-    if any("::" in arg for arg in config.args) or config.option.keyword or config.getoption("lf", False):
+    if (
+        any("::" in arg for arg in config.args)
+        or config.option.keyword
+        or config.getoption("lf", False)
+    ):
         return
     names = {_name(item) for item in items}
     files = {name.partition("::")[0] for name in names}

@@ -1,5 +1,5 @@
 """Where the execution provider does not take what the converter takes: the test whose models show
-it, and the reason.  conftest.py checks that all of these differ, and no others."""
+it, and the reason.  conftest.py checks that no others differ."""
 
 _READERS = "a provider can give up a node's inputs, not read past a node that stays"
 _INFERENCE = "onnxruntime's shape inference does not follow sizes that are computed from open ones"

@@ -73,16 +73,41 @@ def nominal_sides(x: ir.Value, axes: int, facts: Facts) -> tuple[int, list[int]]
     return (1 if numbers[0] is None else numbers[0]), sides
 
 
-def engine_cost(
-    dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
-) -> float:
-    """Cost by the operator's plan, in vector multiply-adds.  ``direct`` leaves Winograd out."""
+def nominal_elements(value: ir.Value, facts: Facts) -> float:
+    """Elements of an image [N, C, D1, ...], each unknown side of which is assumed."""
     from .. import _core
 
-    algorithms = [name for name in _core.algorithms() if name != "winograd"] if direct else [""]
-    return min(
-        _core.plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in algorithms
+    dims = facts.dims(value) or ()
+    side = _core.nominal_side(max(1, len(dims) - 2))
+    return math.prod(
+        float(size.factor) * (1 if axis == 0 and size.dims else side ** len(size.dims))
+        for axis, size in enumerate(dims)
     )
+
+
+def engine_cost(dtype: str, x: Sequence[int], w: Sequence[int], **attributes) -> float:
+    """Cost by the operator's plan, in vector multiply-adds."""
+    from .. import _core
+
+    return _core.plan(x, w, dtype=dtype, **attributes)["cost"]
+
+
+def conv_cost(
+    dtype: str, x: Sequence[int], w: Sequence[int], *, columns: bool, **attributes
+) -> float:
+    """Cost of a Conv as ONNX Runtime runs it, given as a transposed convolution of stride 1.
+
+    That is its multiply-adds, of channels that fill whole vectors, and input, weights and output
+    moved once; and where it unfolds its input into ``columns``, a value for each tap, those written
+    and read.
+    """
+    from .. import _core
+
+    plan = _core.plan(x, w, dtype=dtype, algorithm="direct", **attributes)
+    y, _ = _core.output_shape(x, w, **attributes)
+    unfolded = x[1] * math.prod(w[2:]) * y[0] * math.prod(y[2:]) if columns else 0
+    moved = math.prod(x) + math.prod(w) + math.prod(y) + 2 * unfolded
+    return plan["work"]["multiply_adds"] + moving_cost(moved, dtype)
 
 
 def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float:

@@ -88,11 +88,10 @@ class BlockedLayout:
         if not group or group < 1:
             return False
         if group == 1:
-            return c < self._block or c % self._block == 0
-        if m % self._block:
-            return False
-        depthwise = c == 1 and m == group
-        return depthwise or (c % self._block == 0 and m // group % self._block == 0)
+            return c < self._block or c % 4 == 0  # the last block is filled up with zeros
+        if c == 1 and m == group:  # depthwise
+            return m % 4 == 0
+        return c % self._block == 0 and m % group == 0 and m // group % self._block == 0
 
     def _is_blocked_pool(self, node: ir.Node) -> bool:
         x = input_of(node, 0)

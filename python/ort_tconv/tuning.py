@@ -59,7 +59,7 @@ _ALIKE, _WORTH_IT = 1.5, 2e6
 #: A plain Conv has to be so many times as fast to stay in the form that interrupts few chains.
 LARGE_GAIN = 1.5
 
-_STOCK, _OURS, _UNTUNED = "stock", "rewritten", "untuned"
+_STOCK, _OURS = "stock", "rewritten"
 _PLAIN = UnitStrideConvRewrite.name
 _LEAST_ROUNDS = 6  # the first of which is not counted
 _SECONDS = 0.5  # for each form of a site, and of the whole model
@@ -113,8 +113,9 @@ class ModelTiming:
 
     They are called ``"stock"``; ``"rewritten"``, with every site that won by itself; and, where
     plain Convs are among these, ``"rewritten, unit_stride_conv from 1.5x"``, with only those of
-    them that are so much faster, and ``"rewritten, no unit_stride_conv"``; ``"untuned"`` is what
-    the converter makes without tuning.  Of forms that are the same model one is timed.
+    them that are so much faster, ``"rewritten, no unit_stride_conv"``, and ``"rewritten,
+    unit_stride_conv as estimated"``, with those that are rewritten without tuning, too.  Of forms
+    that are the same model one is timed.
 
     ``again`` has the milliseconds of stock and of a form in a process that timed nothing else, for
     each form that was tried there: the fastest first, until one is as good there.
@@ -387,9 +388,8 @@ def tune(
             part = onnx.ModelProto(graph=onnx.GraphProto(node=site.ours.nodes))
             algorithms |= dict.fromkeys(_outputs(part), timing.algorithm)
 
-    untuned = rewrite()[1]
-    expected = {change.node for change in untuned.changes}
-    forms = _forms(tuning.sites, candidates, plain, set(refused), candidates - expected)
+    expected = {change.node for change in rewrite()[1].changes} if plain else set()
+    forms = _forms(tuning.sites, candidates, plain, set(refused), plain - expected)
     if len(forms) > 1:
         models = {
             form: source.proto
@@ -407,8 +407,6 @@ def tune(
                 reason = f"{_reason(kept, stock_ms, our_ms)}, in a new process"
             reason = f"the whole model is faster without: {reason}"
             refused = dict.fromkeys(forms[kept], reason) | refused
-            for node in candidates - forms[kept]:
-                refused.pop(node, None)
     converted, report = rewrite(refused, timed=True)
     converted = _with_algorithms(converted, algorithms)
     tuning.store(converted)
@@ -465,8 +463,8 @@ def _forms(
     """Different forms of the whole model, each with the candidates that it leaves as they were.
 
     How much plain Convs gain by themselves does not tell what they cost the blocked layout around
-    them, so that all of them, those with a large gain, and none are tried; and what the estimate,
-    which knows that layout, expects to win: all but the ``unexpected``.
+    them, so that all of them, those with a large gain, and none are tried; and those which the
+    estimate, which knows that layout, expects to win: all but the ``unexpected``.
     """
     others = [site for site in timings if plain.intersection(site.nodes)]
     small = [site for site in others if site.stock_ms < LARGE_GAIN * site.our_ms]
@@ -475,7 +473,9 @@ def _forms(
         _OURS: lost,
         f"{_OURS}, {_PLAIN} from {LARGE_GAIN}x": lost.union(*(site.nodes for site in small)),
         f"{_OURS}, no {_PLAIN}": lost.union(*(site.nodes for site in others)),
-        _UNTUNED: unexpected,
+        f"{_OURS}, {_PLAIN} as estimated": lost.union(
+            *(site.nodes for site in others if unexpected.intersection(site.nodes))
+        ),
     }
     first = {frozenset(candidates - left): form for form, left in reversed(forms.items())}
     return {form: left for form, left in forms.items() if form in first.values()}

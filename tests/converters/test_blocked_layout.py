@@ -104,7 +104,11 @@ def graphs(draw) -> onnx.ModelProto:
             continue
         else:
             y = b.add(op, [x], c)
-        images.append(y)
+        *earlier, last = b.nodes
+        if any((n.op_type, n.input) == (last.op_type, last.input) for n in earlier):
+            b.nodes.pop()  # the optimiser computes it once
+        else:
+            images.append(y)
     if len(images) == 1:
         images.append(b.conv("x", 16))
     # Every value that nothing reads is an output: no node is left out as useless.
@@ -118,4 +122,4 @@ def graphs(draw) -> onnx.ModelProto:
 )
 @given(model=graphs())
 def test_it_is_where_the_optimiser_has_it(model, tmp_path):
-    assert predicted(model) == chosen(model, tmp_path)
+    assert predicted(model) == chosen(model, tmp_path), onnx.printer.to_text(model)

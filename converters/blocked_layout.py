@@ -14,6 +14,10 @@ _POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
 _ELEMENTWISE = ("Add", "Sum", "Mul")
 _PASSED_ON = ("Relu", "Sigmoid", "Tanh")  # where they find the layout, they keep it
 _FUSED = ("LeakyRelu", "Clip", "HardSigmoid")  # only as part of the Conv before them
+_FOLLOWED = (
+    *("BatchNormalization", "Concat", "Resize", "Upsample"),
+    *(*_ELEMENTWISE, *_PASSED_ON, *_FUSED),
+)
 #: What it takes to copy a byte from one layout to the other, in bytes moved in order: one side is
 #: read or written eight or sixteen values at a time.  Measured: 2 to 4.
 _IN_STRIDES = 3
@@ -194,7 +198,7 @@ def around(nodes: Collection[ir.Node], reads: Iterable[ir.Value]) -> list[ir.Val
         followed.add(value)
         found[value] = None
         for user, _ in value.uses():
-            if own_op(user) and user.op_type not in ("Conv", *_POOLS) and user not in nodes:
+            if own_op(user, *_FOLLOWED) and user not in nodes:
                 found.update(dict.fromkeys(v for v in user.inputs if v is not None))
                 waiting += user.outputs
     return list(found)

@@ -85,21 +85,26 @@ def nominal_elements(value: ir.Value, facts: Facts) -> float:
     )
 
 
-def engine_cost(dtype: str, x: Sequence[int], w: Sequence[int], **attributes) -> float:
-    """Cost by the operator's plan, in vector multiply-adds."""
+def engine_cost(
+    dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
+) -> float:
+    """Cost by the operator's plan, in vector multiply-adds.  ``direct`` leaves Winograd out."""
     from .. import _core
 
-    return _core.plan(x, w, dtype=dtype, **attributes)["cost"]
+    algorithms = [name for name in _core.algorithms() if name != "winograd"] if direct else [""]
+    return min(
+        _core.plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in algorithms
+    )
 
 
-def conv_cost(
+def least_conv_cost(
     dtype: str, x: Sequence[int], w: Sequence[int], *, columns: bool, **attributes
 ) -> float:
-    """Cost of a Conv as ONNX Runtime runs it, given as a transposed convolution of stride 1.
+    """Cost of what no direct Conv can do without, given as a transposed one of stride 1.
 
-    That is its multiply-adds, of channels that fill whole vectors, and input, weights and output
-    moved once; and where it unfolds its input into ``columns``, a value for each tap, those written
-    and read.
+    These are its multiply-adds, of channels that fill whole vectors, and input, weights and output
+    moved once; and where ONNX Runtime unfolds its input into ``columns``, a value for each tap,
+    those written and read.
     """
     from .. import _core
 

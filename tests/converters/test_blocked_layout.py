@@ -14,7 +14,8 @@ from onnx import helper
 from sessions import agree
 
 from ort_tconv.converters import Model, convert_with_report
-from ort_tconv.converters.blocked_layout import BlockedLayout, block_size
+from ort_tconv.converters.blocked_layout import BlockedLayout, around
+from ort_tconv.converters.cost import moving_cost
 from ort_tconv.converters.facts import Facts
 from ort_tconv.converters.value_types import annotate
 
@@ -123,3 +124,69 @@ def graphs(draw) -> onnx.ModelProto:
 @given(model=graphs())
 def test_it_is_where_the_optimiser_has_it(model, tmp_path):
     assert predicted(model) == chosen(model, tmp_path), onnx.printer.to_text(model)
+
+
+# ---- what it costs -----------------------------------------------------------------------------
+
+
+def copies(model: onnx.ModelProto, site: str) -> tuple[float, float]:
+    """Price of the copies around a Conv as it is, and if it is rewritten."""
+    graph = ir.from_proto(model)
+    annotate(graph, Model(model))
+    facts = Facts(graph)
+    node = next(node for node in graph.graph if node.name == site)
+    values = around([node], [node.inputs[0]])
+    return BlockedLayout(facts).cost(values), BlockedLayout(facts, [node], [node.inputs[0]]).cost(
+        values
+    )
+
+
+def chain(*between: str) -> onnx.ModelProto:
+    """Three Convs of 32 channels; what stands between them is given by operators' names."""
+    b = Builder()
+    b.channels["x"] = 32
+    value = b.conv("x", 32)
+    for op_type in between:
+        value = b.add(op_type, [value], 32)
+    value = b.conv(value, 32)
+    for op_type in between:
+        value = b.add(op_type, [value], 32)
+    return b.model(32, [b.conv(value, 32)])
+
+
+def test_a_site_between_blocked_convs_costs_two_copies():
+    one = moving_cost(2 * 3 * 32 * SIDE * SIDE, "float32")
+    assert copies(chain(), "n_v1") == (0, pytest.approx(2 * one))
+    assert copies(chain("Relu"), "n_v2") == (0, pytest.approx(2 * one))
+    # What stands between them leaves the layout by itself: the copies are stock's.
+    assert copies(chain("Erf"), "n_v2") == (pytest.approx(2 * one), 0)
+
+
+def test_only_a_gain_larger_than_the_copies_rewrites_a_plain_conv():
+    def sites(*between: str, channels: int, side: int) -> list[str]:
+        b = Builder()
+        b.channels["x"] = channels
+        value = b.conv("x", channels, 1)
+        for _ in range(2):
+            for op_type in between:
+                value = b.add(op_type, [value], channels)
+            value = b.conv(value, channels)
+        graph = graph_model(b.nodes, b.constants, {"x": (1, channels, side, side)}, [value])
+        return [c.node for c in convert_with_report(graph).changes]
+
+    assert not sites(channels=16, side=32)
+    assert len(sites("Erf", channels=256, side=32)) == 2
+    assert not sites("Erf", channels=16, side=32)
+
+
+def test_a_plain_conv_of_unknown_size_is_left_alone():
+    b = Builder()
+    b.channels["x"] = 256
+    y = b.conv("x", 256)
+    known = graph_model(b.nodes, b.constants, {"x": (1, 256, 32, 32)}, [y])
+    unknown = graph_model(b.nodes, b.constants, {"x": (1, 256, "h", "w")}, [y])
+    (node,) = nodes_of(convert_with_report(known).model, OP)
+    assert node.name == "n_v0"
+    agree(known, convert_with_report(known).model)
+    result = convert_with_report(unknown)
+    assert not result.changes and not result.skips

@@ -56,7 +56,11 @@ def both_ways(request, monkeypatch):
 
 def pytest_collection_modifyitems(config, items):
     """A test that is listed has to be there, where whole files are collected."""
-    if any("::" in arg for arg in config.args) or config.option.keyword or config.getoption("lf", False):
+    if (
+        any("::" in arg for arg in config.args)
+        or config.option.keyword
+        or config.getoption("lf", False)
+    ):
         return
     names = {_name(item) for item in items}
     files = {name.partition("::")[0] for name in names}

@@ -248,8 +248,8 @@ def costly_model(nested: bool = False) -> onnx.ModelProto:
         helper.make_node("Resize", ["x", "", "scales"], ["u"], "up", mode="nearest"),
         helper.make_node("Conv", ["u", "w"], ["y"], "conv", dilations=[4, 4], pads=[4] * 4),
     ]
-    shape = (1, 64, 32, 32)
-    weights = {"w": random(64, 64, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
+    shape = (1, 32, 8, 8)
+    weights = {"w": random(32, 32, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
     flat = graph_model(nodes, weights, {"x": shape})
     if not nested:
         return flat

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .cost import engine_cost, moving_cost, nominal_sides
+from .blocked_layout import BlockedLayout, around
+from .cost import engine_cost, least_conv_cost, moving_cost, nominal_sides
 from .external_data import is_there
 from .facts import Facts
 from .nodes import FLOATS, become_operator, input_of, prune
@@ -296,16 +297,23 @@ def check_gain(
     form: Equivalent,
     growth: Sequence[int],
     scope: Scope,
+    gone: Sequence[ir.Node],
     saved: int = 0,
     shuffled: int = 0,
     added: int = 0,
+    sure: float = 1.0,
 ) -> None:
-    """Raise Refusal if the operator's plan costs more than the estimate for the nodes it replaces.
+    """Raise Refusal if the operator's plan costs more than the estimate for the nodes it replaces,
+    ``gone``, of which the last one gives the result; or more than the share ``sure`` of it.
 
-    The Conv counts as the operator's own direct engine would run it (it is a transposed convolution
-    of stride 1, too), on an image ``growth`` times as large as the operator's input.  To this come
-    the values, for each pixel of the operator's input, which the nodes around the Conv move to and
-    from memory: ``saved`` and, out of order, ``shuffled`` without the rewrite, ``added`` with it.
+    The Conv counts as the operator's own engines but Winograd would run it (it is a transposed
+    convolution of stride 1, too), on an image ``growth`` times as large as the operator's input;
+    where ``sure`` is below 1, with no more than it cannot do without: see :func:`least_conv_cost`.
+    To this come the values, for each pixel of the operator's input, which the nodes around the Conv
+    move to and from memory: ``saved`` and, out of order, ``shuffled`` without the rewrite,
+    ``added`` with it.
+
+    What is copied between ONNX Runtime's blocked layout and the plain one counts for each side.
     Where the site is timed, nothing is estimated.
     """
     if scope.is_timed(conv.node):
@@ -320,21 +328,30 @@ def check_gain(
     pixels = batch * math.prod(sides)
     stock = moving_cost(pixels * saved, dtype)
     stock += moving_cost(pixels * shuffled, dtype, shuffled=True)
-    stock += engine_cost(
-        dtype,
+    layout = BlockedLayout(scope.facts)
+    shapes = (
         [batch, conv.channels, *image],
         [conv.channels, conv.shape[0] // conv.group, *conv.kernel],
-        direct=True,
-        group=conv.group,
-        dilations=list(conv.dilations),
-        pads=[max(0, pad) for pad in pads],
     )
+    attributes = {
+        "group": conv.group,
+        "dilations": list(conv.dilations),
+        "pads": [max(0, pad) for pad in pads],
+    }
+    if sure < 1:
+        columns = not layout.is_blocked(conv.node.outputs[0])
+        stock += least_conv_cost(dtype, *shapes, columns=columns, **attributes)
+    else:
+        stock += engine_cost(dtype, *shapes, direct=True, **attributes)
     ours = moving_cost(pixels * added, dtype) + engine_cost(
         dtype, [batch, channels, *sides], form.weight_shape, **form.attributes()
     )
-    if ours >= stock:
+    values = around(gone, [form.x])
+    stock += layout.cost(values)
+    ours += BlockedLayout(scope.facts, gone, [form.x]).cost(values)
+    if ours >= sure * stock:
         raise Refusal(
-            f"it would not be faster: the plan's cost is {ours / stock:.2f} times the estimate for "
+            f"it would not be faster: its cost is {ours / stock:.2f} times the estimate for "
             "the nodes as they are"
         )
 

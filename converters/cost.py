@@ -73,6 +73,18 @@ def nominal_sides(x: ir.Value, axes: int, facts: Facts) -> tuple[int, list[int]]
     return (1 if numbers[0] is None else numbers[0]), sides
 
 
+def nominal_elements(value: ir.Value, facts: Facts) -> float:
+    """Elements of an image [N, C, D1, ...], each unknown side of which is assumed."""
+    from .. import _core
+
+    dims = facts.dims(value) or ()
+    side = _core.nominal_side(max(1, len(dims) - 2))
+    return math.prod(
+        float(size.factor) * (1 if axis == 0 and size.dims else side ** len(size.dims))
+        for axis, size in enumerate(dims)
+    )
+
+
 def engine_cost(
     dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
 ) -> float:
@@ -83,6 +95,24 @@ def engine_cost(
     return min(
         _core.plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in algorithms
     )
+
+
+def least_conv_cost(
+    dtype: str, x: Sequence[int], w: Sequence[int], *, columns: bool, **attributes
+) -> float:
+    """Cost of what no direct Conv can do without, given as a transposed one of stride 1.
+
+    These are its multiply-adds, of channels that fill whole vectors, and input, weights and output
+    moved once; and where ONNX Runtime unfolds its input into ``columns``, a value for each tap,
+    those written and read.
+    """
+    from .. import _core
+
+    plan = _core.plan(x, w, dtype=dtype, algorithm="direct", **attributes)
+    y, _ = _core.output_shape(x, w, **attributes)
+    unfolded = x[1] * math.prod(w[2:]) * y[0] * math.prod(y[2:]) if columns else 0
+    moved = math.prod(x) + math.prod(w) + math.prod(y) + 2 * unfolded
+    return plan["work"]["multiply_adds"] + moving_cost(moved, dtype)
 
 
 def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float:

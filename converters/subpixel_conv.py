@@ -108,6 +108,7 @@ class SubpixelConvRewrite(Rewrite):
             form,
             [1] * conv.axes,
             scope,
+            [node, *trace.nodes],
             shuffled=2 * conv.shape[0],
             added=2 * conv.channels * extra,
         )

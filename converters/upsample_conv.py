@@ -101,6 +101,7 @@ class UpsampleConvRewrite(Rewrite):
             form,
             factors,
             scope,
+            gone,
             saved=passed * (len(gone) - 1),
             added=0 if repeated is None else 2 * conv.channels,
         )

@@ -99,7 +99,7 @@ class ZeroInsertionRewrite(Rewrite):
             gone.insert(0, before)
         passes = len(gone) - 1
         passed = 2 * conv.channels * math.prod(trace.strides) * passes
-        check_gain(conv, form, trace.strides, scope, saved=passed)
+        check_gain(conv, form, trace.strides, scope, gone, saved=passed)
 
         def apply() -> list[ir.Node]:
             extra = self.algorithm_attribute()

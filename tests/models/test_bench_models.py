@@ -14,9 +14,9 @@ def test_models_run_and_are_written(tmp_path):
     data = json.loads(out.read_text())
     assert data["machine"]["onnxruntime"]
     assert [row["layer"] for row in data["results"]] == ["dcgan", "rrdb"]
-    # Tuning may put any site back, and may rewrite any of the 21 Convs of rrdb.
-    for row, sites, most in zip(data["results"], (5, 2), (5, 21)):
-        assert row["sites"]["ours"] == sites
+    # Tuning may put any site back, and may rewrite any of the 21 Convs of rrdb, small as they are.
+    for row, least, sites, most in zip(data["results"], (5, 1), (5, 2), (5, 21)):
+        assert least <= row["sites"]["ours"] <= most
         assert row["sites"]["tuned"] <= most
         assert row["sites"]["provider"] == sites
         stock, ours, *others = (
@@ -24,6 +24,8 @@ def test_models_run_and_are_written(tmp_path):
         )
         ratios = dict(zip(("tuned", "provider"), (stock / other for other in others)))
         assert row["ratio"] == {"stock": stock / ours} | ratios
+        again = row["new_process"]
+        assert again["ratio"] == again["stock_ms"] / again["tuned_ms"]
     assert "geometric mean" in shown
 
 

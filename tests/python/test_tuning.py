@@ -35,6 +35,7 @@ from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
 from ort_tconv.tuning import ModelTiming, Tuning, find_sites, interleaved
 
 SHAPES = {"x0": (1, 4, 5, 6)}
+AGAIN = (2.0, 1.0)  # what a new process says, unless a test has it say something else
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def times(monkeypatch):
         return given.pop(0)
 
     monkeypatch.setattr(tuning, "interleaved", measure)
+    monkeypatch.setattr(tuning, "in_new_process", lambda *_: AGAIN)
     yield given
     assert not given, "fewer measurements were made than expected"
 
@@ -133,7 +135,9 @@ def test_stock_is_kept_where_it_wins(times):
         (("up_y1", "act1"), "stock"),
         (("up_y2", "act2"), "rewritten"),
     ]
-    assert result.tuning.model == ModelTiming({"stock": 6.0, "rewritten": 3.5}, "rewritten")
+    assert result.tuning.model == ModelTiming(
+        {"stock": 6.0, "rewritten": 3.5}, "rewritten", {"rewritten": AGAIN}
+    )
     x = np.random.default_rng(0).standard_normal((1, 4, 5, 6), dtype=np.float32)
     (expected,), (actual,) = (
         run(m, {"x0": x}) for run, m in ((run_stock, chain_model()), (run_converted, result.model))
@@ -170,6 +174,38 @@ def test_the_whole_model_has_the_last_word(times):
     ]
 
 
+@pytest.mark.parametrize(("ours", "kept"), [(0.979, "rewritten"), (0.981, "stock")])
+def test_what_wins_here_has_to_win_in_a_new_process(times, monkeypatch, ours, kept):
+    monkeypatch.setattr(tuning, "in_new_process", lambda *_: (1.0, ours))
+    times += [(2.0, 1.0), (4.0, 2.0)]
+    result = convert_with_report(chain_model(1), tune=True, shapes=SHAPES)
+    assert result.tuning.model.kept == kept
+    assert result.tuning.model.again == {"rewritten": (1.0, ours)}
+    assert len(nodes_of(result.model, OP_TYPE)) == (kept == "rewritten")
+    if kept == "stock":
+        assert "in a new process" in result.skips[0].reason
+
+
+def test_a_new_process_times_both_models():
+    model = chain_model(1)
+    source = Model(model)
+    machine = tuning.Machine(source, 1, ("CPUExecutionProvider",))
+    feeds = {"x0": np.ones((1, 4, 5, 6), np.float32)}
+    both = [source, source.derive(convert(model))]
+    assert all(ms > 0 for ms in tuning.in_new_process(machine, both, feeds))
+
+
+def test_where_no_process_can_be_started_the_first_measurement_decides(times, monkeypatch):
+    def fail(*_):
+        raise OSError("no processes here")
+
+    monkeypatch.setattr(tuning, "in_new_process", fail)
+    times += [(2.0, 1.0), (4.0, 2.0)]
+    result = convert_with_report(chain_model(1), tune=True, shapes=SHAPES)
+    assert result.tuning.model.kept == "rewritten"
+    assert "no processes here" in result.tuning.notes[0]
+
+
 def test_decisions_are_stored_in_the_model(times, tmp_path):
     times += [(2.0, 1.0), (1.0, 1.5), (3.0, 2.5)]
     original = chain_model(2)
@@ -195,7 +231,11 @@ def test_decisions_are_stored_in_the_model(times, tmp_path):
         "our_ms": 1.5,
         "kept": "stock",
     }
-    assert data["model"] == {"ms": {"stock": 3.0, "rewritten": 2.5}, "kept": "rewritten"}
+    assert data["model"] == {
+        "ms": {"stock": 3.0, "rewritten": 2.5},
+        "kept": "rewritten",
+        "again": {"rewritten": list(AGAIN)},
+    }
     assert Tuning.from_model(original.__class__()) is None
 
 
@@ -223,8 +263,8 @@ def costly_model(nested: bool = False) -> onnx.ModelProto:
         helper.make_node("Resize", ["x", "", "scales"], ["u"], "up", mode="nearest"),
         helper.make_node("Conv", ["u", "w"], ["y"], "conv", dilations=[4, 4], pads=[4] * 4),
     ]
-    shape = (1, 16, 32, 32)
-    weights = {"w": random(8, 16, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
+    shape = (1, 32, 8, 8)
+    weights = {"w": random(32, 32, 3, 3), "scales": np.array([1, 1, 2, 2], np.float32)}
     flat = graph_model(nodes, weights, {"x": shape})
     if not nested:
         return flat
@@ -314,7 +354,9 @@ def test_the_fastest_form_of_the_whole_model_is_kept(times, ms, kept, nodes):
     model = plain_model(3, 5)
     result = convert_with_report(model, tune=True)
     assert [site.kept for site in result.tuning.sites] == ["rewritten"] * 3
-    assert result.tuning.model == ModelTiming(dict(zip(("stock", ALL, LARGE, NONE), ms)), kept)
+    again = {kept: AGAIN} if kept != "stock" else {}
+    forms = dict(zip(("stock", ALL, LARGE, NONE), ms))
+    assert result.tuning.model == ModelTiming(forms, kept, again)
     assert {node.name for node in nodes_of(result.model, OP_TYPE)} == nodes
     assert {change.node for change in result.changes} == nodes
     least = dict(zip(("stock", ALL, LARGE, NONE), ms))[kept]
@@ -372,13 +414,13 @@ def test_sites_that_are_alike_share_a_decision(times):
 def test_values_are_fetched_a_few_at_a_time(times, monkeypatch):
     """A run that kept all of them to its end would need the memory for all."""
     fetched = []
-    session = tuning._Machine.session
+    session = tuning.Machine.session
 
     def count(machine, model):
         fetched.append({output.name for output in model.graph.output} & {"y0", "y1", "y2"})
         return session(machine, model)
 
-    monkeypatch.setattr(tuning._Machine, "session", count)
+    monkeypatch.setattr(tuning.Machine, "session", count)
     monkeypatch.setattr(tuning, "_MOST_FETCHED", 2)
     times += [(2.0, 1.0), (2.0, 3.0), (4.0, 3.0)]
     convert_with_report(plain_model(3, 5, 3, 5, up=False), tune=True)

@@ -131,6 +131,10 @@ class InferenceSession(ort.InferenceSession):
             if source.folder is None:
                 source = replace(source, folder=external_folder(options))
             if not unmodified:
+                names = [one if isinstance(one, str) else one[0] for one in providers or ()]
+                if "CUDAExecutionProvider" in names and not conversion.get("tune"):
+                    # The estimate that finds a plain Conv slower than the operator is of a CPU.
+                    conversion.setdefault("disable", ("unit_stride_conv",))
                 result = convert_with_report(source, load_external_data=False, **conversion)
                 self.conversion, source = result.report, result.converted
                 del result

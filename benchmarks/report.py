@@ -615,7 +615,8 @@ def readme_section(layers: Sequence[Record], models: Sequence[Record]) -> str:
     )
     others = [PEERS.get(name, name) for name in others if name not in ("stock", "ours")]
     versions = ", ".join(sorted({record.machine["onnxruntime"] for record in layers}))
-    count = len(layers[0].runs[0]["results"])
+    counts = sorted({len(record.runs[0]["results"]) for record in layers})
+    count = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     text = (
         f"How many times faster than stock ONNX Runtime {versions}, in float32: geometric means "
         f"over {count} layers of published networks, and over whole networks, of which only a "

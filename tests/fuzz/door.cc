@@ -5,13 +5,19 @@
 
 #define DOOR extern "C" __attribute__((visibility("default")))
 
-DOOR void* CreateEpFactories(const char* name, const void* base, const void* logger, void** factories, size_t most,
-                             size_t* number) {
-  using Create = void*(const char*, const void*, const void*, void**, size_t, size_t*);
-  auto* const create = reinterpret_cast<Create*>(dlsym(RTLD_DEFAULT, "CreateEpFactories"));
+// As ONNX Runtime declares them: sanitizers compare the types of functions that are called by pointer.
+struct OrtApiBase;
+struct OrtEpFactory;
+struct OrtLogger;
+struct OrtStatus;
+
+DOOR OrtStatus* CreateEpFactories(const char* name, const OrtApiBase* base, const OrtLogger* logger,
+                                  OrtEpFactory** factories, size_t most, size_t* number) {
+  const auto create = reinterpret_cast<decltype(&CreateEpFactories)>(dlsym(RTLD_DEFAULT, "CreateEpFactories"));
   return create(name, base, logger, factories, most, number);
 }
 
-DOOR void* ReleaseEpFactory(void* factory) {
-  return reinterpret_cast<void* (*)(void*)>(dlsym(RTLD_DEFAULT, "ReleaseEpFactory"))(factory);
+DOOR OrtStatus* ReleaseEpFactory(OrtEpFactory* factory) {
+  const auto release = reinterpret_cast<decltype(&ReleaseEpFactory)>(dlsym(RTLD_DEFAULT, "ReleaseEpFactory"));
+  return release(factory);
 }

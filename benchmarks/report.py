@@ -458,7 +458,8 @@ def chart(layers: Sequence[Record]) -> Drawing:
                 f"{title}, {layers[index].name}: {mean:.2f}x; {slowest['layer']} "
                 f"{min(speeds):.2f}x, {fastest['layer']} {max(speeds):.2f}x"
             )
-            d.rect(start, y + 2, max(end - start, 1), bar - 4, color, title=note)
+            if end - start >= 2:  # less would be hidden by the line at 1
+                d.rect(start, y + 2, end - start, bar - 4, color, title=note)
             middle = y + bar / 2
             for stroke, width in ((PAGE, 4.5), (INK, 1.5)):
                 d.line(x(min(speeds)), middle, x(max(speeds)), middle, stroke, width)

@@ -74,9 +74,11 @@ def is_transformed(case: Case, algorithm: str, **options) -> bool:
 
 
 def method(case: Case, algorithm: str, **options) -> str:
-    """The algorithm and the axes it transforms; the number of threads may decide both."""
+    """What decides the order of sums: the algorithm, the axes it transforms, and the pixels and
+    channels that one product takes, which may be left with few. The number of threads may decide
+    all of these."""
     chosen = plan(case, algorithm, **options)
-    return str([chosen[key] for key in ("algorithm", "aligned", "transform")])
+    return str([chosen[key] for key in ("algorithm", "aligned", "transform", "tile", "block")])
 
 
 def allowed(

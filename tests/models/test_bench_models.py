@@ -18,7 +18,7 @@ def test_models_run_and_are_written(tmp_path):
     for row, least, sites, most in zip(data["results"], (5, 1), (5, 2), (5, 21)):
         assert least <= row["sites"]["ours"] <= most
         assert row["sites"]["tuned"] <= most
-        assert row["sites"]["provider"] == sites
+        assert least <= row["sites"]["provider"] <= sites
         stock, ours, *others = (
             row["engines"][e]["median_ms"] for e in ("stock", "ours", "tuned", "provider")
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
@@ -145,16 +147,18 @@ class Model:
     def skeleton(self) -> onnx.ModelProto:
         """The model without its weights, for onnx's own tools, which stop at 2 GB.
 
-        Large initializers of the main graph become inputs of the same type and shape.  Small ones,
-        among them those that decide on shapes, are there wherever they are stored.
+        Large initializers of the main graph become inputs of the same type and shape, and so do
+        sparse ones, over which onnx 1.19 crashes; those of bodies become dense.  Small ones, among
+        them those that decide on shapes, are there wherever they are stored.
         """
         result = onnx.ModelProto()
         for field, value in self.proto.ListFields():
             if field.name != "graph":
                 _copy_field(result, field, value)
         for field, value in self.proto.graph.ListFields():
-            if field.name != "initializer":
+            if field.name not in ("initializer", "sparse_initializer"):
                 _copy_field(result.graph, field, value)
+        result.graph.input.extend(sparse_values(self.proto.graph))
         inputs = {value.name for value in self.proto.graph.input}
         for tensor in self.proto.graph.initializer:
             if tensor_bytes(tensor) <= EXTERNAL_THRESHOLD and self.is_readable(tensor):
@@ -168,6 +172,7 @@ class Model:
                 embed(tensor, bytes(tensor_bytes(tensor)))
             elif self.is_readable(tensor):
                 embed(tensor, Extent.of(tensor, self.folder).read())
+        fill_sparse(result)
         return result
 
     def is_readable(self, tensor: onnx.TensorProto) -> bool:
@@ -175,6 +180,51 @@ class Model:
         if not is_external(tensor):
             return True
         return self.folder is not None and (self.folder / location_of(tensor)).is_file()
+
+
+def sparse_values(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Types and shapes of the sparse initializers that are no inputs as well."""
+    inputs = {value.name for value in graph.input}
+    return [
+        onnx.helper.make_tensor_value_info(each.values.name, each.values.data_type, each.dims)
+        for each in graph.sparse_initializer
+        if each.values.name not in inputs
+    ]
+
+
+def sparse_bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The bodies of nodes that have sparse initializers."""
+
+    def within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+        for node in nodes:
+            for attribute in node.attribute:
+                own = (attribute.g,) if attribute.HasField("g") else ()
+                for body in (*own, *attribute.graphs):
+                    if body.sparse_initializer:
+                        yield body
+                    yield from within(body.node)
+
+    return [body for holder in (model.graph, *model.functions) for body in within(holder.node)]
+
+
+def fill_sparse(model: onnx.ModelProto) -> None:
+    """Put dense initializers in place of the sparse ones of bodies, which onnx-ir does not keep."""
+    for body in sparse_bodies(model):
+        body.initializer.extend(map(_dense, body.sparse_initializer))
+        del body.sparse_initializer[:]
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """Indices are places in the flat array, or one for each axis."""
+    if is_external(sparse.values) or is_external(sparse.indices):
+        raise ConversionError(
+            f"sparse initializer '{sparse.values.name}' of a body is stored in another file: load "
+            "the model's external data first"
+        )
+    values, places = map(onnx.numpy_helper.to_array, (sparse.values, sparse.indices))
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    dense[np.unravel_index(places, dense.shape) if places.ndim == 1 else tuple(places.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
 def _copy_field(message, field, value) -> None:

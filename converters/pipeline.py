@@ -22,7 +22,14 @@ from .epilogue import EpilogueRewrite
 from .external_data import ConversionError, use_file_tensors
 from .facts import Facts
 from .fused_conv import take_apart
-from .model_io import Model, ModelLike, read_model
+from .model_io import (
+    Model,
+    ModelLike,
+    fill_sparse,
+    read_model,
+    sparse_bodies,
+    sparse_values,
+)
 from .nodes import own_op
 from .output import Output
 from .quantized import QuantizedRewrite
@@ -292,8 +299,9 @@ def _as_tuple(option: str, names: str | Iterable[str] | None) -> tuple[str, ...]
     """Raises TypeError that names the option if there is something else than names."""
     if names is None:
         return ()
-    result = (names,) if not isinstance(names, Iterable) or isinstance(names, str) else names
-    for name in (result := tuple(result)):
+    several = isinstance(names, Iterable) and not isinstance(names, str)
+    result = tuple(names) if several else (names,)
+    for name in result:
         if not isinstance(name, str):
             raise TypeError(f"{option}: {name!r} is a {type(name).__name__}, not a name or pattern")
     return result
@@ -397,27 +405,22 @@ def _to_ir(
 ) -> tuple[ir.Model, Callable[[onnx.ModelProto, set[str]], onnx.ModelProto]]:
     """The model as onnx-ir sees it, and what makes up for the differences when it comes back.
 
-    onnx-ir does not keep training information, sparse initializers of the main graph, and the types
-    of inputs and outputs that are maps; it adds the types of all initializers, where only those of
-    values that ``proto`` describes, and of ``typed``, are wanted.
+    onnx-ir does not keep training information, sparse initializers, which become dense in bodies,
+    and the types of inputs and outputs that are maps; it adds the types of all initializers, where
+    only those of values that ``proto`` describes, and of ``typed``, are wanted.
     """
     maps = {
         value.name: value
         for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
         if _holds_map(value.type)
     }
-    sparse = {tensor.values.name: tensor for tensor in proto.graph.sparse_initializer}
-    sparse = {
-        name: t for name, t in sparse.items() if name not in {v.name for v in proto.graph.input}
-    }
+    sparse = {value.name: value for value in sparse_values(proto.graph)}
     seen = proto
-    if maps or sparse:
+    if maps or sparse or sparse_bodies(proto):
         seen = onnx.ModelProto()
         seen.CopyFrom(proto)
-        seen.graph.input.extend(  # so that they are known
-            onnx.helper.make_tensor_value_info(name, tensor.values.data_type, tensor.dims)
-            for name, tensor in sparse.items()
-        )
+        seen.graph.input.extend(sparse.values())  # so that they are known
+        fill_sparse(seen)
         for value in (*seen.graph.input, *seen.graph.output, *seen.graph.value_info):
             if value.name in maps:
                 value.ClearField("type")

@@ -27,27 +27,11 @@ def _is_ours(node: ir.Node) -> bool:
 
 def annotate(model: ir.Model, original: Model) -> None:
     """Add the types and shapes that onnx infers for ``original`` and the model leaves out."""
-    skeleton = original.skeleton()
-    _declare_sparse(skeleton.graph)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(original.skeleton(), data_prop=True)
     except Exception:  # onnx's tools raise what they like, and do without what they cannot infer
         return
     _annotate_graph(model.graph, inferred.graph)
-
-
-def _declare_sparse(graph: onnx.GraphProto) -> None:
-    """Leave of sparse initializers their types and shapes: onnx 1.19 crashes over them."""
-    for sparse in graph.sparse_initializer:
-        values = sparse.values
-        graph.value_info.append(
-            onnx.helper.make_tensor_value_info(values.name, values.data_type, sparse.dims)
-        )
-    del graph.sparse_initializer[:]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _declare_sparse(attribute.g)
 
 
 def _annotate_graph(graph: ir.Graph, inferred: onnx.GraphProto) -> None:

@@ -136,6 +136,37 @@ def test_sparse_initializers(name, caplog):
     assert [value.name for value in converted.graph.input] == ["x"]
     agree(original, converted)
     assert ort_tconv.validate(original, converted).ok
+    assert [site.node for site in ort_tconv.inspect(original).sites] == ["up"]
+
+
+def test_sparse_initializers_of_a_branch():
+    """In either way of writing indices: the same result, and the original is left as it was."""
+    weights = np.zeros((4, 3, 2, 2), np.float32)
+    branches = {}
+    for branch in ("then_branch", "else_branch"):
+        made = helper.make_tensor_value_info(branch, TensorProto.FLOAT, (1, 3, 12, 12))
+        node = helper.make_node("ConvTranspose", ["x", "w"], [branch], "up", strides=[2, 2])
+        dense = numpy_helper.from_array(weights, "w")
+        branches[branch] = helper.make_graph([node], branch, [], [made], [dense])
+    choice = helper.make_node("If", ["flag"], ["y"], "if", **branches)
+    flag = {"flag": np.array(True)}
+    original = graph_model([choice], flag, {"x": (1, 4, 6, 6)})
+    for attribute, places in zip(
+        original.graph.node[0].attribute, ([5, 9], [[0, 1, 0, 1], [3, 2, 1, 0]])
+    ):
+        body = attribute.g
+        del body.initializer[:]
+        sparse = body.sparse_initializer.add(dims=weights.shape)
+        sparse.values.CopyFrom(numpy_helper.from_array(np.array([1, 2], np.float32), "w"))
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.array(places), "w_at"))
+    for taken in (True, False):
+        original.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(taken), "flag"))
+        before = original.SerializeToString(deterministic=True)
+        converted = ort_tconv.convert(original)
+        assert len(nodes_of(converted, "SegregatedConvTranspose")) == 2
+        agree(original, converted)
+        assert len(ort_tconv.inspect(original).sites) == 2
+        assert original.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("opset", range(1, 26))

@@ -25,14 +25,9 @@ import onnx
 import report
 
 import ort_tconv
+from ort_tconv._peak_memory import resident
 
 WAYS = ("stock", "converted", "provider")
-
-
-def memory(field: str) -> int:
-    """Bytes, by /proc/self/status: VmHWM is the peak, VmRSS what there is now."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"^{field}:\s+(\d+)", status, re.MULTILINE)[1])
 
 
 def create(way: str, path: str, threads: int) -> dict[str, float]:
@@ -49,11 +44,11 @@ def create(way: str, path: str, threads: int) -> dict[str, float]:
         ort_tconv.add_provider(options, strict=True)
         providers = None
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start = resident("VmRSS"), time.perf_counter()
     session = ort.InferenceSession(path, options, providers, enable_fallback=0)
     created = 1e3 * (time.perf_counter() - start)
-    result = {"creation_ms": created, "peak_bytes": memory("VmHWM") - before}
-    result["held_bytes"] = memory("VmRSS") - before
+    result = {"creation_ms": created, "peak_bytes": resident("VmHWM") - before}
+    result["held_bytes"] = resident("VmRSS") - before
     del session
     return result
 
@@ -114,8 +109,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="processes of each")
     parser.add_argument("--quick", action="store_true", help="small models, one process of each")
     measure.add_threads_option(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    measure.add_json_option(parser)
     args = parser.parse_args()
+    args.json = measure.json_file(args, "sessions", args.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, make in networks(small=args.quick).items():
@@ -124,8 +120,7 @@ def main() -> None:
                 repeat = 1 if args.quick else args.repeat
                 rows.append(row(name, model, Path(folder), args.threads, repeat))
     machine = measure.machine_info(args.threads)
-    if args.json:
-        report.write_json({"machine": machine, "results": rows}, args.json)
+    report.write_json({"machine": machine, "results": rows}, args.json)
     console = report.make_console()
     report.print_results(console, machine, {"Sessions": table(rows)}, ["Medians."])
 

@@ -118,6 +118,7 @@ def main() -> None:
     timing.add_run_options(parser, "layer", 15, 2.0, "3 runs a layer")
     timing.add_json_option(parser)
     args = parser.parse_args()
+    args.json = timing.json_file(args, "weights", args.threads)
     if args.quick:
         args.repeat, args.seconds = 3, 0.0
     forms = args.weights.split(",")

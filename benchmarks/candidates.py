@@ -284,12 +284,17 @@ def threads_of(recording: dict[str, Any]) -> list[int]:
     return sorted({1, recording["machine"]["threads"]})
 
 
-def missing(recording: dict[str, Any]) -> Iterator[tuple[Layer, int]]:
-    done = {(row["name"], int(threads)) for row in recording["layers"] for threads in row["us"]}
+def everything(recording: dict[str, Any]) -> Iterator[tuple[Layer, int]]:
     for each in workloads() + FURTHER:
         for threads in threads_of(recording):
-            if (each.name, threads) not in done:
-                yield each, threads
+            yield each, threads
+
+
+def missing(recording: dict[str, Any]) -> Iterator[tuple[Layer, int]]:
+    done = {(row["name"], int(threads)) for row in recording["layers"] for threads in row["us"]}
+    for each, threads in everything(recording):
+        if (each.name, threads) not in done:
+            yield each, threads
 
 
 def add(recording: dict[str, Any], layer: Layer, threads: int, times: dict) -> None:
@@ -374,12 +379,7 @@ def main(argv: list[str] | None = None) -> int:
     todo = list(missing(recording))
     if options.disputed:
         again = disputed(recording, options.disputed)
-        todo = [
-            (each, threads)
-            for each in workloads() + FURTHER
-            for threads in threads_of(recording)
-            if (each.name, threads) in again
-        ]
+        todo = [(each, n) for each, n in everything(recording) if (each.name, n) in again]
     deadline = time.monotonic() + 60 * options.minutes
     for count, (each, threads) in enumerate(todo):
         if time.monotonic() > deadline:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Bytes: VmRSS, now, or VmHWM, the most so far."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"^{field}:\s*(\d+) kB", status, re.M)[1])
@@ -29,17 +29,17 @@ def main() -> None:
     runner.import_all()
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     session = runner.open()
     runner.model = b""  # the session has a copy of its own
-    created = _resident("VmHWM")
+    created = resident("VmHWM")
     for _ in range(2):
         session.run()
     print(
         json.dumps(
             {
                 "session_bytes": max(0, created - before),
-                "peak_bytes": max(0, _resident("VmHWM") - before),
+                "peak_bytes": max(0, resident("VmHWM") - before),
             }
         )
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import json
 import os
-import pickle
 import random
 import statistics
 import subprocess
@@ -24,9 +23,10 @@ import numpy as np
 import onnx
 
 from . import machine, text
+from ._apart import run_apart
 from ._library import import_onnxruntime
 from .converters import analyze
-from .converters.model_io import Model, ModelLike, read_model
+from .converters.model_io import Model, ModelLike
 from .inputs import describe, has_strings, make_inputs
 from .inspection import dtype_name, plan_of
 from .provider import add_provider, provider_report
@@ -36,13 +36,13 @@ from .tuning import SETTLE, turn
 from .validation import (
     Inputs,
     ValidationReport,
-    check_providers,
+    chosen_providers,
     compare_models,
     guessed_sizes,
     inline_functions,
     input_sets,
-    provider_list,
     read_pair,
+    read_unconverted,
 )
 
 if TYPE_CHECKING:
@@ -325,13 +325,10 @@ def benchmark(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     threads = threads or machine.usable_cores()
     if provider:
-        if converted is not None or providers is not None:
-            raise ValueError("provider: there is no converted model and no choice of providers")
-        source = target = inline_functions(read_model(original))
+        source = target = inline_functions(read_unconverted(original, converted, providers))
         stock_providers, our_providers = ["CPUExecutionProvider"], None
     else:
-        stock_providers = our_providers = provider_list(providers)
-        check_providers(our_providers)
+        stock_providers = our_providers = chosen_providers(providers)
         source, target = map(inline_functions, read_pair(original, converted))
     given = input_sets(inputs, source.proto)[0]
     feeds = make_inputs(source.proto, given, shapes=shapes, seed=seed, distribution=distribution)
@@ -581,18 +578,11 @@ def _timing(times: Sequence[float], start: tuple[float, float], peaks: Mapping[s
 
 def _peak_memory(job: Job) -> dict[str, int]:
     """As :class:`Timing` has them, from a process of its own."""
-    path = os.pathsep.join(
-        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}._peak_memory"],
-        input=pickle.dumps(vars(job)),
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    if done.returncode:
-        raise RuntimeError(f"measuring memory failed: {done.stderr.decode(errors='replace')}")
-    return json.loads(done.stdout)
+    try:
+        return run_apart("_peak_memory", vars(job))
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace")
+        raise RuntimeError(f"measuring memory failed: {why}") from error
 
 
 # ---- nodes -------------------------------------------------------------------------------------

@@ -11,22 +11,19 @@ a node of ours among them interrupts. The fastest form has to win once more in a
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import random
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx
 
 from . import text
+from ._apart import run_apart
 from ._library import import_onnxruntime
 from .converters import Model
 from .converters.rewrite import DOMAIN, OP_TYPE
@@ -667,17 +664,7 @@ def in_new_process(
         "providers": machine.providers,
         "feeds": dict(feeds),
     }
-    path = os.pathsep.join(
-        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}._tuned_times"],
-        input=pickle.dumps(job),
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": path},
-        check=True,
-    )
-    stock_ms, our_ms = json.loads(done.stdout)
+    stock_ms, our_ms = run_apart("_tuned_times", job)
     return stock_ms, our_ms
 
 

@@ -235,9 +235,7 @@ def validate(
         if tolerance is not None and not 0 <= tolerance < np.inf:
             raise ValueError(f"{name} is {tolerance}; it must be a finite number, and 0 at least")
     if provider:
-        if converted is not None or providers is not None:
-            raise ValueError("provider: there is no converted model and no choice of providers")
-        source = target = read_model(original)
+        source = target = read_unconverted(original, converted, providers)
     else:
         source, target = read_pair(original, converted)
     sets = [given for given in input_sets(inputs, source.proto) for _ in range(runs)]
@@ -246,8 +244,7 @@ def validate(
         for i, given in enumerate(sets)
     ]
     if not provider:
-        providers = provider_list(providers)
-        check_providers(providers)
+        providers = chosen_providers(providers)
     report = compare_models(source, target, all_feeds, providers, rtol, atol)
     report.guessed = guessed_sizes(source.proto, sets[0], shapes)
     return report
@@ -486,6 +483,16 @@ def _check_sites(
     return None, same
 
 
+def read_unconverted(
+    original: ModelLike, converted: ModelLike | None, providers: str | Sequence[Any] | None
+) -> Model:
+    """The model as the execution provider takes it.  Raises ValueError if what it leaves no choice
+    of is given as well."""
+    if converted is not None or providers is not None:
+        raise ValueError("provider: there is no converted model and no choice of providers")
+    return read_model(original)
+
+
 def read_pair(original: ModelLike, converted: ModelLike | None) -> tuple[Model, Model]:
     """Both models; ``converted`` is made from ``original`` if it is None.
 
@@ -537,20 +544,18 @@ def _check_same_interface(original: onnx.ModelProto, converted: onnx.ModelProto)
             raise ValueError(f"the models have different {kind}s: {names[0]} and {names[1]}")
 
 
-def provider_list(providers: str | Sequence[Any] | None) -> list[Any]:
-    """One name, or several, or those that have the operator."""
-    return [providers] if isinstance(providers, str) else list(providers or available_providers())
-
-
-def check_providers(providers: Sequence[Any]) -> None:
-    """onnxruntime itself would warn and run on the CPU."""
+def chosen_providers(providers: str | Sequence[Any] | None) -> list[Any]:
+    """One name, or several, or those that have the operator.  Raises ValueError if one is not
+    available: onnxruntime itself would warn and run on the CPU."""
+    chosen = [providers] if isinstance(providers, str) else list(providers or available_providers())
     available = import_onnxruntime().get_available_providers()
-    for provider in providers:
+    for provider in chosen:
         name = provider if isinstance(provider, str) else provider[0]
         if name not in available:
             raise ValueError(
                 f"provider '{name}' is not available; there are {', '.join(available)}"
             )
+    return chosen
 
 
 class _Limits:

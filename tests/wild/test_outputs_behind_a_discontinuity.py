@@ -124,17 +124,22 @@ def test_it_is_said_where_the_model_does_so():
     assert "the values before it agree" in str(comparison)
 
 
-@pytest.mark.parametrize("name", TAILS)
-def test_a_wrong_weight_is_still_an_error_and_the_operator_is_named(name):
-    tail, output, constants = TAILS[name]
-    original = model(tail, output, constants)
+def with_a_wrong_weight(original):
+    """The model converted, one weight of the operator changed."""
     wrong = ort_tconv.convert(original)
     for tensor in wrong.graph.initializer:
         if tensor.name == "w":
             w = numpy_helper.to_array(tensor).copy()
             w[0, 0, 1, 1] += 0.5
             tensor.CopyFrom(numpy_helper.from_array(w, "w"))
-    report = ort_tconv.validate(original, wrong)
+    return wrong
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_a_wrong_weight_is_still_an_error_and_the_operator_is_named(name):
+    tail, output, constants = TAILS[name]
+    original = model(tail, output, constants)
+    report = ort_tconv.validate(original, with_a_wrong_weight(original))
     assert not report.ok
     assert report.first_difference.node == "up"
     assert report.first_difference.op_type == "SegregatedConvTranspose"
@@ -263,13 +268,7 @@ def test_in_a_body_as_well(name, body):
 def test_a_wrong_weight_in_a_body_is_found(body):
     tail, output, constants = TAILS["Cast to an integer"]
     original = BODIES[body](model(tail, output, constants, side=16))
-    wrong = ort_tconv.convert(original)
-    for tensor in wrong.graph.initializer:
-        if tensor.name == "w":
-            w = numpy_helper.to_array(tensor).copy()
-            w[0, 0, 1, 1] += 0.5
-            tensor.CopyFrom(numpy_helper.from_array(w, "w"))
-    report = ort_tconv.validate(original, wrong)
+    report = ort_tconv.validate(original, with_a_wrong_weight(original))
     assert not report.ok
     assert report.first_difference.op_type == "SegregatedConvTranspose"
     assert report.first_difference.node.startswith("body/")

@@ -169,6 +169,14 @@ Site make_site(const Convolution& conv, const Equivalent& form, const Value& x, 
   return site;
 }
 
+void check_unread(const std::vector<const Node*>& chain) {
+  for (size_t i = 0; i + 1 < chain.size(); ++i) {
+    const Value& inner = *chain[i]->outputs[0];
+    if (inner.graph_output || inner.readers.size() != 1)
+      refuse("'", inner.name, "' has other readers: ONNX Runtime has to make it for them all the same");
+  }
+}
+
 Array swap_channels(const Array& w, int64_t group) {
   const int64_t m = w.shape[0] / group, c = w.shape[1];
   const auto taps = static_cast<int64_t>(w.values.size()) / (w.shape[0] * c);

@@ -38,6 +38,9 @@ struct Equivalent {
 struct Pads { Dims begins, ends; };
 Pads transposed_pads(const Convolution& conv);
 
+// Throws Refusal if anything but the next of a chain of nodes reads what one of them makes.
+void check_unread(const std::vector<const Node*>& chain);
+
 // What else the plan's cost is weighed against: values, for each pixel of the operator's input, that the nodes
 // around the Conv move to and from memory without the rewrite, in order or not, and with it.
 struct Moved { int64_t saved = 0, shuffled = 0, added = 0; };

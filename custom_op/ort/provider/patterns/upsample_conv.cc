@@ -114,11 +114,7 @@ std::optional<Site> upsample_conv(const Node& node, const Graph& graph) {
   std::vector<const Node*> nodes{resize};
   if (pad) nodes.push_back(pad);
   nodes.push_back(&node);
-  for (size_t i = 0; i + 1 < nodes.size(); ++i) {
-    const Value& inner = *nodes[i]->outputs[0];
-    if (inner.graph_output || inner.readers.size() != 1)
-      refuse("'", inner.name, "' has other readers: ONNX Runtime has to make it for them all the same");
-  }
+  check_unread(nodes);
   const Value& x = *resize->inputs[0];
   int64_t passed = 2 * conv.channels();
   for (int64_t s : factors) passed *= s;

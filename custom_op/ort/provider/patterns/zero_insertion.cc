@@ -166,11 +166,7 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph) {
   nodes.push_back(&node);
   int64_t passed = 2 * conv.channels() * static_cast<int64_t>(nodes.size() - 1);
   for (int64_t s : found->strides) passed *= s;
-  for (size_t i = 0; i + 1 < nodes.size(); ++i) {
-    const Value& inner = *nodes[i]->outputs[0];
-    if (inner.graph_output || inner.readers.size() != 1)
-      refuse("'", inner.name, "' has other readers: ONNX Runtime has to make it for them all the same");
-  }
+  check_unread(nodes);
   Moved moved;
   moved.saved = passed;
   check_gain(conv, form, found->strides, moved, *found->x, graph);

@@ -217,11 +217,12 @@ int64_t weight_bytes(const Shape& s) {
 
 // Weights that are not constant are packed by the task that uses them if no other does, and beforehand otherwise.
 void plan_packing(Plan& plan, const Shape& s) {
+  plan.fetch = plan.packed_bytes > s.machine.l2_bytes / 2;
   if (s.problem.constant_weights) return;
   plan.work.packs = static_cast<double>(plan.packed_bytes / weight_bytes(s));
   const bool by_task = plan.algorithm == Algorithm::kDirect || plan.algorithm == Algorithm::kStacked;
   plan.pack_in_task = by_task && tile_count(plan) == 1;
-  if (plan.pack_in_task) plan.heavy = false;
+  if (plan.pack_in_task) plan.fetch = false;
 }
 
 double fetched_bytes(const Plan& plan) {

@@ -25,6 +25,8 @@ constexpr int kMaxPixels = 6;    // pixels a gemm microkernel takes at a time
 constexpr int kMaxVectors = 4;   // vectors of output channels a gemm microkernel may take
 constexpr int kMaxRows = 12;     // rows a row microkernel may take
 constexpr int kMaxPartRows = 4;  // rows it may take if some taps do not meet all of them
+constexpr int kFetchStreams =
+    4;  // places that weights are fetched from in turns: memory serves several faster than one
 
 // acc[acc_offset[i] + l] (+)= sum over taps t, channels c of
 //     x[x_offset[i] + taps[t] + c] * w[(panel(t)*channels + c)*NV*L + l],
@@ -42,9 +44,9 @@ struct GemmArgs {
   const int64_t* acc_offset;
   bool accumulate;
   // If not null: while summing, fetch the cache lines from here on, so many bytes further with every channel of
-  // every tap and kMaxPixels pixels.
+  // every tap and kMaxPixels pixels; and those of kFetchStreams - 1 further places, each so many bytes from the last.
   const char* ahead;
-  int64_t ahead_step;
+  int64_t ahead_step, ahead_part;
 };
 
 // Calls of gemm take their pixels in so many passes over the weights.

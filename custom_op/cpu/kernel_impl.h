@@ -134,10 +134,11 @@ inline __attribute__((always_inline)) Vec<T> load_weights(const W* w) {
   }
 }
 
-// Weights to fetch: all cache lines from `line` on to `end`, which moves on by `step` bytes with each channel.
+// Weights to fetch: all cache lines from `line` on to `end`, which moves on by `step` bytes with each channel, and
+// the same of further streams, `part` bytes apart.
 struct Ahead {
   const char *line, *end;
-  int64_t step;
+  int64_t step, part;
 };
 constexpr int64_t kFetchChannels = 16;  // after so many channels, lines are asked for
 
@@ -156,7 +157,8 @@ inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* 
   };
   for (int64_t c = 0, end = 0; c < channels;) {
     end = channels - c > kFetchChannels ? c + kFetchChannels : channels;
-    for (ahead.end += ahead.step * (end - c); ahead.line < ahead.end; ahead.line += 64) __builtin_prefetch(ahead.line);
+    for (ahead.end += ahead.step * (end - c); ahead.line < ahead.end; ahead.line += 64)
+      for (int s = 0; s < kFetchStreams; ++s) __builtin_prefetch(ahead.line + s * ahead.part);
     if constexpr (U == 1) {
 #pragma GCC unroll 2
       for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
@@ -193,7 +195,7 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
 
 template <class T, class W, int NV>
 void gemm(const GemmArgs<T>& a) {
-  Ahead ahead = {a.ahead, a.ahead, a.ahead ? a.ahead_step : 0};
+  Ahead ahead = {a.ahead, a.ahead, a.ahead ? a.ahead_step : 0, a.ahead_part};
   // Full blocks, then what is left as one or two of nearly equal size.
   for (int64_t i = 0, rest = a.count; rest > 0;) {
     const int64_t n = rest == kMaxPixels || rest >= 2 * kMaxPixels ? kMaxPixels
@@ -214,20 +216,40 @@ void gemm(const GemmArgs<T>& a) {
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
 
-// Adds the taps of a segment that meets R rows from row F on.
+constexpr int kBusySums = 8;  // keep the multipliers busy
+
+// Adds the taps of a segment that meets R rows from row F on.  Few sums would wait for their own last addition: those
+// of every U-th channel, or tap of a list that has one channel, are kept apart.
 template <class T, int NP, int F, int R>
 inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, int64_t i, int64_t ntaps,
                                                         const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
-  constexpr int L = Simd<T>::L;
-  for (int64_t t = 0; t < ntaps; ++t) {
-    const T* x = a.x + i + *taps++;
-    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += R) {
-      Vec<T> v[NP];
-      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
-      for (int n = 0; n < R; ++n)
-        for (int p = 0; p < NP; ++p) acc[F + n][p] += w[n] * v[p];
-    }
+  constexpr int L = Simd<T>::L, U = (kBusySums + R * NP - 1) / (R * NP);
+  const auto add = [&](const T* x, const T* weights, Vec<T>(*to)[NP]) __attribute__((always_inline)) {
+    Vec<T> v[NP];
+    for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
+    for (int n = 0; n < R; ++n)
+      for (int p = 0; p < NP; ++p) to[n][p] += weights[n] * v[p];
+  };
+  Vec<T> apart[U][R][NP] = {};  // the first are not used
+  const auto sums = [&](int u) __attribute__((always_inline)) { return u == 0 ? acc + F : apart[u]; };
+  const T* const first = a.x + i;
+  int64_t t = 0;
+  if (U > 1 && a.channels == 1) {
+    for (; t + U <= ntaps; t += U, taps += U, w += U * R)
+      for (int u = 0; u < U; ++u) add(first + taps[u], w + u * R, sums(u));
   }
+  for (; t < ntaps; ++t) {
+    const T* x = first + *taps++;
+    int64_t c = 0;
+    if constexpr (U > 1) {
+      for (; c + U <= a.channels; c += U, x += U * a.channel_stride, w += U * R)
+        for (int u = 0; u < U; ++u) add(x + u * a.channel_stride, w + u * R, sums(u));
+    }
+    for (; c < a.channels; ++c, x += a.channel_stride, w += R) add(x, w, sums(0));
+  }
+  for (int u = 1; u < U; ++u)
+    for (int n = 0; n < R; ++n)
+      for (int p = 0; p < NP; ++p) acc[F + n][p] += apart[u][n][p];
 }
 
 // Finds the segment's rows among those of NB rows.

@@ -61,7 +61,7 @@ class TapSums : public BlockEngine<S> {
       }
       passes += gemm_passes(count) * ntaps;
     } while (each.next());
-    const bool fetch = this->plan.heavy;
+    const bool fetch = this->plan.fetch;
     GemmArgs<T> a{};
     a.x_offset = lists.x_offset;
     a.acc = acc;
@@ -78,7 +78,8 @@ class TapSums : public BlockEngine<S> {
       // The weights that follow are fetched while these are used: memory gives no more at a time.
       if (fetch && passes > 0) {
         a.ahead = w;
-        a.ahead_step = ceil_div(all_taps * width * this->weight_bytes_, passes);
+        a.ahead_part = weights * this->weight_bytes_ / kFetchStreams;
+        a.ahead_step = ceil_div(all_taps * width * this->weight_bytes_, passes * kFetchStreams);
       }
       Odometer part(parts, parts + this->d_);
       do {

@@ -373,7 +373,7 @@ class WinogradEngine final : public BlockEngine<S> {
       a.acc_offset = s.acc_offset;
       a.channels = cg;
       a.count = count;
-      a.ahead_step = ceil_div(width * this->weight_bytes_, gemm_passes(count));
+      a.ahead_step = ceil_div(width * this->weight_bytes_, gemm_passes(count) * kFetchStreams);
       for (const auto& group : groups_) {
         const int64_t class_stride = places_ * line;
         for (const Product& p : group.products) {
@@ -384,7 +384,11 @@ class WinogradEngine final : public BlockEngine<S> {
           a.x = s.points + p.point * point_stride_;
           const char* product = w + p.first_tap * cg * width * this->weight_bytes_;
           const auto gemm = this->weigh(&a, product, a.ntaps * cg * width, width, gemm_passes(count), s.converted);
-          if (this->plan.heavy) a.ahead = product + a.ntaps * cg * width * this->weight_bytes_;
+          if (this->plan.fetch) {
+            const int64_t bytes = a.ntaps * cg * width * this->weight_bytes_;
+            a.ahead = product + bytes;
+            a.ahead_part = bytes / kFetchStreams;
+          }
           a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
           gemm(a);
         }

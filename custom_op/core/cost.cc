@@ -42,13 +42,10 @@ double fetching(const Plan& plan, const Machine& m, const CostConstants& k) {
   return packed * (again + memory) / 2 + (plan.work.weight_bytes - packed) * again;
 }
 
-// Of weights that are not constant, which all threads pack together: by whole rows, one by one, or transformed.
+// Of weights that are not constant, which all threads pack together.
 double packing(const Plan& plan, const CostConstants& k) {
-  switch (plan.algorithm) {
-    case Algorithm::kDirect: return k.pack * plan.work.packs;
-    case Algorithm::kWinograd: return k.pack_transformed * plan.work.packs;
-    default: return k.pack_single * plan.work.packs;
-  }
+  const bool rows = plan.algorithm == Algorithm::kDirect || plan.algorithm == Algorithm::kWinograd;
+  return (rows ? k.pack : k.pack_single) * plan.work.packs;
 }
 
 }  // namespace
@@ -77,8 +74,7 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"exposed", &K::exposed},
           {"kept_byte", &K::kept_byte},
           {"pack", &K::pack},
-          {"pack_single", &K::pack_single},
-          {"pack_transformed", &K::pack_transformed}};
+          {"pack_single", &K::pack_single}};
 }
 
 // Fitted to benchmarks/recordings (benchmarks/fit_costs.py): those of AVX2.  No processor with AVX-512 has been

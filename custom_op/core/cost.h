@@ -27,8 +27,8 @@ struct CostConstants {
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 200 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
   double kept_byte = 0.034;
-  // A weight that is packed in every run: with its whole row, by itself, transformed.
-  double pack = 6, pack_single = 10, pack_transformed = 40;
+  // A packed weight, or one that Winograd makes of several, where that is done in every run: by whole rows, by itself.
+  double pack = 6, pack_single = 10;
 };
 
 // By name, for tests and for fitting.

@@ -5,11 +5,6 @@
 namespace ort_tconv {
 namespace {
 
-constexpr double kOnes[] = {1, 1, 1};  // m one-tap products
-constexpr double kG32[] = {1, 0, 0.5, 0.5, 0.5, -0.5, 0, 1};
-constexpr double kG23[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
-constexpr double kG22[] = {1, 0, 1, 1, 0, 1};
-
 constexpr int64_t kMostSpacing = 1024;  // beyond, any tile takes too much memory
 
 WinogradKind kind(int taps, int most) {
@@ -19,13 +14,13 @@ WinogradKind kind(int taps, int most) {
   const int step = most == 3 ? 2 : 3;
   k.alpha = step + taps - 1;
   if (taps == 3) {
-    k.input = LineMap::kInput4, k.output = LineMap::kOutput23, k.g = kG23;
+    k.input = LineMap::kInput4, k.output = LineMap::kOutput23, k.weights = LineMap::kWeights23;
   } else if (taps == 2 && most == 2) {
-    k.input = LineMap::kInput4, k.output = LineMap::kOutput32, k.g = kG32;
+    k.input = LineMap::kInput4, k.output = LineMap::kOutput32, k.weights = LineMap::kWeights32;
   } else if (taps == 2) {
-    k.input = LineMap::kInput3, k.output = LineMap::kOutput22, k.g = kG22;
+    k.input = LineMap::kInput3, k.output = LineMap::kOutput22, k.weights = LineMap::kWeights22;
   } else {
-    k.g = kOnes;
+    k.weights = step == 3 ? LineMap::kRepeat3 : LineMap::kRepeat2;  // one product for each output
   }
   return k;
 }

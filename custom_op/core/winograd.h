@@ -29,8 +29,7 @@ struct WinogradKind {
   int taps = 1;
   int alpha = 1;  // products, and lines of the transformed input
   int first = 0;  // first line of the tile's input window it reads
-  LineMap input = LineMap::kCopy, output = LineMap::kCopy;
-  const double* g = nullptr;  // alpha x taps, row by row
+  LineMap input = LineMap::kCopy, output = LineMap::kCopy, weights = LineMap::kCopy;
 };
 
 // How one axis is transformed; or not: a plain axis keeps its taps, which the GEMM sums.

@@ -61,6 +61,44 @@ class BlockEngine : public EngineBase<S> {
         [&](int64_t position, int64_t n) { std::fill_n(window + position * pitch_, n * pitch_, T(0)); });
   }
 
+  // Input channels that are packed together: what goes to one place is then a few cache lines, and the many places that
+  // are written, which lie a power of two apart, do not push each other out of the cache.
+  static constexpr int64_t kTogether = 8;
+
+  // Calls f(c, n, rows, stride) for input channels c .. c + n-1, all n <= kTogether in one chunk of channels, until all
+  // were visited: the weight of tap t, channel c + i and output channel m of the block is rows[t*stride + i*width + m].
+  template <class F>
+  void visit_weights(const void* w, int64_t g, int64_t b, F f) const {
+    const Problem& p = this->problem;
+    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), lanes = this->k_.lanes;
+    const int64_t width = block_width(b), channels = block_channels(b);
+    const int64_t vectors = ceil_div(taps, lanes), row = (channels - 1) * taps + vectors * lanes;
+    // One input channel as it lies, [output channel][tap], and some of them transposed, [tap][channel][width].
+    std::vector<T> memory(static_cast<size_t>(row + vectors * lanes * kTogether * width));
+    T *const as_is = memory.data(), *const by_tap = as_is + row;
+    std::vector<int64_t> at;
+    for (int64_t m = 0; m < channels; ++m) at.push_back(m * taps);
+    const S* const all = static_cast<const S*>(w);
+    const int64_t end = p.channels * mg * taps, chunk = this->plan.channel_chunk;
+    for (int64_t c = 0; c < cg;) {
+      const int64_t together = std::min({kTogether, cg - c, chunk - c % chunk});
+      for (int64_t i = 0; i < together; ++i) {
+        const int64_t first = ((g * cg + c + i) * mg + b * this->plan.block) * taps;
+        const T* from = as_is;
+        // Whole vectors may be read beyond the row where something follows it.
+        if (std::is_same_v<S, T> && first + row <= end) from = reinterpret_cast<const T*>(all + first);
+        else this->io_.load(all + first, channels * taps, as_is);
+        // Rows are far apart, so the processor cannot guess the next one.
+        const char* next = reinterpret_cast<const char*>(all + std::min(first + 2 * mg * taps, end));
+        const char* const last = reinterpret_cast<const char*>(all + std::min(first + (2 * mg + channels) * taps, end));
+        for (; next < last; next += 64) __builtin_prefetch(next);
+        this->k_.transpose(from, at.data(), channels, static_cast<int>(vectors), by_tap + i * width, kTogether * width);
+      }
+      f(c, together, by_tap, kTogether * width);
+      c += together;
+    }
+  }
+
   // Weights in 16 bits are converted on the way by the product that reads them, or, if it would in more passes than
   // this, once beforehand.
   static constexpr int64_t kConvertingPasses = 3;
@@ -68,19 +106,29 @@ class BlockEngine : public EngineBase<S> {
   // Room for so many of them; none is needed for others.
   T* take_converted(int64_t n, Carver& c) const { return this->weight_bytes_ != sizeof(T) ? c.take<T>(n) : nullptr; }
 
-  // Sets the weights of a product and returns the kernel for it: n numbers, of which each vector of output channels is
-  // used in so many passes.
-  auto weigh(GemmArgs<T>* a, const char* w, int64_t n, int64_t width, int64_t passes, T* converted) const {
-    a->w = w;
-    const auto vectors = width / this->k_.lanes;
-    if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[vectors];
+  // n packed weights in the type of the sums: as they lie, or converted.
+  const T* as_computed(const char* w, int64_t n, T* converted) const {
+    if (this->weight_bytes_ == sizeof(T)) return reinterpret_cast<const T*>(w);
     if constexpr (std::is_same_v<T, float>) {
       if (this->problem.weights == WeightStorage::kFloat16)
         this->set_.half_io.load(reinterpret_cast<const Half*>(w), n, converted);
       else this->set_.bfloat16_io.load(reinterpret_cast<const BFloat16*>(w), n, converted);
     }
-    a->w = converted;
-    return this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][vectors];
+    return converted;
+  }
+
+  // The kernel for blocks of so many output channels whose weights are in that type.
+  auto gemm_computed(int64_t width) const {
+    return this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][width / this->k_.lanes];
+  }
+
+  // Sets the weights of a product and returns the kernel for it: n numbers, of which each vector of output channels is
+  // used in so many passes.
+  auto weigh(GemmArgs<T>* a, const char* w, int64_t n, int64_t width, int64_t passes, T* converted) const {
+    a->w = w;
+    if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[width / this->k_.lanes];
+    a->w = as_computed(w, n, converted);
+    return gemm_computed(width);
   }
 
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class

@@ -30,45 +30,17 @@ class DirectEngine final : public TapSums<S> {
     return this->block_offset(g, b, this->cg_ * this->total_taps_);
   }
 
-  // Input channels that are packed together: what goes to one tap's weights is then a few cache lines, and the many
-  // places that are written, which lie a power of two apart, do not push each other out of the cache.
-  static constexpr int64_t kTogether = 8;
-
   int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool*) const override {
-    const Problem& p = this->problem;
-    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), lanes = this->k_.lanes;
-    const int64_t width = this->block_width(b), channels = this->block_channels(b);
-    const int64_t vectors = ceil_div(taps, lanes), row = (channels - 1) * taps + vectors * lanes;
-    // One input channel as it lies, [output channel][tap], and some of them transposed, [tap][channel][width].
-    std::vector<T> memory(static_cast<size_t>(row + vectors * lanes * kTogether * width));
-    T *const as_is = memory.data(), *const by_tap = as_is + row;
-    std::vector<int64_t> at;
-    for (int64_t m = 0; m < channels; ++m) at.push_back(m * taps);
-    const S* const all = static_cast<const S*>(w);
-    const int64_t end = p.channels * mg * taps;
-    for (int64_t c = 0; c < cg;) {
-      const int64_t chunk = this->plan.channel_chunk, c0 = c / chunk * chunk, n = std::min(chunk, cg - c0);
-      const int64_t together = std::min(kTogether, c0 + n - c);
-      for (int64_t i = 0; i < together; ++i) {
-        const int64_t first = ((g * cg + c + i) * mg + b * this->plan.block) * taps;
-        const T* from = as_is;
-        // Whole vectors may be read beyond the row where something follows it.
-        if (std::is_same_v<S, T> && first + row <= end) from = reinterpret_cast<const T*>(all + first);
-        else this->io_.load(all + first, channels * taps, as_is);
-        // Rows are far apart, so the processor cannot guess the next one.
-        const char* next = reinterpret_cast<const char*>(all + std::min(first + 2 * mg * taps, end));
-        const char* const last = reinterpret_cast<const char*>(all + std::min(first + (2 * mg + channels) * taps, end));
-        for (; next < last; next += 64) __builtin_prefetch(next);
-        this->k_.transpose(from, at.data(), channels, static_cast<int>(vectors), by_tap + i * width, kTogether * width);
-      }
+    const int64_t cg = this->cg_, width = this->block_width(b), chunk = this->plan.channel_chunk;
+    this->visit_weights(w, g, b, [&](int64_t c, int64_t together, const T* by_tap, int64_t stride) {
+      const int64_t c0 = c / chunk * chunk, in_chunk = std::min(chunk, cg - c0);
       for (const auto& sub : this->sub_kernels_) {
         const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
         T* out = values + (sub.first_tap * cg + ntaps * c0 + c - c0) * width;
-        for (int64_t t = 0; t < ntaps; ++t, out += n * width)
-          std::copy_n(by_tap + sub.taps[t] * kTogether * width, together * width, out);
+        for (int64_t t = 0; t < ntaps; ++t, out += in_chunk * width)
+          std::copy_n(by_tap + sub.taps[t] * stride, together * width, out);
       }
-      c += together;
-    }
+    });
     return width * cg * this->total_taps_;
   }
 

@@ -91,9 +91,10 @@ struct Kernels {
   void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
   // One map (core/line_map.h) along the rows of a plane of vectors and one along its columns:
   // out[p*out.row + q*out.column + i] = sum over r, c of rows(p, r) * columns(q, c) * in[r*in.row + c*in.column + i],
-  // i < n; n is a multiple of L.  By the maps of rows and of columns, which are both for inputs or both for outputs.
+  // i < n; n is a multiple of L.  By the maps of rows and of columns, which are of the same transform.
   using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
-  PlaneMap planes[kLineMaps][kLineMaps];
+  struct PlaneMaps { PlaneMap by_column[kLineMaps]; };
+  PlaneMaps planes[kLineMaps];
   // dst[i*ways + r] = src[r][i], i < n.
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };

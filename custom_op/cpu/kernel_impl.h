@@ -216,40 +216,20 @@ void gemm(const GemmArgs<T>& a) {
 
 // ---- rows: lanes are positions along a row ------------------------------------------------------------
 
-constexpr int kBusySums = 8;  // keep the multipliers busy
-
-// Adds the taps of a segment that meets R rows from row F on.  Few sums would wait for their own last addition: those
-// of every U-th channel, or tap of a list that has one channel, are kept apart.
+// Adds the taps of a segment that meets R rows from row F on.
 template <class T, int NP, int F, int R>
 inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, int64_t i, int64_t ntaps,
                                                         const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
-  constexpr int L = Simd<T>::L, U = (kBusySums + R * NP - 1) / (R * NP);
-  const auto add = [&](const T* x, const T* weights, Vec<T>(*to)[NP]) __attribute__((always_inline)) {
-    Vec<T> v[NP];
-    for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
-    for (int n = 0; n < R; ++n)
-      for (int p = 0; p < NP; ++p) to[n][p] += weights[n] * v[p];
-  };
-  Vec<T> apart[U][R][NP] = {};  // the first are not used
-  const auto sums = [&](int u) __attribute__((always_inline)) { return u == 0 ? acc + F : apart[u]; };
-  const T* const first = a.x + i;
-  int64_t t = 0;
-  if (U > 1 && a.channels == 1) {
-    for (; t + U <= ntaps; t += U, taps += U, w += U * R)
-      for (int u = 0; u < U; ++u) add(first + taps[u], w + u * R, sums(u));
-  }
-  for (; t < ntaps; ++t) {
-    const T* x = first + *taps++;
-    int64_t c = 0;
-    if constexpr (U > 1) {
-      for (; c + U <= a.channels; c += U, x += U * a.channel_stride, w += U * R)
-        for (int u = 0; u < U; ++u) add(x + u * a.channel_stride, w + u * R, sums(u));
+  constexpr int L = Simd<T>::L;
+  for (int64_t t = 0; t < ntaps; ++t) {
+    const T* x = a.x + i + *taps++;
+    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += R) {
+      Vec<T> v[NP];
+      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
+      for (int n = 0; n < R; ++n)
+        for (int p = 0; p < NP; ++p) acc[F + n][p] += w[n] * v[p];
     }
-    for (; c < a.channels; ++c, x += a.channel_stride, w += R) add(x, w, sums(0));
   }
-  for (int u = 1; u < U; ++u)
-    for (int n = 0; n < R; ++n)
-      for (int p = 0; p < NP; ++p) acc[F + n][p] += apart[u][n][p];
 }
 
 // Finds the segment's rows among those of NB rows.
@@ -332,6 +312,42 @@ struct Output22 {
   template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
     o[0] = m[0] + m[1];
     o[1] = m[1] - m[2];
+  }
+};
+
+struct Weights32 {  // (G h) of F(3,2)
+  static constexpr int kIn = 2, kOut = 4;
+  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
+    const V first = 0.5f * h[0], last = 0.5f * h[1];
+    o[0] = h[0];
+    o[1] = first + last;
+    o[2] = first - last;
+    o[3] = h[1];
+  }
+};
+struct Weights23 {
+  static constexpr int kIn = 3, kOut = 4;
+  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
+    const V ends = 0.5f * h[0] + 0.5f * h[2], middle = 0.5f * h[1];
+    o[0] = h[0];
+    o[1] = ends + middle;
+    o[2] = ends - middle;
+    o[3] = h[2];
+  }
+};
+struct Weights22 {
+  static constexpr int kIn = 2, kOut = 3;
+  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
+    o[0] = h[0];
+    o[1] = h[0] + h[1];
+    o[2] = h[1];
+  }
+};
+template <int N>
+struct Repeat {
+  static constexpr int kIn = 1, kOut = N;
+  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
+    for (int i = 0; i < N; ++i) o[i] = h[0];
   }
 };
 
@@ -733,6 +749,33 @@ constexpr void (*rows_entry())(const RowsArgs<T>&) {
   else return nullptr;
 }
 
+// Maps of one transform meet, and Copy meets all.
+template <class Map> constexpr int kTransform = 0;
+template <> constexpr int kTransform<Input4> = 1;
+template <> constexpr int kTransform<Input3> = 1;
+template <> constexpr int kTransform<Output32> = 2;
+template <> constexpr int kTransform<Output23> = 2;
+template <> constexpr int kTransform<Output22> = 2;
+template <> constexpr int kTransform<Weights32> = 3;
+template <> constexpr int kTransform<Weights23> = 3;
+template <> constexpr int kTransform<Weights22> = 3;
+template <int N> constexpr int kTransform<Repeat<N>> = 3;
+
+template <class T, class Rows, class Columns>
+constexpr typename Kernels<T>::PlaneMap plane_entry() {
+  constexpr int r = kTransform<Rows>, c = kTransform<Columns>;
+  if constexpr (r == 0 || c == 0 || r == c) return plane<T, Rows, Columns>;
+  else return nullptr;
+}
+
+template <class T, class Rows>
+constexpr typename Kernels<T>::PlaneMaps plane_row() {  // in the order of LineMap
+  return {{plane_entry<T, Rows, Copy>(), plane_entry<T, Rows, Input4>(), plane_entry<T, Rows, Input3>(),
+           plane_entry<T, Rows, Output32>(), plane_entry<T, Rows, Output23>(), plane_entry<T, Rows, Output22>(),
+           plane_entry<T, Rows, Weights32>(), plane_entry<T, Rows, Weights23>(), plane_entry<T, Rows, Weights22>(),
+           plane_entry<T, Rows, Repeat<3>>(), plane_entry<T, Rows, Repeat<2>>()}};
+}
+
 template <class T>
 constexpr Kernels<T> make_kernels() {
   return {Simd<T>::L,
@@ -749,16 +792,9 @@ constexpr Kernels<T> make_kernels() {
            rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
           within<T>,
           transpose<T>,
-          {{plane<T, Copy, Copy>, plane<T, Copy, Input4>, plane<T, Copy, Input3>, plane<T, Copy, Output32>,
-            plane<T, Copy, Output23>, plane<T, Copy, Output22>},
-           {plane<T, Input4, Copy>, plane<T, Input4, Input4>, plane<T, Input4, Input3>},
-           {plane<T, Input3, Copy>, plane<T, Input3, Input4>, plane<T, Input3, Input3>},
-           {plane<T, Output32, Copy>, nullptr, nullptr, plane<T, Output32, Output32>, plane<T, Output32, Output23>,
-            plane<T, Output32, Output22>},
-           {plane<T, Output23, Copy>, nullptr, nullptr, plane<T, Output23, Output32>, plane<T, Output23, Output23>,
-            plane<T, Output23, Output22>},
-           {plane<T, Output22, Copy>, nullptr, nullptr, plane<T, Output22, Output32>, plane<T, Output22, Output23>,
-            plane<T, Output22, Output22>}},
+          {plane_row<T, Copy>(), plane_row<T, Input4>(), plane_row<T, Input3>(), plane_row<T, Output32>(),
+           plane_row<T, Output23>(), plane_row<T, Output22>(), plane_row<T, Weights32>(), plane_row<T, Weights23>(),
+           plane_row<T, Weights22>(), plane_row<T, Repeat<3>>(), plane_row<T, Repeat<2>>()},
           interleave<T>};
 }
 

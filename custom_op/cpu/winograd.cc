@@ -39,7 +39,10 @@ class WinogradEngine final : public BlockEngine<S> {
       if (!w.plain) transformed_.insert(transformed_.begin(), i);
       points_ *= w.points;
       places_ *= w.step;
-      pass_lines_ *= std::max(w.window, w.points);
+      int lines = std::max(w.window, w.points);
+      for (const WinogradKind& k : w.kinds)
+        lines = std::max(lines, w.plain ? k.taps : static_cast<int>(w.groups) * k.alpha);
+      pass_lines_ *= lines;
     }
     input_stride_.assign(this->d_, this->pitch_);
     for (int i = this->d_ - 2; i >= 0; --i) input_stride_[i] = input_stride_[i + 1] * input_tiles_[i + 1];
@@ -62,32 +65,40 @@ class WinogradEngine final : public BlockEngine<S> {
     return this->block_offset(g, m, this->cg_ * total_products_);
   }
 
-  int64_t pack_panel(const void* w, int64_t g, int64_t m, T* dst, bool* regular) const override {
-    const Problem& p = this->problem;
-    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), block = this->plan.block;
-    const int64_t width = this->block_width(m), n = width * cg * total_products_;
-    std::vector<T> row(static_cast<size_t>(block * taps)), a(static_cast<size_t>(block * max_weights_)), b(a);
-    std::vector<T> least(static_cast<size_t>(block));
-    for (int64_t c = 0; c < cg; ++c) {
-      this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m * block) * taps, this->block_channels(m) * taps,
-                     row.data());
-      find_negligible(row.data(), width, taps, least.data());
-      for (const auto& group : groups_) {
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* dst, bool* regular) const override {
+    const int64_t cg = this->cg_, width = this->block_width(b), taps = product(this->problem.kernel);
+    const int64_t most = this->kTogether * width;
+    // Of some input channels: the taps of a sub-kernel, its weights, what lies between the axes, and below what a
+    // transformed weight is 0.
+    std::vector<T> memory(static_cast<size_t>(most * (2 * max_weights_ + 2 * pass_lines_ + 1)));
+    T *const own = memory.data(), *const weights = own + max_weights_ * most,
+             *const pass = weights + max_weights_ * most;
+    T* const least = pass + 2 * pass_lines_ * most;
+    this->visit_weights(w, g, b, [&](int64_t c, int64_t together, const T* by_tap, int64_t stride) {
+      const int64_t n = together * width;
+      find_negligible(by_tap, stride, taps, n, least);
+      for (const auto& group : groups_)
         for (int64_t k = 0; k < last_classes_; ++k) {
-          const T* h = transform_weights(group.first + k, row.data(), width, taps, a.data(), b.data());
           const Form& form = forms_[group.first + k];
+          for (size_t i = 0; i < form.sources.size(); ++i) {
+            if (form.sources[i] < 0) std::fill_n(own + i * most, n, T(0));
+            else std::copy_n(by_tap + form.sources[i] * stride, n, own + i * most);
+          }
+          if (!form.sources.empty())
+            run(form.steps->weights, {{own, most}, {pass, most}, {pass + pass_lines_ * most, most}, {weights, most}},
+                n);
           const int64_t ntaps = static_cast<int64_t>(form.taps.size());
           for (const Product& product : group.products) {
             if (product.last_class != k) continue;
             for (int64_t t = 0; t < ntaps; ++t) {
-              const T* from = h + form.weight[product.class_point * ntaps + t] * width;
+              const T* from = weights + form.weight[product.class_point * ntaps + t] * most;
               T* to = dst + ((product.first_tap + t) * cg + c) * width;
-              for (int64_t i = 0; i < width; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
+              for (int64_t i = 0; i < n; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
             }
           }
         }
-      }
-    }
+    });
+    const int64_t n = width * cg * total_products_;
     *regular = this->k_.within(dst, n, kLimit);
     return n;
   }
@@ -98,16 +109,15 @@ class WinogradEngine final : public BlockEngine<S> {
     int64_t class_point;  // among the class's own points
     int64_t first_tap;    // taps of all products before it
   };
-  // Below what a transformed weight of each output channel is 0.  Processors are many times slower on
+  // Below what a transformed weight of each input and output channel is 0.  Processors are many times slower on
   // subnormal numbers, which the transform's factors may make of weights that are not; beside weights from
   // 2^24 times the smallest normal number on they do not count.
-  static void find_negligible(const T* row, int64_t width, int64_t taps, T* least) {
+  static void find_negligible(const T* by_tap, int64_t stride, int64_t taps, int64_t n, T* least) {
     constexpr T kSmallest = std::numeric_limits<T>::min();
-    for (int64_t i = 0; i < width; ++i) {
-      T largest = 0;
-      for (int64_t t = 0; t < taps; ++t) largest = std::max(largest, std::abs(row[i * taps + t]));
-      least[i] = largest >= kSmallest * T(1 << 24) ? kSmallest : T(0);
-    }
+    std::fill_n(least, n, T(0));
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t i = 0; i < n; ++i) least[i] = std::max(least[i], std::abs(by_tap[t * stride + i]));
+    for (int64_t i = 0; i < n; ++i) least[i] = least[i] >= kSmallest * T(1 << 24) ? kSmallest : T(0);
   }
   // A transform goes through its axes two at a time, in lines: from a source to a destination, and through two
   // buffers between if there are more axes.  A step is one call of a kernel; offsets and strides count in the
@@ -135,12 +145,15 @@ class WinogradEngine final : public BlockEngine<S> {
       for (int l = 0; l < lines; ++l) pieces.push_back({map, from + l, to + l});
     }
   };
-  // Of a sub-kernel: the taps of plain axes, as offsets in the transformed input; and where the weight of
-  // (class point, tap) lies among its transformed weights.
+  struct Steps { std::vector<PlaneStep> weights, output; };
+  // Of a sub-kernel: where its taps lie in the kernel, by rising input position, -1 for a zero that fills up a group;
+  // the taps of plain axes and the groups of others, as offsets in the transformed input; and where the weight of
+  // (class point, such a tap) lies among its transformed weights.
   struct Form {
+    std::vector<int64_t> sources;
     std::vector<ptrdiff_t> taps;
     std::vector<int64_t> weight;
-    const std::vector<PlaneStep>* output = nullptr;
+    const Steps* steps = nullptr;
   };
   // Sub-kernels that share their leading classes: one output row pattern.
   struct Group {
@@ -170,19 +183,30 @@ class WinogradEngine final : public BlockEngine<S> {
   void describe(const SubKernel& sub) {
     std::vector<int> kinds;
     for (int i = 0; i < this->d_; ++i) kinds.push_back(winograd_[i].kind_of_class[sub.classes[i]]);
-    // Weights are ordered by axis, [point] of a transformed and [tap] or [group of taps], by rising input
-    // position: the reverse of the taps' order in the class.
+    // Along an axis, taps lie by rising input position, the reverse of their order in the class, after the zeros that
+    // fill up the first group; transformed weights as [group][point] of a transformed and [tap] of a plain axis.
     Form form;
-    Dims alpha, plain, all;
+    Dims alpha, plain, lines, own, zeros;
     for (int i = 0; i < this->d_; ++i) {
       const WinogradKind& k = kind(i, sub);
+      const WinogradAxis& w = winograd_[i];
+      own.push_back(static_cast<int64_t>(this->axes_[i].classes[sub.classes[i]].taps.size()));
       alpha.push_back(k.alpha);
-      plain.push_back(winograd_[i].plain ? k.taps : winograd_[i].groups);
-      all.push_back(alpha[i] * plain[i]);
+      plain.push_back(w.plain ? k.taps : w.groups);
+      lines.push_back(w.plain ? k.taps : w.groups * k.taps);
+      zeros.push_back(w.groups > 1 ? w.most_taps - own[i] : 0);
     }
     max_class_points_ = std::max(max_class_points_, product(alpha));
-    max_weights_ = std::max(max_weights_, std::max(product(all), static_cast<int64_t>(sub.taps.size())));
     if (!sub.taps.empty()) {
+      Odometer line(lines);
+      do {
+        int64_t index = 0;
+        for (int i = 0; i < this->d_ && index >= 0; ++i) {
+          const int64_t at = line.at[i] - zeros[i];
+          index = at < 0 || at >= own[i] ? -1 : index * own[i] + own[i] - 1 - at;
+        }
+        form.sources.push_back(index < 0 ? -1 : sub.taps[index]);
+      } while (line.next());
       Odometer tap(plain);
       do {
         ptrdiff_t offset = 0;
@@ -201,15 +225,17 @@ class WinogradEngine final : public BlockEngine<S> {
         Odometer t(plain);
         do {
           int64_t index = 0;
-          for (int i = 0; i < this->d_; ++i) index = index * all[i] + point.at[i] * plain[i] + t.at[i];
+          for (int i = 0; i < this->d_; ++i) index = index * alpha[i] * plain[i] + t.at[i] * alpha[i] + point.at[i];
           form.weight.push_back(index);
         } while (t.next());
       } while (point.next());
     }
+    max_weights_ =
+        std::max({max_weights_, static_cast<int64_t>(form.sources.size()), static_cast<int64_t>(form.weight.size())});
     most_plain_taps_ = std::max(most_plain_taps_, static_cast<int64_t>(form.taps.size()));
-    auto found = output_steps_.find(kinds);
-    if (found == output_steps_.end()) found = output_steps_.emplace(kinds, make_output_steps(sub)).first;
-    form.output = &found->second;
+    auto found = steps_.find(kinds);
+    if (found == steps_.end()) found = steps_.emplace(kinds, make_class_steps(sub)).first;
+    form.steps = &found->second;
     forms_.push_back(std::move(form));
   }
 
@@ -227,15 +253,20 @@ class WinogradEngine final : public BlockEngine<S> {
     input_steps_ = make_steps(maps, stride);
   }
 
-  std::vector<PlaneStep> make_output_steps(const SubKernel& sub) const {
-    std::vector<AxisMaps> maps(this->d_);
+  Steps make_class_steps(const SubKernel& sub) const {
+    std::vector<AxisMaps> output(this->d_), weights(this->d_);
     for (int i = 0; i < this->d_; ++i) {
       const WinogradKind& k = kind(i, sub);
-      maps[i].in = k.alpha;
-      maps[i].out = winograd_[i].step;
-      maps[i].add(k.output, k.alpha, 0, 0);
+      const WinogradAxis& w = winograd_[i];
+      output[i].in = k.alpha;
+      output[i].out = w.step;
+      output[i].add(k.output, k.alpha, 0, 0);
+      weights[i].in = w.groups * k.taps;
+      weights[i].out = w.plain ? k.taps : w.groups * k.alpha;
+      for (int64_t g = 0; g < w.groups; ++g) weights[i].add(k.weights, k.taps, g * k.taps, g * k.alpha);
     }
-    return make_steps(maps, row_major(maps, &AxisMaps::in));
+    return {make_steps(weights, row_major(weights, &AxisMaps::in)),
+            make_steps(output, row_major(output, &AxisMaps::in))};
   }
 
   // Strides of lines that lie in the order of the axes.
@@ -262,7 +293,7 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int i = 0; i < this->d_; ++i) in += at.at[i] * stride[i], out += at.at[i] * to[i];
         for (const auto& r : two ? maps[row].pieces : whole)
           for (const auto& c : maps[column].pieces)
-            steps.push_back({this->k_.planes[static_cast<int>(r.map)][static_cast<int>(c.map)],
+            steps.push_back({this->k_.planes[static_cast<int>(r.map)].by_column[static_cast<int>(c.map)],
                              done == 0 ? 0 : 1 + static_cast<int>(done / 2 + 1) % 2,
                              last ? 3 : 1 + static_cast<int>(done / 2) % 2,
                              in + r.in * stride[row] + c.in * stride[column],
@@ -317,41 +348,6 @@ class WinogradEngine final : public BlockEngine<S> {
     return group;
   }
 
-  // (G x G x ...) h for one input channel: `row` is [output channel][tap]; the result, in one of the two
-  // buffers, is ordered as Form::weight says, with the block's output channels together.
-  const T* transform_weights(int64_t which, const T* row, int64_t width, int64_t taps, T* a, T* b) const {
-    const SubKernel& sub = this->sub_kernels_[which];
-    Dims extents;
-    for (int i = 0; i < this->d_; ++i)
-      extents.push_back(static_cast<int64_t>(this->axes_[i].classes[sub.classes[i]].taps.size()));
-    const int64_t n = product(extents);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t m = 0; m < width; ++m) a[(n - 1 - i) * width + m] = row[m * taps + sub.taps[i]];
-    for (int axis : transformed_) {
-      const WinogradKind& k = kind(axis, sub);
-      int64_t outer = 1, inner = width;
-      for (int i = 0; i < axis; ++i) outer *= extents[i];
-      for (int i = axis + 1; i < this->d_; ++i) inner *= extents[i];
-      const int64_t taps_here = extents[axis], groups = winograd_[axis].groups, rows = k.alpha * groups;
-      const int64_t lead = groups > 1 ? winograd_[axis].most_taps - taps_here : 0;  // zeros before the first tap
-      for (int64_t o = 0; o < outer; ++o)
-        for (int64_t row = 0; row < rows; ++row) {
-          T* out = b + (o * rows + row) * inner;
-          std::fill_n(out, inner, T(0));
-          const int64_t p = row / groups, first = row % groups * k.taps - lead;
-          for (int l = 0; l < k.taps; ++l) {
-            const T g = static_cast<T>(k.g[(k.taps == 1 ? 0 : p * k.taps) + l]);
-            if (g == 0 || first + l < 0 || first + l >= taps_here) continue;
-            const T* in = a + (o * taps_here + first + l) * inner;
-            for (int64_t i = 0; i < inner; ++i) out[i] += g * in[i];
-          }
-        }
-      extents[axis] = rows;
-      std::swap(a, b);
-    }
-    return a;
-  }
-
   bool run_task(int64_t index, const Weights& weights, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
     Carver carver(memory);
@@ -396,8 +392,8 @@ class WinogradEngine final : public BlockEngine<S> {
           const SubKernel& sub = this->sub_kernels_[group.first + k];
           T* sums = s.sums + k * class_stride;
           if (regular)
-            transform_output(forms_[group.first + k], s.products + k * max_class_points_ * line, sums, line, results,
-                             s.pass);
+            transform_output(*forms_[group.first + k].steps, s.products + k * max_class_points_ * line, sums, line,
+                             results, s.pass);
           else sum_taps(sub, task, t, b, sums, s);
         }
         this->store(this->sub_kernels_[group.first], task, t, b, 0, last_classes_, s.sums, class_stride, s);
@@ -491,9 +487,9 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   // sums[position][tile][channel] = (At x At x ...) products[point][tile][channel] of one sub-kernel.
-  void transform_output(const Form& form, T* products, T* sums, int64_t line, int64_t results, T* pass) const {
+  void transform_output(const Steps& steps, T* products, T* sums, int64_t line, int64_t results, T* pass) const {
     for (int64_t first = 0; first < results; first += kResultsPerPass)
-      run(*form.output,
+      run(steps.output,
           {{products + first, line},
            {pass, kResultsPerPass},
            {pass + pass_lines_ * kResultsPerPass, kResultsPerPass},
@@ -507,7 +503,7 @@ class WinogradEngine final : public BlockEngine<S> {
   Dims input_tiles_, input_stride_;  // of the transformed input
   std::vector<Form> forms_;          // parallel to sub_kernels_
   std::vector<PlaneStep> input_steps_;
-  std::map<std::vector<int>, std::vector<PlaneStep>> output_steps_;  // by the kinds of a sub-kernel's axes
+  std::map<std::vector<int>, Steps> steps_;  // by the kinds of a sub-kernel's axes
   int64_t last_classes_ = 0, points_ = 1, point_stride_ = 0, places_ = 1, pass_lines_ = 1, max_class_points_ = 1,
           max_weights_ = 1, most_plain_taps_ = 1,
           total_products_ = 0;  // total: taps included

@@ -28,7 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE / "recordings"

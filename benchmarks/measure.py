@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3

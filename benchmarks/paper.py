@@ -38,7 +38,8 @@ from bench_session import HERE, Layer, disagreement, load_layers, make_model
 from onnx import ModelProto, helper
 from rich.console import Console
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 FLAGS = ["-O2", "-std=c++17", "-fPIC", "-shared", "-pthread"]
 GROUPS = {"images": "224x224x3 images", "gan": "GAN layers"}

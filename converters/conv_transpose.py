@@ -104,10 +104,10 @@ def _check_shapes(node: ir.Node, scope: Scope) -> None:
     likely = [1, w[0], *(1 + max(0, sum(pads[axis :: len(w) - 2])) for axis in range(len(w) - 2))]
     x = [known if known is not None else size for known, size in zip(x, likely)] + x[len(likely) :]
     bias = facts.static(input_of(node, 2))
-    from .. import _core
+    from .._core import output_shape
 
     try:
-        _core.output_shape(x, w, bias, **given)
+        output_shape(x, w, bias, **given)
     except (ValueError, TypeError, OverflowError) as error:
         raise Refusal(f"{NOT_ALLOWED}{error}") from error
 

@@ -15,9 +15,9 @@ import ort_tconv
 from ort_tconv.converters import ConversionError, convert_with_report
 from ort_tconv.converters.model_io import Model, read_model
 from ort_tconv.converters.nodes import DOMAIN, OP_TYPE
-from ort_tconv.inputs import make_inputs
-from ort_tconv.provider import ProviderReport, open_with_report
-from ort_tconv.session import open_session
+from ort_tconv.models.inputs import make_inputs
+from ort_tconv.sessions.provider_report import ProviderReport, open_with_report
+from ort_tconv.sessions.session import open_session
 
 Sites = set[frozenset[str]]
 

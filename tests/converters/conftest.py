@@ -7,7 +7,7 @@ from both_ways import difference
 from differences import DIFFERENCES
 
 from ort_tconv.converters import pipeline
-from ort_tconv.provider import unavailable
+from ort_tconv.sessions.provider import unavailable
 
 _MOST = 3  # models of one test: hypothesis draws more, all alike
 _LARGEST = 1 << 26  # bytes

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from sessions import options
 
 import ort_tconv
-from ort_tconv.provider import PROVIDER
+from ort_tconv.sessions.provider import PROVIDER
 
 
 def provider_session(

@@ -27,7 +27,7 @@ from sites import RECORDS, SEVERAL_GRAPHS, claimed, provider_session, run_provid
 
 import ort_tconv
 from ort_tconv.converters.model_io import read_model
-from ort_tconv.provider import open_with_report
+from ort_tconv.sessions.provider_report import open_with_report
 
 USUAL = Case((6, 5), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1))
 
@@ -200,7 +200,7 @@ def test_threads_run_one_session():
 
 
 def test_a_session_outlives_its_options_and_the_registration():
-    from ort_tconv.provider import PROVIDER
+    from ort_tconv.sessions.provider import PROVIDER
 
     model, x = chain_model(1), np.ones((1, 4, 5, 6), np.float32)
     session = provider_session(model, strict=True)

@@ -26,8 +26,13 @@ from onnx import AttributeProto, helper
 from sessions import run_stock
 
 import ort_tconv
-from ort_tconv import _core, inspection_html
-from ort_tconv.inspection import column_buffer_bytes, conventional_macs, enlarged_input_bytes
+from ort_tconv import _core
+from ort_tconv.inspection import page
+from ort_tconv.inspection.formulas import (
+    column_buffer_bytes,
+    conventional_macs,
+    enlarged_input_bytes,
+)
 
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))
 SMALL = {name: case for name, case in CORNERS.items() if 0 not in case.x_shape}
@@ -302,7 +307,7 @@ def test_every_value_of_the_page_names_its_column():
 
 
 def test_bars_stand_out_on_light_and_dark_pages():
-    for light, dark in inspection_html._BARS.values():
+    for light, dark in page._BARS.values():
         assert contrast(light, "#ffffff") >= MARK and contrast(dark, "#202020") >= MARK
 
 

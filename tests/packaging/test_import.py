@@ -70,7 +70,8 @@ def test_advice_names_packages_that_an_index_has():
 def test_the_converter_imports_symbolic_algebra_on_demand():
     """sympy takes most of the time of `import onnx_ir`; other importers get the true module."""
     code = """
-import sys, ort_tconv.converters
+import sys
+from ort_tconv.converters import convert
 assert "sympy.core" not in sys.modules and "sympy" not in sys.modules
 import onnx_ir
 n = onnx_ir.SymbolicDim("n")

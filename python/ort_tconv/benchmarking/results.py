@@ -61,7 +61,7 @@ class NodeTiming:
 
 @dataclass
 class BenchmarkData:
-    """What a model takes in stock onnxruntime, and as converted."""
+    """See :class:`ort_tconv.Benchmark`."""
 
     model: str
     inputs: dict[str, str]  #: type and shape of each input

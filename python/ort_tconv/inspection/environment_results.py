@@ -17,7 +17,7 @@ class Missing:
 
 @dataclass
 class EnvironmentData:
-    """Versions, processor, library and providers; ``ok`` if nothing that is needed is missing."""
+    """Versions, processor, library, providers; ``ok`` if nothing that is needed is missing."""
 
     versions: dict[str, str | None]
     providers: list[str]  #: onnxruntime's

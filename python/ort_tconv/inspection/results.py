@@ -61,7 +61,7 @@ class Site:
 
 @dataclass
 class InspectionData:
-    """Every transposed convolution of a model, and what each costs."""
+    """See :class:`ort_tconv.Inspection`."""
 
     model: str
     inputs: dict[str, tuple[int, ...]]  #: shapes the numbers hold for

@@ -24,7 +24,12 @@ _REPORT = f"ep.{PROVIDER.lower()}.report"
 
 
 class ProviderReport(ProviderData):
-    """What the provider runs in a session, which a terminal shows as a table, by rich."""
+    """What the provider runs in a session, and what it left to others.
+
+    Nodes go by the names they have after onnxruntime's basic optimisations, which come first.
+    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.  What it
+    claims is compared with onnxruntime's record of who runs what, where there is one (1.24).
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         return tables(self)

@@ -24,12 +24,7 @@ class ProviderSite:
 
 @dataclass
 class ProviderData:
-    """What the provider runs in a session, and what it left to others.
-
-    Nodes go by the names they have after onnxruntime's basic optimisations, which come first.
-    ``errors`` are the provider's own, after which onnxruntime runs a graph without it.  What it
-    claims is compared with onnxruntime's record of who runs what, where there is one (1.24).
-    """
+    """See :class:`ort_tconv.sessions.provider_report.ProviderReport`."""
 
     sites: list[ProviderSite]
     errors: list[str]

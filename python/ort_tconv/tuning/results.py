@@ -60,14 +60,7 @@ class ModelTiming:
 
 @dataclass
 class TuningData:
-    """What was timed, where, and what was decided.
-
-    A site is rewritten if that takes at most ``1 - margin`` of stock's time; ``kept`` says so even
-    if the whole model was then found to be faster without.  Another algorithm than the plan's has
-    to win by as much.  ``model`` are the forms of the whole model; None if it was not timed because
-    nothing is left to time.  ``notes`` say which sites were
-    not timed, and why.
-    """
+    """See :class:`ort_tconv.tuning.Tuning`."""
 
     onnxruntime: str
     isa: str

@@ -52,7 +52,13 @@ Measure = Callable[[Sequence[Callable[[], object]]], Sequence[float]]
 
 
 class Tuning(TuningData):
-    """Decisions that a terminal shows as tables, by rich."""
+    """What was timed, where, and what was decided; a terminal shows it as tables, by rich.
+
+    A site is rewritten if that takes at most ``1 - margin`` of stock's time; ``kept`` says so even
+    if the whole model was then found to be faster without.  Another algorithm than the plan's has
+    to win by as much.  ``model`` are the forms of the whole model; None if it was not timed because
+    nothing is left to time.  ``notes`` say which sites were not timed, and why.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         return tables(self)

@@ -32,7 +32,7 @@ class NodeDifference:
 
 @dataclass
 class ValidationData:
-    """How far the outputs of two models agree; true in a condition if all of them do."""
+    """See :class:`ort_tconv.ValidationReport`."""
 
     baseline: str  #: what computed the expected outputs
     providers: list[str]  #: execution providers of the converted model

@@ -7,19 +7,9 @@ import onnx_ir as ir
 from .convolution import check_opset
 from .nodes import FLOATS, become_operator, input_of
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .schema import CONV_TRANSPOSE_ATTRIBUTES
 from .value_types import can_tell_type
 
-#: By name: the type of each attribute that ConvTranspose has in any version.
-CONV_TRANSPOSE_ATTRIBUTES = {
-    "auto_pad": ir.AttributeType.STRING,
-    "dilations": ir.AttributeType.INTS,
-    "group": ir.AttributeType.INT,
-    "kernel_shape": ir.AttributeType.INTS,
-    "output_padding": ir.AttributeType.INTS,
-    "output_shape": ir.AttributeType.INTS,
-    "pads": ir.AttributeType.INTS,
-    "strides": ir.AttributeType.INTS,
-}
 _VERSIONS = (1, 11, 22)
 
 #: How the reason begins why a node is left alone that stock refuses as well.

@@ -29,11 +29,12 @@ from .quantized import QuantizedRewrite
 from .report import Report, count_operators
 from .report_table import PrintableReport
 from .rewrite import Rewrite, Selection, visit
+from .schema import ALGORITHMS, WEIGHTS
 from .subpixel_conv import SubpixelConvRewrite
 from .unit_stride_conv import UnitStrideConvRewrite
 from .upsample_conv import UpsampleConvRewrite
 from .value_types import annotate, cast_in_functions, describe_results
-from .weights import WEIGHTS, keep_weights
+from .weights import keep_weights
 from .zero_insertion import ZeroInsertionRewrite
 
 #: All passes, in the order in which they run.
@@ -49,9 +50,6 @@ DEFAULT_PASSES: tuple[type[Rewrite], ...] = (
 
 # What only ONNX Runtime's optimisations make of a Conv or what surrounds it.
 _FUSED = ("FusedConv", "NhwcFusedConv", "NhwcConv", "ConvTransposeWithDynamicPads")
-
-#: Values of the operator's attribute ``algorithm`` that convert can store.
-ALGORITHMS = ("auto", "direct", "stacked", "narrow", "winograd")
 
 
 def analyze(

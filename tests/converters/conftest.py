@@ -5,6 +5,7 @@ import onnxruntime as ort
 import pytest
 from both_ways import difference
 from differences import DIFFERENCES
+from written_nodes import written_nodes  # noqa: F401  (a fixture for all tests here)
 
 from ort_tconv.converters import pipeline
 from ort_tconv.sessions.provider import unavailable

@@ -96,11 +96,12 @@ def convert(
             without a name goes by the name of its first output.
         exclude: Patterns of names that are left alone, stronger than ``include``.
         disable: Names of passes that shall not run; ``converters.DEFAULT_PASSES`` lists them.
-        algorithm: One of :data:`ALGORITHMS`, stored in every rewritten node.  ``"direct"`` sums
-            tap by tap and turns Winograd off.  By default nothing is stored and the plan decides.
-        weights: One of :data:`WEIGHTS`, stored in every node of the operator whose weights are
-            float32 constants, converted before or now: ``"float16"`` and ``"bfloat16"`` keep them
-            in 16 bits, half the memory and traffic, rounded once; the rest stays float32.
+        algorithm: ``"auto"``, ``"direct"``, ``"stacked"``, ``"narrow"`` or ``"winograd"``, stored
+            in every rewritten node.  ``"direct"`` sums tap by tap and turns Winograd off.  By
+            default nothing is stored and the plan decides.
+        weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``, stored in every node of the
+            operator whose weights are float32 constants, converted before or now: the latter two
+            keep them in 16 bits, half the memory and traffic, rounded once; the rest stays float32.
             :func:`ort_tconv.validate` allows for it.  By default they are kept as they are.
         tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
             it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and plain

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..base import machine
-from ..converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
+from ..converters.schema import CONV_TRANSPOSE_ATTRIBUTES
 from .shapes import TypedNode, Value
 
 _FLOATS = {

@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from ..converters.conv_transpose import CONV_TRANSPOSE_ATTRIBUTES
 from ..converters.model_io import Model
 from ..converters.nodes import DOMAIN, OP_TYPE
+from ..converters.schema import CONV_TRANSPOSE_ATTRIBUTES
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def add_provider(
 
     Args:
         session_options: Options for any number of sessions.
-        algorithm: One of ``"auto"``, ``"direct"``, ``"narrow"`` and ``"winograd"``, for all nodes;
-            by default the plan decides.
+        algorithm: ``"auto"``, ``"direct"``, ``"stacked"``, ``"narrow"`` or ``"winograd"``, for all
+            nodes; by default the plan decides.
         exclude: Shell-style patterns of names of nodes that are left to others.  A node without a
             name goes by the name of its first output.
         strict: Make it an error to create a session for a model in which the provider takes no

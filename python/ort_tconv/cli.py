@@ -503,7 +503,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .inspection.environment import environment
+    from .installation.environment import environment
 
     found = environment()
     _show(found, options, wrap=False)  # a path that is cut is of no use

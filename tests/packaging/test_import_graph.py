@@ -16,8 +16,8 @@ EXTENSION = f"{PACKAGE}._core"
 #: Packages that have names for users, which are looked up when they are used.
 FACADES = (PACKAGE, f"{PACKAGE}.converters", f"{PACKAGE}.tuning")
 #: Modules by the last part of their names: data, and what reads it.
-RESULTS = ("results", "environment_results", "report", "comparison")
-RENDERERS = ("table", "environment_table", "report_table", "page", "plot")
+RESULTS = ("results", "report", "comparison")
+RENDERERS = ("table", "report_table", "page", "plot")
 
 
 @cache

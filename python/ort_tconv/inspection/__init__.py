@@ -1,1 +1,1 @@
-"""What there is to gain in a model, and what this installation has."""
+"""What there is to gain in a model."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..base import machine
 from ..base.library import get_library_path, import_onnxruntime
-from .environment_results import EnvironmentData, Missing
-from .environment_table import lines
+from .results import EnvironmentData, Missing
+from .table import lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .environment_results import EnvironmentData
+from .results import EnvironmentData
 
 if TYPE_CHECKING:
     from rich.console import RenderResult

@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
+from onnx import TensorProto
 
 from ..base import machine
 from ..converters.schema import CONV_TRANSPOSE_ATTRIBUTES
 from .shapes import TypedNode, Value
 
 _FLOATS = {
-    ir.DataType.FLOAT: "float32",
-    ir.DataType.DOUBLE: "float64",
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
 }
 
 
 def dtype_name(node: TypedNode) -> str | None:
     """Name of the type that the operator computes a node in, None if it is not known."""
     element = next((value.elem_type for value in node.inputs[:2] if value.elem_type), 0)
-    return _FLOATS.get(ir.DataType(element))
+    return _FLOATS.get(element)
 
 
 def itemsize(dtype: str) -> int:
@@ -114,7 +114,7 @@ class Planner:
         if problem is None:
             return 0.0
         x, w, group = problem
-        dtype = _FLOATS.get(ir.DataType(node.outputs[0].elem_type), "float32")
+        dtype = _FLOATS.get(node.outputs[0].elem_type, "float32")
         attributes = {"group": group, "auto_pad": "SAME_UPPER"}
         try:
             return self._plan(x, w, dtype, attributes, "direct")["cost"]

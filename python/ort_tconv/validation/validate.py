@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from ..base.library import import_onnxruntime
 from ..conversion.convert import convert_with_report
@@ -482,7 +481,7 @@ class _Limits:
             largest = float(magnitudes.max(initial=0.0)) or 1.0
             if self.rtol is not None:
                 return self._atol + self.rtol * largest
-            dtype = ir.DataType.from_numpy(expected.dtype)
+            dtype = onnx.helper.np_dtype_to_tensor_dtype(expected.dtype)
             relative = relative_tolerance(before, dtype, self.tf32)
             floor = absolute_floor(self._nodes[: index + 1], dtype)
             return self._atol + max(relative * largest, floor)

@@ -28,6 +28,7 @@ _FLOATS = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16",
 }
+_BYTES = {ir.DataType.UINT8: "uint8", ir.DataType.INT8: "int8"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class Site:
     attributes: dict[str, Any] = field(default_factory=dict)
     macs: Macs | None = None
     bytes: Bytes | None = None
-    plan: dict[str, Any] | None = None  #: as of ``ort_tconv._core.plan``
+    #: as of ``ort_tconv._core.plan``, or ``quantized_plan`` of a node on 8-bit tensors, whose
+    #: ``isa`` may be another than the model's
+    plan: dict[str, Any] | None = None
     share: float | None = None  #: predicted, of the model's convolutions and matrix products
 
 
@@ -136,7 +139,7 @@ class Inspection:
     def __str__(self) -> str:
         lines = [f"{self.model}: {len(self.sites)} transposed convolutions"]
         for site in self.sites:
-            plan = site.plan["algorithm"] if site.plan else site.reason
+            plan = text.planned(site.plan) if site.plan else site.reason
             known = ""
             if site.macs:
                 known = f" {text.dims(site.x_shape)} -> {text.dims(site.y_shape)}"
@@ -195,7 +198,7 @@ def _cells(site: Site) -> tuple[str, ...]:
         "\n".join(map(text.count, (site.macs.conventional, site.macs.direct, site.macs.plan))),
         f"\n{text.size(site.bytes.intermediate)}\n{text.size(site.bytes.column_buffer)}\n"
         f"{text.size(site.bytes.packed_weights)}",
-        f"{site.plan['algorithm']}\n{text.percent(site.share)}"
+        f"{text.planned(site.plan)}\n{text.percent(site.share)}"
         + (f"\n{site.reason}" if site.reason else ""),
     )
 
@@ -307,7 +310,9 @@ def _site(
     }
     if not node.is_ours and not _is_stock(node):  # another form of one, and not rewritten
         return Site(**facts)
-    x_shape, w_shape = (value.shape for value in (*node.inputs, Value(), Value())[:2])
+    quantized = node.is_quantized
+    operands = [node.inputs[i] for i in (0, 3 if quantized else 1) if i < len(node.inputs)]
+    x_shape, w_shape = (value.shape for value in (*operands, Value(), Value())[:2])
     dtype = dtype_name(node)
     attributes = {
         name: value
@@ -327,6 +332,7 @@ def _site(
             attributes,
             node.attributes.get("algorithm") or "",
             node.attributes.get("weights") or "",
+            quantized=quantized,
         )
         y_shape, _ = planner.core.output_shape(x_shape, w_shape, **attributes)
     except (ValueError, TypeError, RuntimeError) as error:  # a node that the operator refuses, too
@@ -365,7 +371,7 @@ def _conventional(
 def dtype_name(node: TypedNode) -> str | None:
     """Name of the type that the operator computes a node in, None if it is not known."""
     element = next((value.elem_type for value in node.inputs[:2] if value.elem_type), 0)
-    return _FLOATS.get(ir.DataType(element))
+    return (_BYTES if node.is_quantized else _FLOATS).get(ir.DataType(element))
 
 
 def plan_of(node: TypedNode) -> dict[str, Any]:
@@ -432,7 +438,7 @@ class _Planner:
 
     @staticmethod
     def itemsize(dtype: str) -> int:
-        return {"float64": 8, "float32": 4}.get(dtype, 2)
+        return {"float64": 8, "float32": 4, "uint8": 1, "int8": 1}.get(dtype, 2)
 
     def plan(
         self,
@@ -442,7 +448,12 @@ class _Planner:
         attributes: Mapping[str, Any],
         algorithm: str = "",
         weights: str = "",
+        quantized: bool = False,
     ) -> dict[str, Any]:
+        if quantized:
+            return self.core.quantized_plan(
+                x, w, isa=self._isa, algorithm=algorithm, threads=self._threads, **attributes
+            )
         return self.core.plan(
             x,
             w,

@@ -124,11 +124,9 @@ def test_biases():
     assert "DequantizeLinear" in [n.op_type for n in converted.graph.node]
 
 
-def test_parameters_that_are_inputs():
-    how = Quantized()
-    for given_names in (("x", "w"), ("x", "w_scale"), ("x", "w_zero_point"), ("x", "x_scale")):
-        layer = Layer(USUAL, how, given=given_names)
-        check(layer)
+@pytest.mark.parametrize("name", ["w", "w_scale", "w_zero_point", "x_scale", "y_scale"])
+def test_parameters_that_are_inputs(name):
+    check(Layer(USUAL, given=("x", name)))
 
 
 def test_groups_take_a_scale_for_each_channel_of_a_group():
@@ -159,6 +157,35 @@ def test_weights_alone_are_quantised():
     assert "its input X is not quantised" in change.became
     feeds = {"x": np.random.default_rng(0).standard_normal(USUAL.x_shape).astype(np.float32)}
     agrees(original, result.model, feeds)
+
+
+def test_weights_in_eight_bit_floats_stay():
+    """They are no integers: nothing is folded that is not known to be exact."""
+    layer = Layer(USUAL, quantize=False, zero_points=False, bias="", opset=21)
+    original = layer.model()
+    for i, constant in enumerate(original.graph.initializer):
+        if constant.name == "w":
+            values = np.random.default_rng(0).standard_normal(USUAL.w_shape)
+            kind = onnx.TensorProto.FLOAT8E4M3FN
+            narrow = helper.make_tensor("w", kind, values.shape, values.flatten())
+            original.graph.initializer[i].CopyFrom(narrow)
+    result = convert_with_report(original)
+    assert nodes_of(result.model, "DequantizeLinear")
+    assert any("FLOAT8E4M3FN" in skip.reason for skip in result.skips), result.report
+
+
+@pytest.mark.parametrize("name", ["x_scale", "w_scale", "y_scale"])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
+def test_scales_that_the_operator_does_not_take(name, scale):
+    """They stay what they are to stock."""
+    original = Layer(USUAL, Quantized(scales="one")).model()
+    for constant in original.graph.initializer:
+        if constant.name == name:
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.float32(scale), name))
+    result = convert_with_report(original)
+    assert not nodes_of(result.model, OP)
+    reasons = [change.became for change in result.changes]
+    assert any(f"the scale {scale}" in reason for reason in reasons), reasons
 
 
 def test_sixteen_bit_activations_stay_float():

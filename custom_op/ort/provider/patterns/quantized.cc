@@ -187,6 +187,7 @@ std::optional<Site> quantized(const Node& node, const Graph& graph) {
     if (!each->only_for_it()) refuse("'", each->node->outputs[0]->name, "' has other readers");
   if (const Value* const bias = node.input(2)) {
     const auto b = read_dequantized(bias, "B", graph);
+    if (b) check_scales(*b->scale, false, "B", graph);
     const bool integers = b && in_units(*b, *x, *w, graph);
     if (integers && !b->only_for_it()) refuse("'", bias->name, "' has other readers");
     if (integers) site->nodes.push_back(b->node);

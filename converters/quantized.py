@@ -197,8 +197,8 @@ class _Dequantized:
         axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
         if not isinstance(axis, int) or not isinstance(block, int):
             raise Refusal(
-                f"the DequantizeLinear of {name} has attributes that are no integers, or those of a "
-                "function"
+                f"the DequantizeLinear of {name} has attributes that are no integers, or are "
+                "those of a function"
             )
         if block:
             raise Refusal(f"the DequantizeLinear of {name} has one scale for each block of values")

@@ -438,7 +438,8 @@ class _Planner:
 
     @staticmethod
     def itemsize(dtype: str) -> int:
-        return {"float64": 8, "float32": 4, "uint8": 1, "int8": 1}.get(dtype, 2)
+        # Without the operator quantised values are turned into float32.
+        return {"float64": 8, "float32": 4, "uint8": 4, "int8": 4}.get(dtype, 2)
 
     def plan(
         self,

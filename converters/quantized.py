@@ -54,8 +54,9 @@ class QuantizedRewrite(Rewrite):
     - The input comes through a ``DequantizeLinear`` of one scale, the weights through one with one
       scale or one for each output channel (axis 1 of W, the M/group of each group repeated; of a
       group with one input channel, axis 0 tells output channels apart as well).
-    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; any
-      other one is added in float32.
+    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; a
+      constant in float32 becomes one before a ``QuantizeLinear``, as it does in stock onnxruntime;
+      any other one is added in float32.
     - Relu and Clip keep the order of values, so they become bounds of the rounded result.
     - Without a ``QuantizeLinear`` behind it the operator gives float32.
 
@@ -89,8 +90,9 @@ class QuantizedRewrite(Rewrite):
         _check_scale(x.scale, "X", scope.facts)
         _check_scale(w.scale, "W", scope.facts, positive=False)
         weights = _weight_scales(node, w, scope.facts)
-        bias = _bias(node, x, w, scope)
         tail = _Tail.read(node, scope)
+        bias = _bias(node, x, w, scope)
+        rounded = None if tail.scale is None else _rounded_bias(bias, x, w, scope.facts)
         algorithm = self.selection.algorithm
         if algorithm == "winograd":
             raise Refusal("algorithm = 'winograd': products of 8-bit transforms are not exact")
@@ -104,6 +106,9 @@ class QuantizedRewrite(Rewrite):
                 scale, zero = (
                     _constant(last, name, array, scope) for name, array in zip(names, weights)
                 )
+            b = bias
+            if rounded is not None:
+                b = _constant(last, f"{bias.name}_quantized", rounded, scope)
             inputs = [
                 x.values,
                 x.scale,
@@ -112,7 +117,7 @@ class QuantizedRewrite(Rewrite):
                 scale,
                 zero,
                 *tail.quantization(last, scope),
-                *([] if bias is None else [bias]),
+                *([] if b is None else [b]),
             ]
             attributes = [
                 *node.attributes.values(),
@@ -321,6 +326,28 @@ def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.V
     expected = np.resize(expected, channels[0])
     same = np.abs(unit.reshape(-1) - expected) <= _SAME_SCALE * np.abs(expected)
     return b.values if bool(same.all()) else bias
+
+
+def _rounded_bias(
+    bias: ir.Value | None, x: _Dequantized, w: _Dequantized, facts: Facts
+) -> np.ndarray | None:
+    """A constant bias in float32 as integers in units of the products, before a QuantizeLinear.
+
+    So does onnxruntime as soon as it loads the model, with one scale for all weights or, since
+    1.24, one for each output channel; and sums that differ in the bias, however little, are rounded
+    to other results too often.
+    """
+    if bias is None or bias.dtype == ir.DataType.INT32:
+        return None
+    values, *scales = (facts.array(each) for each in (bias, x.scale, w.scale))
+    if values is None or values.ndim != 1 or any(scale is None for scale in scales):
+        return None
+    if not w.single(facts) and (w.axis != 1 or scales[1].size != values.size):
+        return None
+    with np.errstate(all="ignore"):
+        units = np.rint(values / (scales[0].reshape(()) * scales[1].reshape(-1)))
+    fits = np.isfinite(units) & (np.abs(units) < 2.0**31)
+    return units.astype(np.int32) if bool(fits.all()) else None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from cases import nodes_of
 
@@ -64,6 +65,8 @@ def exported(path, per_channel: bool) -> onnx.ModelProto:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_two_layers(per_channel, tmp_path):
+    if per_channel and tuple(int(part) for part in ort.__version__.split(".")[:2]) < (1, 24):
+        pytest.skip("onnxruntime before 1.24 keeps such biases in float32")
     original = exported(tmp_path / "exported.onnx", per_channel)
     converted = ort_tconv.convert(original)
     assert len(nodes_of(converted, OP)) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -144,3 +144,9 @@ def kernel(attributes: dict, w_shape: Sequence[int]) -> str:
     if attributes.get("group", 1) != 1:
         parts.append(f"g{attributes['group']}")
     return " ".join(parts)
+
+
+def planned(plan: Mapping[str, Any]) -> str:
+    """The algorithm of a plan, and its kernels if they are others than those in floats."""
+    isa = plan.get("isa")
+    return plan["algorithm"] + (f", 8 bits: {isa}" if isa else "")

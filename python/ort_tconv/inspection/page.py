@@ -120,7 +120,7 @@ def _row(site: Site) -> str:
     if site.bytes.column_buffer:
         never += f"<br>{text.size(site.bytes.column_buffer)}<br><small>column buffer</small>"
     plan = (
-        f"{escape(site.plan['algorithm'])}<br><details><summary><small>more</small></summary>"
+        f"{escape(text.planned(site.plan))}<br><details><summary><small>more</small></summary>"
         f"<code>{escape(site.plan['text'])}</code></details>{reason}"
     )
     share = f"{text.percent(site.share)}{_bar(site.share or 0.0, 'plan')}"

@@ -55,7 +55,9 @@ class Site:
     attributes: dict[str, Any] = field(default_factory=dict)
     macs: Macs | None = None
     bytes: Bytes | None = None
-    plan: dict[str, Any] | None = None  #: as of ``ort_tconv._core.plan``
+    #: as of ``ort_tconv._core.plan``, or ``quantized_plan`` of a node on 8-bit tensors, whose
+    #: ``isa`` may be another than the model's
+    plan: dict[str, Any] | None = None
     share: float | None = None  #: predicted, of the model's convolutions and matrix products
 
 
@@ -126,7 +128,7 @@ class InspectionData:
     def __str__(self) -> str:
         lines = [f"{self.model}: {len(self.sites)} transposed convolutions"]
         for site in self.sites:
-            plan = site.plan["algorithm"] if site.plan else site.reason
+            plan = text.planned(site.plan) if site.plan else site.reason
             known = ""
             if site.macs:
                 known = f" {text.dims(site.x_shape)} -> {text.dims(site.y_shape)}"

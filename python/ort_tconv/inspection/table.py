@@ -62,6 +62,6 @@ def _cells(site: Site) -> tuple[str, ...]:
         "\n".join(map(text.count, (site.macs.conventional, site.macs.direct, site.macs.plan))),
         f"\n{text.size(site.bytes.intermediate)}\n{text.size(site.bytes.column_buffer)}\n"
         f"{text.size(site.bytes.packed_weights)}",
-        f"{site.plan['algorithm']}\n{text.percent(site.share)}"
+        f"{text.planned(site.plan)}\n{text.percent(site.share)}"
         + (f"\n{site.reason}" if site.reason else ""),
     )

@@ -19,17 +19,19 @@ _FLOATS = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
+_BYTES = {TensorProto.UINT8: "uint8", TensorProto.INT8: "int8"}
 
 
 def dtype_name(node: TypedNode) -> str | None:
     """Name of the type that the operator computes a node in, None if it is not known."""
     element = next((value.elem_type for value in node.inputs[:2] if value.elem_type), 0)
-    return _FLOATS.get(element)
+    return (_BYTES if node.is_quantized else _FLOATS).get(element)
 
 
 def itemsize(dtype: str) -> int:
     """Bytes of a value, by the name that :func:`dtype_name` gives."""
-    return {"float64": 8, "float32": 4}.get(dtype, 2)
+    # Without the operator quantised values are turned into float32.
+    return {"float64": 8, "float32": 4, "uint8": 4, "int8": 4}.get(dtype, 2)
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,21 @@ class Problem:
     where: str
     algorithm: str = ""
     weights: str = ""
+    quantized: bool = False
 
     @classmethod
     def of(cls, node: TypedNode) -> Problem:
-        x, w = (*node.inputs, Value(), Value())[:2]
+        operands = [0, 3 if node.is_quantized else 1]
+        given = [node.inputs[index] for index in operands if index < len(node.inputs)]
+        x, w = (*given, Value(), Value())[:2]
         attributes = {
             name: value
             for name, value in node.attributes.items()
             if name in CONV_TRANSPOSE_ATTRIBUTES and value is not None
         }
         own = (node.attributes.get(name) or "" for name in ("algorithm", "weights"))
-        return cls(x.shape, w.shape, dtype_name(node), attributes, node.where, *own)
+        dtype, where = dtype_name(node), node.where
+        return cls(x.shape, w.shape, dtype, attributes, where, *own, node.is_quantized)
 
 
 class Planner:
@@ -76,11 +82,27 @@ class Planner:
             hint = hint if "subgraph" in problem.where else ""
             raise ValueError(f"the {missing} is not known{hint}")
         try:
-            plan = self._plan(x, w, dtype, problem.attributes, problem.algorithm, problem.weights)
+            plan = self._plan_of(problem, x, w, dtype)
             y, _ = output_shape(x, w, **problem.attributes)
         except (TypeError, RuntimeError) as error:  # a node that the operator refuses, too
             raise ValueError(str(error)) from error
         return plan, tuple(y)
+
+    def _plan_of(
+        self, problem: Problem, x: Sequence[int], w: Sequence[int], dtype: str
+    ) -> dict[str, Any]:
+        if not problem.quantized:
+            return self._plan(x, w, dtype, problem.attributes, problem.algorithm, problem.weights)
+        from .._core import quantized_plan
+
+        return quantized_plan(
+            x,
+            w,
+            isa=self._isa,
+            algorithm=problem.algorithm,
+            threads=self._threads,
+            **problem.attributes,
+        )
 
     def _plan(
         self,

@@ -10,7 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from ..converters.model_io import Model
-from ..converters.nodes import DOMAIN, OP_TYPE
+from ..converters.nodes import DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE
 from ..converters.schema import CONV_TRANSPOSE_ATTRIBUTES
 
 
@@ -43,7 +43,11 @@ class TypedNode:
 
     @property
     def is_ours(self) -> bool:
-        return (self.domain, self.op_type) == (DOMAIN, OP_TYPE)
+        return self.domain == DOMAIN and self.op_type in (OP_TYPE, QUANTIZED_OP_TYPE)
+
+    @property
+    def is_quantized(self) -> bool:
+        return (self.domain, self.op_type) == (DOMAIN, QUANTIZED_OP_TYPE)
 
 
 def typed_nodes(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> list[TypedNode]:
@@ -66,8 +70,9 @@ def typed_nodes(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> list
 def _of_model(shadow: onnx.ModelProto, calls: tuple[str, ...], where: str = "graph"):
     original = onnx.ModelProto()
     original.CopyFrom(shadow)
-    for container in (shadow.graph, *shadow.functions):
-        _as_stock(container.node)
+    _as_stock(shadow.graph.node, _constant_types(shadow.graph))
+    for function in shadow.functions:
+        _as_stock(function.node, {})
     yield from _Walk(original, where, calls).graph(original.graph, _infer(shadow), {})
 
 
@@ -111,7 +116,8 @@ class _Walk:
                 scope[value.name] = known
         for tensor in inferred.initializer:
             scope[tensor.name] = Value(tensor.data_type, tuple(tensor.dims))
-        for node, seen in zip(original.node, inferred.node, strict=True):
+        seen_nodes = [node for node in inferred.node if node.doc_string != _ADDED]
+        for node, seen in zip(original.node, seen_nodes, strict=True):
             yield from self.node(node, seen, scope)
 
     def node(
@@ -187,8 +193,29 @@ def _resolve(nodes, given: Mapping[str, AttributeProto]) -> None:
             _resolve(graph.node, given)
 
 
-def _as_stock(nodes) -> None:
-    """Make each of the operator's nodes the ConvTranspose it computes, which ONNX knows."""
+# Marks nodes that are not the model's.
+_ADDED = "added for shape inference"
+
+
+def _as_stock(nodes, types: Mapping[str, int]) -> None:
+    """Make each of the operator's nodes the ConvTranspose it computes, which ONNX knows.
+
+    ``types`` are those of constants by name: what a quantised one gives has the type of a constant,
+    and its input gets that type first.
+    """
+    for index, node in reversed(list(enumerate(nodes))):
+        if (node.domain, node.op_type) == (DOMAIN, QUANTIZED_OP_TYPE) and len(node.input) >= 8:
+            x, w, zero = (node.input[i] for i in (0, 3, 7))
+            cast = f"{node.output[0]}_{_ADDED}"
+            del node.input[:]
+            node.input.extend([cast, w])
+            node.op_type = OP_TYPE
+            added = helper.make_node(
+                "Cast", [x], [cast], to=types.get(zero, TensorProto.UINT8), doc_string=_ADDED
+            )
+            nodes.insert(index, added)
+        for graph in _bodies(node):
+            _as_stock(graph.node, {**types, **_constant_types(graph)})
     for node in nodes:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
             node.domain, node.op_type = "", "ConvTranspose"
@@ -196,8 +223,10 @@ def _as_stock(nodes) -> None:
             kept = [a for a in node.attribute if a.name in CONV_TRANSPOSE_ATTRIBUTES]
             del node.attribute[:]
             node.attribute.extend(kept)
-        for graph in _bodies(node):
-            _as_stock(graph.node)
+
+
+def _constant_types(graph: onnx.GraphProto) -> dict[str, int]:
+    return {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def _plain(attribute: AttributeProto) -> Any:

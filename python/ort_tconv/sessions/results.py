@@ -13,7 +13,8 @@ class ProviderSite:
     node: str  #: the node's name, or that of its first output if it has none
     op_type: str  #: of the first of its nodes
     where: str  #: ``"graph"`` or ``"subgraph <name>"``
-    pattern: str  #: ``conv_transpose``, ``upsample_conv``, ``subpixel_conv`` or ``epilogue``
+    pattern: str  #: ``conv_transpose``, ``upsample_conv``, ``subpixel_conv``, ``zero_insertion``,
+    #: ``quantized``, ``quantized_weights``, or ``epilogue`` of what could not be fused
     nodes: tuple[str, ...]  #: all that became one node of the provider's
     claimed: bool
     reason: str  #: why not, if it is not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,14 +15,15 @@ from ..converters.nodes import DOMAIN, QUANTIZED_OP_TYPE
 DIFFERING = 1e-3
 
 
-def steps_of(model: onnx.ModelProto) -> dict[str, float]:
+def steps_of(model: onnx.ModelProto, provider: bool = False) -> dict[str, float]:
     """The step by which values of a converted model may differ from the original's, by name.
 
     The quantised operator sums integers exactly, and the original floats, so that a result close
     to the middle between two steps of its scale may be rounded to the other one.  8-bit results
     behind such a node may differ by 1, and float results by the largest scale with which those were
     turned into floats.  Values that no quantised operator precedes are absent.  Only the main graph
-    counts.
+    counts.  With ``provider`` the model is an original that the execution provider runs: each
+    ``ConvTranspose`` of dequantised inputs counts as the operator then.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     constants |= {
@@ -32,11 +33,20 @@ def steps_of(model: onnx.ModelProto) -> dict[str, float]:
         for attribute in node.attribute
         if attribute.name == "value"
     }
+    producers = {name: node for node in model.graph.node for name in node.output}
+
+    def dequantizing(name: str) -> onnx.NodeProto | None:
+        node = producers.get(name)
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
     steps: dict[str, float] = {}
     for node in model.graph.node:
         reached = [steps[name] for name in node.input if name in steps]
         ours = node.domain == DOMAIN and node.op_type == QUANTIZED_OP_TYPE
-        if not reached and not ours:
+        weights = None
+        if provider and node.op_type == "ConvTranspose" and dequantizing(node.input[0]):
+            weights = dequantizing(node.input[1])
+        if not reached and not ours and weights is None:
             continue
         step = max(reached, default=0.0)
         if node.op_type == "DequantizeLinear":
@@ -44,7 +54,11 @@ def steps_of(model: onnx.ModelProto) -> dict[str, float]:
         elif node.op_type == "QuantizeLinear":
             step = 1.0
         elif ours:
-            step = 1.0 if _is_quantized(constants, node) else step * _gain(constants, node)
+            scale = _largest(constants, node.input[1])
+            gain = scale * _largest_weight(constants, node.input[3:6])
+            step = 1.0 if _is_quantized(constants, node) else step * gain
+        elif weights is not None:
+            step *= _largest_weight(constants, weights.input)
         steps.update(dict.fromkeys(node.output, step))
     return steps
 
@@ -66,13 +80,14 @@ def _is_quantized(constants: Mapping[str, onnx.TensorProto], node: onnx.NodeProt
     return zero is None or zero.data_type != onnx.TensorProto.FLOAT
 
 
-def _gain(constants: Mapping[str, onnx.TensorProto], node: onnx.NodeProto) -> float:
-    """What one step of the input changes at most in a float result: one weight's worth."""
-    weights = _array(constants, node.input[3])
+def _largest_weight(constants: Mapping[str, onnx.TensorProto], names: Sequence[str]) -> float:
+    """What the weights of these values, scale and zero point are at most; 0 if they are no
+    constants."""
+    weights = _array(constants, names[0])
     if weights is None:
         return 0.0
-    zeros = _array(constants, node.input[5])
+    zeros = _array(constants, names[2]) if len(names) > 2 else None
     spread = np.abs(weights.astype(np.int32)).max(initial=0) + (
         0 if zeros is None else np.abs(zeros.astype(np.int32)).max(initial=0)
     )
-    return float(spread) * _largest(constants, node.input[4]) * _largest(constants, node.input[1])
+    return float(spread) * _largest(constants, names[1])

@@ -171,7 +171,8 @@ def compare_models(
         _refused_by_both(source, all_feeds, error)
         raise
     baseline, expected = run_baseline(source, all_feeds)
-    limits = _Limits(target.proto, all_feeds[0], tested.tf32, rtol, atol)
+    by_provider = providers is None
+    limits = _Limits(target.proto, all_feeds[0], tested.tf32, rtol, atol, by_provider)
 
     report = ValidationReport(
         baseline=baseline.label,
@@ -449,11 +450,12 @@ class _Limits:
         tf32: bool,
         rtol: float | None,
         atol: float,
+        by_provider: bool,
     ) -> None:
         self._reductions = reductions_by_node(model, {n: v.shape for n, v in feeds.items()})
         self._nodes = model.graph.node
-        self.tf32, self.rtol, self._atol = tf32, rtol, atol
-        self._steps = steps_of(model) if rtol is None else {}
+        self.tf32, self.rtol, self._atol, self._by_provider = tf32, rtol, atol, by_provider
+        self._steps = steps_of(model, by_provider) if rtol is None else {}
 
     def of_integers(self, comparison: Comparison) -> Comparison:
         """The comparison, made good if integers differ by no more than the absolute tolerance."""
@@ -466,7 +468,7 @@ class _Limits:
 
     def of_model(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> _Limits:
         """The same limits for another form of the model."""
-        return _Limits(model, feeds, self.tf32, self.rtol, self._atol)
+        return _Limits(model, feeds, self.tf32, self.rtol, self._atol, self._by_provider)
 
     def of_output(self, name: str) -> Limit:
         return self.after_node(len(self._reductions), name)

@@ -157,11 +157,11 @@ def test_inputs_of_the_operators():
         assert [value.optional for value in table.values()] == [
             index >= count for index in range(len(table))
         ]
-    (names,) = re.findall(r"kNames\{(.*?)\}", source("custom_op/ort/qlinear_op.cc"), re.S)
+    everything = "".join(path.read_text() for path in (ROOT / "custom_op/ort").rglob("*.*"))
+    (names,) = re.findall(r'\{\s*("x", "x_scale".*?)\}', everything, re.S)
     assert re.findall(r'"(\w+)"', names) == list(QUANTIZED_INPUTS)
-    assert f'kOpName = "{OP_TYPE}"' in source("custom_op/ort/support.h")
-    assert f'kDomain = "{DOMAIN}"' in source("custom_op/ort/support.h")
-    assert f'kQuantizedOpName = "{QUANTIZED_OP_TYPE}"' in source("custom_op/ort/qlinear_op.h")
+    for name in (DOMAIN, OP_TYPE, QUANTIZED_OP_TYPE):
+        assert f'= "{name}";' in everything
 
 
 # ---- Python ------------------------------------------------------------------------------------

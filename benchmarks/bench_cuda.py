@@ -328,7 +328,7 @@ def table(rows: list[dict], precision: str, batch: int) -> Table:
     ):
         ratios = [other(row) / row["microseconds"]["ours"] for row in rows if other(row)]
         if ratios:
-            means.append(f"{measure.geometric_mean(ratios):.2f}x against {label}")
+            means.append(f"{statistics.geometric_mean(ratios):.2f}x against {label}")
     result.caption = "geometric means: " + ", ".join(means)
     return result
 

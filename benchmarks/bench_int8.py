@@ -12,6 +12,7 @@ bench_session.py.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 
 import measure as timing
@@ -130,7 +131,7 @@ def table(results: list[dict]) -> report.Table:
         ratios = [f"{row['vs_stock']:.2f}", f"{row['vs_float32']:.2f}", f"{row['equal']:.3%}"]
         rows.append([f"{row['group']}/{row['layer']}", *cells, *ratios])
     means = [
-        f"{timing.geometric_mean(row[ratio] for row in results):.2f}"
+        f"{statistics.geometric_mean(row[ratio] for row in results):.2f}"
         for ratio in ("vs_stock", "vs_float32")
     ]
     rows.append([report.MEAN, "", "", "", *means, ""])

@@ -25,8 +25,9 @@ import report
 from engines import OrtTconv, OrtTconvProvider, OrtTconvTuned, StockOrt, versions
 
 import ort_tconv
-import ort_tconv.tuning
+from ort_tconv.converters.model_io import Model
 from ort_tconv.converters.report import count_operators
+from ort_tconv.tuning import trials
 
 NOTES = [
     "Medians. sites: rewritten ones, without and with tuning. A ratio above 1: ours is faster."
@@ -95,9 +96,9 @@ def measure(name: str, model: onnx.ModelProto, shape, engines, repeat: int, seco
     row["ratio"] = {"stock": stock / ours, "tuned": stock / tuned, "provider": stock / provider}
     # What tuning promises is for processes that it did not see.
     del runs
-    models = [ort_tconv.tuning.Model(onnx.load_from_string(file)) for file in (files[0], files[2])]
-    machine = ort_tconv.tuning.Machine(models[0], engines[0].threads, ("CPUExecutionProvider",))
-    stock, tuned = ort_tconv.tuning.in_new_process(machine, models, feeds)
+    models = [Model(onnx.load_from_string(file)) for file in (files[0], files[2])]
+    machine = trials.Machine(models[0], engines[0].threads, ("CPUExecutionProvider",))
+    stock, tuned = trials.in_new_process(machine, models, feeds)
     row["new_process"] = {"stock_ms": stock, "tuned_ms": tuned, "ratio": stock / tuned}
     return row
 

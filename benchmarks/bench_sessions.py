@@ -25,7 +25,7 @@ import onnx
 import report
 
 import ort_tconv
-from ort_tconv._peak_memory import resident
+from ort_tconv.benchmarking.peak_memory import resident
 
 WAYS = ("stock", "converted", "provider")
 

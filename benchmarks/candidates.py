@@ -23,12 +23,13 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE / "recordings"
@@ -244,11 +245,14 @@ class Timing:
 
         def relative(i: int, cold: bool, among: list[dict[int, list[float]]]) -> float:
             return statistics.median(
-                r[i][cold] / geometric_mean(r[j][cold] for j in left) for r in among if i in r
+                r[i][cold] / statistics.geometric_mean(r[j][cold] for j in left)
+                for r in among
+                if i in r
             )
 
         scale = [
-            min(geometric_mean(r[j][cold] for j in left) for r in rounds) for cold in (False, True)
+            min(statistics.geometric_mean(r[j][cold] for j in left) for r in rounds)
+            for cold in (False, True)
         ]
         result = {}
         for i, kind in self.kinds.items():
@@ -263,10 +267,6 @@ class Timing:
 
 def within(factor: float, times: dict[int, float]) -> list[int]:
     return [i for i, t in times.items() if t <= factor * min(times.values())]
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def describe() -> dict[str, Any]:

@@ -25,7 +25,7 @@ import onnx
 import onnxruntime as ort
 
 import ort_tconv
-from ort_tconv import machine
+from ort_tconv.base import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 SESSIONS = 8

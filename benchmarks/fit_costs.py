@@ -127,10 +127,6 @@ def losses(measured: Iterable[Problem], constants: dict[str, float] | None = Non
     return [p.loss(p.chosen(constants)) for p in measured]
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
 def objective(measured: list[Problem], constants: dict[str, float]) -> float:
     lost, errors = [], []
     for p in measured:
@@ -175,9 +171,10 @@ def fit(measured: list[Problem], start: dict[str, float], steps: int) -> dict[st
 def report(title: str, measured: list[Problem], constants: dict[str, float], worst: int) -> None:
     lost = losses(measured, constants)
     exact = [p.times[p.chosen(constants)].us / p.times[p.best].us for p in measured]
+    means = [statistics.geometric_mean(values) for values in (lost, exact)]
     print(
-        f"{title}: {geometric_mean(lost):.4f} times the best in geometric mean, {max(lost):.3f} at "
-        f"worst ({geometric_mean(exact):.4f} and {max(exact):.3f} without regard to noise)"
+        f"{title}: {means[0]:.4f} times the best in geometric mean, {max(lost):.3f} at worst "
+        f"({means[1]:.4f} and {max(exact):.3f} without regard to noise)"
     )
     for loss, p in sorted(zip(lost, measured), key=lambda pair: -pair[0])[:worst]:
         chosen = p.chosen(constants)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, timing in turns, means, and what the machine can do."""
+"""What the benchmarks share: options, timing in turns, and what the machine can do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 3
@@ -168,10 +169,6 @@ def make_model(
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def geometric_mean(values) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 # ---- the machine -------------------------------------------------------------------------------

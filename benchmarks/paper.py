@@ -38,7 +38,8 @@ from bench_session import HERE, Layer, disagreement, load_layers, make_model
 from onnx import ModelProto, helper
 from rich.console import Console
 
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 FLAGS = ["-O2", "-std=c++17", "-fPIC", "-shared", "-pthread"]
 GROUPS = {"images": "224x224x3 images", "gan": "GAN layers"}
@@ -410,7 +411,7 @@ def time_table(rows: list[dict]) -> report.Table:
         for row in entries:
             ms = [report.milliseconds(row["methods"][name]["median_ms"]) for name in methods]
             cells.append([row["layer"], *ms, *(f"{ratio(row, name):.2f}" for name in names)])
-        means = [timing.geometric_mean(ratio(r, name) for r in entries) for name in names]
+        means = [statistics.geometric_mean(ratio(r, name) for r in entries) for name in names]
         blank = [""] * len(methods)
         cells.append([f"{report.MEAN}, {group}", *blank, *(f"{mean:.2f}" for mean in means)])
     return ["layer", *(f"{METHODS[name]} ms" for name in methods), *names], cells

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich.table
-from measure import RESULTS, geometric_mean
+from measure import RESULTS
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +62,8 @@ def means(results: list[dict]) -> dict:
     result = {}
     for name, rows in {**groups(results), ALL: results}.items():
         result[name] = {
-            "stock": geometric_mean(row["ratio"]["stock"] for row in rows),
-            "best_peer": geometric_mean(row["ratio"]["best_peer"] for row in rows),
+            "stock": statistics.geometric_mean(row["ratio"]["stock"] for row in rows),
+            "best_peer": statistics.geometric_mean(row["ratio"]["best_peer"] for row in rows),
         }
         for engine in ("stock", "ours"):
             for key in ("creation_ms", "first_run_ms"):
@@ -196,7 +196,7 @@ def model_table(data: dict) -> Table:
         ]
         for row in results
     ]
-    means = [geometric_mean([row["ratio"][name] for row in results]) for name in kept]
+    means = [statistics.geometric_mean([row["ratio"][name] for row in results]) for name in kept]
     before, after = 2 * len(names) - 1, 3 * len(measured)
     rows.append([MEAN, *[""] * before, *(f"{mean:.2f}" for mean in means), *[""] * after])
     return header, rows
@@ -215,7 +215,7 @@ def rewrite_table(data: dict) -> Table:
             ms = (milliseconds(row["engines"][name]["median_ms"]) for name in ("stock", "ours"))
             kept = "yes" if row["rewritten"] else "no"
             rows.append([row["layer"], *ms, f"{row['ratio']['stock']:.2f}", kept])
-        mean = geometric_mean(row["ratio"]["stock"] for row in members)
+        mean = statistics.geometric_mean(row["ratio"]["stock"] for row in members)
         rows.append([f"{MEAN}, {group}", "", "", f"{mean:.2f}", ""])
     return header, rows
 
@@ -386,7 +386,7 @@ def middle_of(record: Record) -> dict:
 
 def mean_ratio(data: dict, ratio: str, group: str | None = None) -> float:
     rows = [row for row in data["results"] if group in (None, row["group"])]
-    return geometric_mean(row["ratio"][ratio] for row in rows)
+    return statistics.geometric_mean(row["ratio"][ratio] for row in rows)
 
 
 def times(values: Iterable[float], digits: int = 2) -> str:
@@ -448,8 +448,8 @@ def chart(layers: Sequence[Record]) -> Drawing:
                 y += bar
                 continue
             speeds = [row["ratio"]["stock"] for row in own]
-            mean = geometric_mean(speeds)
-            best = mean / geometric_mean(row["ratio"]["best_peer"] for row in own)
+            mean = statistics.geometric_mean(speeds)
+            best = mean / statistics.geometric_mean(row["ratio"]["best_peer"] for row in own)
             start, end = sorted((x(1), x(mean)))
             color = COLORS[index % len(COLORS)]
             slowest = min(own, key=lambda row: row["ratio"]["stock"])
@@ -607,7 +607,7 @@ def memory_ratio(results: list[dict]) -> float | None:
     ]
     if not all(all(pair) for pair in pairs):
         return None
-    return geometric_mean(ours / stock for ours, stock in pairs)
+    return statistics.geometric_mean(ours / stock for ours, stock in pairs)
 
 
 def readme_section(layers: Sequence[Record], models: Sequence[Record]) -> str:

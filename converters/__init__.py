@@ -7,17 +7,33 @@ passes in the order in which they run; each is one small class that states its a
 conditions and names its refusals.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..base.facade import names_on_demand
 from . import on_demand  # noqa: F401  (before anything that imports onnx_ir)
-from .model_io import Model
-from .pipeline import (
-    DEFAULT_PASSES,
-    ConversionError,
-    ConversionResult,
-    analyze,
-    convert,
-    convert_with_report,
-)
-from .report import Change, Cost, Report, Skip
+
+if TYPE_CHECKING:
+    from ..conversion.convert import ConversionResult, convert, convert_with_report
+    from .external_data import ConversionError
+    from .model_io import Model
+    from .pipeline import DEFAULT_PASSES, analyze
+    from .report import Change, Cost, Report, Skip
+
+_HOMES = {
+    "DEFAULT_PASSES": ".pipeline",
+    "Change": ".report",
+    "ConversionError": ".external_data",
+    "ConversionResult": "..conversion.convert",
+    "Cost": ".report",
+    "Model": ".model_io",
+    "Report": ".report",
+    "Skip": ".report",
+    "analyze": ".pipeline",
+    "convert": "..conversion.convert",
+    "convert_with_report": "..conversion.convert",
+}
 
 __all__ = [
     "DEFAULT_PASSES",
@@ -32,3 +48,4 @@ __all__ = [
     "convert",
     "convert_with_report",
 ]
+__getattr__ = names_on_demand(__name__, _HOMES)

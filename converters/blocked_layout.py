@@ -26,9 +26,9 @@ _MOST_PASSED = 64  # nodes without a layout of their own that one value is follo
 
 def block_size() -> int:
     """Channels that lie side by side: ONNX Runtime's choice for this processor."""
-    from .. import _core
+    from .._core import supported_isas
 
-    return 16 if {"avx512", "neon"}.intersection(_core.supported_isas()) else 8
+    return 16 if {"avx512", "neon"}.intersection(supported_isas()) else 8
 
 
 class BlockedLayout:

@@ -7,19 +7,9 @@ import onnx_ir as ir
 from .convolution import check_opset
 from .nodes import FLOATS, become_operator, input_of
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .schema import CONV_TRANSPOSE_ATTRIBUTES
 from .value_types import can_tell_type
 
-#: By name: the type of each attribute that ConvTranspose has in any version.
-CONV_TRANSPOSE_ATTRIBUTES = {
-    "auto_pad": ir.AttributeType.STRING,
-    "dilations": ir.AttributeType.INTS,
-    "group": ir.AttributeType.INT,
-    "kernel_shape": ir.AttributeType.INTS,
-    "output_padding": ir.AttributeType.INTS,
-    "output_shape": ir.AttributeType.INTS,
-    "pads": ir.AttributeType.INTS,
-    "strides": ir.AttributeType.INTS,
-}
 _VERSIONS = (1, 11, 22)
 
 #: How the reason begins why a node is left alone that stock refuses as well.
@@ -104,10 +94,10 @@ def _check_shapes(node: ir.Node, scope: Scope) -> None:
     likely = [1, w[0], *(1 + max(0, sum(pads[axis :: len(w) - 2])) for axis in range(len(w) - 2))]
     x = [known if known is not None else size for known, size in zip(x, likely)] + x[len(likely) :]
     bias = facts.static(input_of(node, 2))
-    from .. import _core
+    from .._core import output_shape
 
     try:
-        _core.output_shape(x, w, bias, **given)
+        output_shape(x, w, bias, **given)
     except (ValueError, TypeError, OverflowError) as error:
         raise Refusal(f"{NOT_ALLOWED}{error}") from error
 

@@ -64,21 +64,21 @@ def _bytes(node: ir.Node, facts: Facts) -> int | None:
 
 def nominal_sides(x: ir.Value, axes: int, facts: Facts) -> tuple[int, list[int]]:
     """Batch and sides of ``x``, assumed where they are not known."""
-    from .. import _core
+    from .._core import nominal_side
 
     dims = facts.dims(x)
     known = [None] * (axes + 2) if dims is None or len(dims) != axes + 2 else dims
     numbers = [None if size is None else size.number for size in known]
-    sides = [_core.nominal_side(axes) if n is None else n for n in numbers[2:]]
+    sides = [nominal_side(axes) if n is None else n for n in numbers[2:]]
     return (1 if numbers[0] is None else numbers[0]), sides
 
 
 def nominal_elements(value: ir.Value, facts: Facts) -> float:
     """Elements of an image [N, C, D1, ...], each unknown side of which is assumed."""
-    from .. import _core
+    from .._core import nominal_side
 
     dims = facts.dims(value) or ()
-    side = _core.nominal_side(max(1, len(dims) - 2))
+    side = nominal_side(max(1, len(dims) - 2))
     return math.prod(
         float(size.factor) * (1 if axis == 0 and size.dims else side ** len(size.dims))
         for axis, size in enumerate(dims)
@@ -89,12 +89,10 @@ def engine_cost(
     dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
 ) -> float:
     """Cost by the operator's plan, in vector multiply-adds.  ``direct`` leaves Winograd out."""
-    from .. import _core
+    from .._core import algorithms, plan
 
-    algorithms = [name for name in _core.algorithms() if name != "winograd"] if direct else [""]
-    return min(
-        _core.plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in algorithms
-    )
+    names = [name for name in algorithms() if name != "winograd"] if direct else [""]
+    return min(plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in names)
 
 
 def least_conv_cost(
@@ -106,17 +104,17 @@ def least_conv_cost(
     moved once; and where ONNX Runtime unfolds its input into ``columns``, a value for each tap,
     those written and read.
     """
-    from .. import _core
+    from .._core import output_shape, plan
 
-    plan = _core.plan(x, w, dtype=dtype, algorithm="direct", **attributes)
-    y, _ = _core.output_shape(x, w, **attributes)
+    work = plan(x, w, dtype=dtype, algorithm="direct", **attributes)["work"]
+    y, _ = output_shape(x, w, **attributes)
     unfolded = x[1] * math.prod(w[2:]) * y[0] * math.prod(y[2:]) if columns else 0
     moved = math.prod(x) + math.prod(w) + math.prod(y) + 2 * unfolded
-    return plan["work"]["multiply_adds"] + moving_cost(moved, dtype)
+    return work["multiply_adds"] + moving_cost(moved, dtype)
 
 
 def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float:
     """Cost of reading or writing so many values, in order or not."""
-    from .. import _core
+    from .._core import moving_cost as cost
 
-    return _core.moving_cost(elements, dtype, shuffled)
+    return cost(elements, dtype, shuffled)

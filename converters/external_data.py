@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ..text import printable
+from ..base.text import printable
 
 _COPY_BYTES = 1 << 24
 

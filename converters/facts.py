@@ -3,6 +3,19 @@
 Exporters compute sizes from shapes (``Shape``, ``Gather``, ``Mul``, ``Concat`` ...).  With static
 shapes all of that is constant; with open ones each size is a product of integers and of dimensions
 of some value, and two sizes are equal for every input if their products are.
+
+What other tools find is taken from them: shapes that are known come from ONNX's inference, with its
+propagation of data (``value_types.annotate``), and nodes on constants are evaluated by ONNX's own
+reference.  Here is what they leave:
+
+- Products and quotients of open dimensions.  ONNX's inference has no value for a ``Mul`` of one,
+  nor has onnxscript's folding, which asks for a newer onnx-ir than this package besides.  onnx-ir
+  computes with names since 0.2 only, by sympy, which takes longer to import than the rest of a
+  conversion, and only where a rule for each operator puts the names in.
+- Answers that change nothing: a folding pass replaces the nodes that it folds, whereas what no
+  rewrite needs has to stay as it is in the model.  They hold while passes rewrite other nodes.
+- Constants that are too large to look at: weights are copied, cast and rearranged when they are
+  needed, and those in files that are not there still have shapes.
 """
 
 from __future__ import annotations

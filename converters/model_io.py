@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
-from ..text import printable
+from ..base.text import printable
 from .external_data import (
     ConversionError,
     Extent,

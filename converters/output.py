@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from ..text import printable
+from ..base.text import printable
 from .external_data import ConversionError, Extent, all_tensors, location_of, refer, tensor_bytes
 from .model_io import EXTERNAL_THRESHOLD, Model, read_model
 from .nodes import DOMAIN

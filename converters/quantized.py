@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,14 @@ from .nodes import (
 from .rewrite import Refusal, Rewrite, Scope, Site
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
+_INTEGERS = (
+    *BYTES,
+    ir.DataType.INT4,
+    ir.DataType.UINT4,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT32,
+)
 #: Versions of DequantizeLinear and QuantizeLinear whose inputs and attributes are known here.
 _LINEAR_VERSIONS = (10, 13, 19, 21, 23, 24, 25)
 # Two products of the same float32 scales, each rounded once or twice.
@@ -46,8 +54,9 @@ class QuantizedRewrite(Rewrite):
     - The input comes through a ``DequantizeLinear`` of one scale, the weights through one with one
       scale or one for each output channel (axis 1 of W, the M/group of each group repeated; of a
       group with one input channel, axis 0 tells output channels apart as well).
-    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; any
-      other one is added in float32.
+    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; a
+      constant in float32 becomes one before a ``QuantizeLinear``, as it does in stock onnxruntime;
+      any other one is added in float32.
     - Relu and Clip keep the order of values, so they become bounds of the rounded result.
     - Without a ``QuantizeLinear`` behind it the operator gives float32.
 
@@ -78,9 +87,12 @@ class QuantizedRewrite(Rewrite):
         x = _Dequantized.read(node.inputs[0], "X", scope)
         w = _Dequantized.read(node.inputs[1], "W", scope)
         x.check_single(scope.facts)
+        _check_scale(x.scale, "X", scope.facts)
+        _check_scale(w.scale, "W", scope.facts, positive=False)
         weights = _weight_scales(node, w, scope.facts)
-        bias = _bias(node, x, w, scope)
         tail = _Tail.read(node, scope)
+        bias = _bias(node, x, w, scope)
+        rounded = None if tail.scale is None else _rounded_bias(bias, x, w, scope.facts)
         algorithm = self.selection.algorithm
         if algorithm == "winograd":
             raise Refusal("algorithm = 'winograd': products of 8-bit transforms are not exact")
@@ -94,6 +106,9 @@ class QuantizedRewrite(Rewrite):
                 scale, zero = (
                     _constant(last, name, array, scope) for name, array in zip(names, weights)
                 )
+            b = bias
+            if rounded is not None:
+                b = _constant(last, f"{bias.name}_quantized", rounded, scope)
             inputs = [
                 x.values,
                 x.scale,
@@ -102,7 +117,7 @@ class QuantizedRewrite(Rewrite):
                 scale,
                 zero,
                 *tail.quantization(last, scope),
-                *([] if bias is None else [bias]),
+                *([] if b is None else [b]),
             ]
             attributes = [
                 *node.attributes.values(),
@@ -114,7 +129,9 @@ class QuantizedRewrite(Rewrite):
             prune([*old, *(value for each in tail.nodes for value in each.inputs)])
             return [last]
 
-        return Site([node, *tail.nodes], apply, f"{DOMAIN}::{QUANTIZED_OP_TYPE}")
+        read = [value for value in node.inputs if value is not bias]
+        nodes = [*_dequantizing(read, scope), node, *tail.nodes]
+        return Site(nodes, apply, f"{DOMAIN}::{QUANTIZED_OP_TYPE}")
 
     def _floats(self, node: ir.Node, scope: Scope, refusal: Refusal) -> Site:
         """Constants in place of the nodes that compute them."""
@@ -137,7 +154,8 @@ class QuantizedRewrite(Rewrite):
                 prune([old])
             return [node]
 
-        return Site([node], apply, f"ConvTranspose with weights as constants: {refusal}")
+        nodes = [*_dequantizing([node.inputs[index] for index, _ in constants], scope), node]
+        return Site(nodes, apply, f"ConvTranspose with weights as constants: {refusal}")
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -145,6 +163,21 @@ class QuantizedRewrite(Rewrite):
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
+
+
+def _dequantizing(values: Iterable[ir.Value | None], scope: Scope) -> list[ir.Node]:
+    """The ``DequantizeLinear`` nodes that are there for one reader of these alone."""
+    nodes = dict.fromkeys(_producer(v) for v in values if v is not None and only_consumer(v))
+    return [node for node in nodes if scope.own(node, "DequantizeLinear")]
+
+
+def _check_scale(scale: ir.Value, of: str, facts: Facts, positive: bool = True) -> None:
+    """Refuse constant scales that the operator does not take."""
+    array = facts.array(scale)
+    for value in () if array is None else array.reshape(-1):
+        if not np.isfinite(value) or (positive and value <= 0):
+            rule = "positive and finite" if positive else "finite"
+            raise Refusal(f"the scale {value} of {of} is not {rule}")
 
 
 @dataclass(frozen=True)
@@ -167,8 +200,11 @@ class _Dequantized:
         if values is None or scale is None:
             raise Refusal(f"the DequantizeLinear of {name} lacks an input")
         axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
-        if axis is None or block is None:
-            raise Refusal(f"the DequantizeLinear of {name} refers to a function's attributes")
+        if not isinstance(axis, int) or not isinstance(block, int):
+            raise Refusal(
+                f"the DequantizeLinear of {name} has attributes that are no integers, or are "
+                "those of a function"
+            )
         if block:
             raise Refusal(f"the DequantizeLinear of {name} has one scale for each block of values")
         known = (values, zero, scope.facts.tensor(values))
@@ -177,6 +213,10 @@ class _Dequantized:
             raise Refusal(f"the type of the quantised {name} is not known")
         if dtype not in BYTES and not any_integer:
             raise Refusal(f"the quantised {name} has type {dtype}, which is not uint8 or int8")
+        if dtype not in _INTEGERS:
+            raise Refusal(f"the quantised {name} has type {dtype}, which is not one of integers")
+        if zero is not None and zero.dtype not in (None, dtype):
+            raise Refusal(f"{name} has type {dtype}, and its zero point {zero.dtype}")
         if scale.dtype not in (None, ir.DataType.FLOAT) or value.dtype not in (
             None,
             ir.DataType.FLOAT,
@@ -209,15 +249,23 @@ class _Dequantized:
         if scale is None or zero is None or scale.ndim > 1:
             return None
         shape = [1] * len(tensor.shape)
-        if scale.size > 1:
+        if scale.size != 1:
             if not -len(shape) <= self.axis < len(shape):
                 return None
+            if tensor.shape[self.axis] != scale.size:
+                raise Refusal(
+                    f"the scales of {self.name} have shape {list(scale.shape)}, "
+                    f"and {self.name} has {list(tensor.shape)}"
+                )
             shape[self.axis] = scale.size
+        if zero.size not in (1, scale.size):
+            raise Refusal(f"{self.name} has {scale.size} scales and {zero.size} zero points")
 
         def array() -> np.ndarray:
             quantized = tensor.numpy().astype(np.int32)
             offset = zero.astype(np.int32).reshape(shape if zero.size > 1 else [1] * len(shape))
-            floats = (quantized - offset).astype(np.float32) * scale.reshape(shape)
+            with np.errstate(invalid="ignore", over="ignore"):  # scales may be anything
+                floats = (quantized - offset).astype(np.float32) * scale.reshape(shape)
             return floats.astype(np.float64)
 
         return array
@@ -234,7 +282,7 @@ def _weight_scales(
     if scale_dims is None or dims is None or group is None:
         raise Refusal("the shapes of W and of its scales are not known")
     axis = w.axis + len(dims) if w.axis < 0 else w.axis
-    if len(scale_dims) != 1 or axis >= len(dims) or scale_dims[0] != dims[axis]:
+    if len(scale_dims) != 1 or not 0 <= axis < len(dims) or scale_dims[0] != dims[axis]:
         raise Refusal(f"the scales of W have shape {list(scale_dims)}, and W has {list(dims)}")
     if axis == 1:
         return None
@@ -244,6 +292,8 @@ def _weight_scales(
     zero = np.zeros(1, w.dtype.numpy()) if w.zero is None else facts.array(w.zero)
     if scale is None or zero is None:
         raise Refusal("W has a scale for each input channel (axis 0), which is not a constant")
+    if zero.size not in (1, scale.size):
+        raise Refusal(f"W has {scale.size} scales and {zero.size} zero points")
     if group == dims[0]:  # one input channel a group: its scale is that of all the group's outputs
         return np.repeat(scale, dims[1]), np.repeat(np.resize(zero, dims[0]), dims[1])
     if (scale != scale[0]).any() or (zero != zero.flat[0]).any():
@@ -262,6 +312,7 @@ def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.V
             raise Refusal(f"its input B has type {bias.dtype}")
         return bias
     b = _Dequantized.read(bias, "B", scope, any_integer=True)
+    _check_scale(b.scale, "B", facts, positive=False)
     scales = [facts.array(each.scale) for each in (b, x, w)]
     zero = np.zeros(1) if b.zero is None else facts.array(b.zero)
     if b.dtype != ir.DataType.INT32 or zero is None or zero.any() or any(s is None for s in scales):
@@ -275,6 +326,28 @@ def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.V
     expected = np.resize(expected, channels[0])
     same = np.abs(unit.reshape(-1) - expected) <= _SAME_SCALE * np.abs(expected)
     return b.values if bool(same.all()) else bias
+
+
+def _rounded_bias(
+    bias: ir.Value | None, x: _Dequantized, w: _Dequantized, facts: Facts
+) -> np.ndarray | None:
+    """A constant bias in float32 as integers in units of the products, before a QuantizeLinear.
+
+    So does onnxruntime as soon as it loads the model, with one scale for all weights or, since
+    1.24, one for each output channel; and sums that differ in the bias, however little, are rounded
+    to other results too often.
+    """
+    if bias is None or bias.dtype == ir.DataType.INT32:
+        return None
+    values, *scales = (facts.array(each) for each in (bias, x.scale, w.scale))
+    if values is None or values.ndim != 1 or any(scale is None for scale in scales):
+        return None
+    if not w.single(facts) and (w.axis != 1 or scales[1].size != values.size):
+        return None
+    with np.errstate(all="ignore"):
+        units = np.rint(values / (scales[0].reshape(()) * scales[1].reshape(-1)))
+    fits = np.isfinite(units) & (np.abs(units) < 2.0**31)
+    return units.astype(np.int32) if bool(fits.all()) else None
 
 
 @dataclass(frozen=True)
@@ -320,6 +393,7 @@ class _Tail:
             raise Refusal(f"the QuantizeLinear behind it gives {dtype}, not uint8 or int8")
         if attribute(following, "block_size", 0) or scale.dtype not in (None, ir.DataType.FLOAT):
             raise Refusal("the QuantizeLinear behind it is not one of float32 with one scale")
+        _check_scale(scale, "the QuantizeLinear behind it", scope.facts)
         return cls([*nodes, following], attributes, scale, zero, dtype, label)
 
     def quantization(self, node: ir.Node, scope: Scope) -> tuple[ir.Value, ir.Value]:

@@ -9,10 +9,6 @@ from .nodes import attribute, is_operator, node_label
 from .report import Report
 from .rewrite import Refusal, Selection, visit
 
-#: Values of the operator's attribute ``weights``. In 16 bits they are rounded once, when a session
-#: is created; inputs, outputs and sums stay float32.
-WEIGHTS = ("float32", "float16", "bfloat16")
-
 
 def keep_weights(model: ir.Model, facts: Facts, selection: Selection, report: Report) -> bool:
     """Store ``selection.weights`` in the operator's nodes, those that were there before included.

@@ -1,4 +1,9 @@
-"""A model converted, and the same model with the execution provider: which sites each way takes."""
+"""A model converted, and the same model with the execution provider: which sites each way takes.
+
+Each model that the tests of a folder convert goes through both, where its conftest.py imports
+``both_ways`` and ``pytest_collection_modifyitems`` from here: both ways have to take the same
+sites and give the same bits, or be on the list of differences.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
+from differences import DIFFERENCES
 from sessions import options
 
 import ort_tconv
-from ort_tconv.converters import ConversionError, convert_with_report
+from ort_tconv.converters import ConversionError, convert_with_report, pipeline
 from ort_tconv.converters.model_io import Model, read_model
 from ort_tconv.converters.nodes import DOMAIN, OP_TYPE
-from ort_tconv.inputs import make_inputs
-from ort_tconv.provider import ProviderReport, open_with_report
-from ort_tconv.session import open_session
+from ort_tconv.models.inputs import make_inputs
+from ort_tconv.sessions.provider import unavailable
+from ort_tconv.sessions.provider_report import ProviderReport, open_with_report
+from ort_tconv.sessions.session import open_session
 
 Sites = set[frozenset[str]]
+
+_MOST = 3  # models of one test: hypothesis draws more, all alike
+_LARGEST = 1 << 26  # bytes
+# Of onnxruntime: older ones infer fewer shapes, and die of models that they should refuse.
+_OLDEST = (1, 32)
 
 
 def converted_sites(report) -> Sites:
@@ -180,3 +193,58 @@ def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
     for node in graph.node:
         yield node
         yield from _inner(node)
+
+
+# ---- every model of a folder of tests ------------------------------------------------------------
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
+
+
+def _name(item: pytest.Item) -> str:
+    """File, function and parameters."""
+    place, bracket, parameters = item.nodeid.partition("[")
+    return place.rpartition("/")[2] + bracket + parameters
+
+
+@pytest.fixture(autouse=True)
+def both_ways(request, monkeypatch):
+    if unavailable() is not None or _version() < _OLDEST:
+        yield
+        return
+    seen = []
+    rewrite = pipeline._rewrite
+
+    def recording(source, selection, passes):
+        usual = list(passes) == list(pipeline.DEFAULT_PASSES)
+        special = selection.include or selection.timed or selection.weights
+        if usual and not special and len(seen) < _MOST and source.proto.ByteSize() < _LARGEST:
+            seen.append((source.copy(), selection))
+        return rewrite(source, selection, passes)
+
+    monkeypatch.setattr(pipeline, "_rewrite", recording)
+    yield
+    monkeypatch.undo()  # whatever else the test has patched
+    found = set()
+    for source, selection in seen:
+        settings = {"exclude": list(selection.exclude), "algorithm": selection.algorithm}
+        found.add(difference(source, **settings))
+    found.discard(None)
+    # What is listed need not show everywhere: the estimate may leave the site alone both ways.
+    assert not found or _name(request.node) in DIFFERENCES, found
+
+
+def pytest_collection_modifyitems(config, items):
+    """A test that is listed has to be there, where whole files are collected."""
+    if (
+        any("::" in arg for arg in config.args)
+        or config.option.keyword
+        or config.getoption("lf", False)
+    ):
+        return
+    names = {_name(item) for item in items}
+    files = {name.partition("::")[0] for name in names}
+    gone = [name for name in DIFFERENCES if name.partition("::")[0] in files and name not in names]
+    if gone:
+        raise pytest.UsageError(f"the list of differences has tests that are not there: {gone}")

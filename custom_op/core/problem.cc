@@ -107,13 +107,6 @@ void check_size(const Problem& p) {
           " fall into more than ", kMaxResidueClasses, " residue classes, which is not supported");
 }
 
-WeightStorage parse_weights(const std::string& text) {
-  if (text.empty()) return WeightStorage::kCompute;
-  for (WeightStorage s : {WeightStorage::kCompute, WeightStorage::kFloat16, WeightStorage::kBFloat16})
-    if (text == name(s)) return s;
-  fail("attribute weights = '", text, "': must be float32, float16 or bfloat16");
-}
-
 }  // namespace
 
 const char* name(WeightStorage storage) {
@@ -123,6 +116,17 @@ const char* name(WeightStorage storage) {
     case WeightStorage::kBFloat16: return "bfloat16";
   }
   return "?";
+}
+
+WeightStorage parse_weights(const std::string& text, const char* what) {
+  if (text.empty()) return WeightStorage::kCompute;
+  std::string known;
+  for (int i = 0; i < kWeightStorages; ++i) {
+    const auto storage = static_cast<WeightStorage>(i);
+    if (text == name(storage)) return storage;
+    known += concat(i ? ", " : "", name(storage));
+  }
+  fail(what, " weights = '", text, "': must be one of ", known);
 }
 
 int64_t checked_mul(int64_t a, int64_t b, const char* what) {
@@ -196,7 +200,7 @@ void check_attributes(const Attributes& a) {
   check_each("output_shape", a.output_shape, 0);
   require(a.allow_tf32 == 0 || a.allow_tf32 == 1, "attribute allow_tf32 = ", a.allow_tf32, ": must be 0 or 1");
   parse_activation(a.activation, a.activation_params, -1);
-  parse_weights(a.weights);
+  parse_weights(a.weights, "attribute");
   // The first list that fixes the number of spatial axes fixes it for the others.
   for (const Dims* v : {&a.kernel_shape, &a.strides, &a.dilations, &a.output_padding}) {
     if (!v->empty()) {
@@ -273,7 +277,7 @@ Problem make_problem(const Attributes& a, const InputShapes& shapes) {
             p.y_shape());
   }
   p.activation = parse_activation(a.activation, a.activation_params, p.out_channels);
-  p.weights = parse_weights(a.weights);
+  p.weights = parse_weights(a.weights, "attribute");
   return p;
 }
 

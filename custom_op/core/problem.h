@@ -62,6 +62,9 @@ enum class WeightStorage { kCompute, kFloat16, kBFloat16 };
 constexpr int kWeightStorages = 3;
 const char* name(WeightStorage storage);
 
+// The storage of a name, "" being the type that arithmetic is done in.  Throws Error that calls the text `what`.
+WeightStorage parse_weights(const std::string& text, const char* what);
+
 // A complete, consistent transposed convolution:
 //   Y[n, m, o] = act(sum X[n, c, i] W[c, m, t] + B[m] + Z[n, m, o]),  o = stride*i + dilation*t - pad_begin.
 struct Problem {

@@ -22,7 +22,8 @@ std::vector<std::string> emulated_quantized_isas();
 // naming the choices if it is unknown or this processor lacks it.
 const QuantizedKernels& quantized_kernels(const std::string& isa = "");
 
-// The one named, whether or not this processor can run it: for plans, not for calls.
+// The one named, or the best that is based on the instruction set named (arch.h), whether or not this processor can
+// run it: for plans, not for calls.
 const QuantizedKernels& compiled_quantized_kernels(const std::string& isa);
 
 // The machine a plan is made for.  `threads` <= 0: as many as this process may use.

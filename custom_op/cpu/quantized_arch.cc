@@ -122,7 +122,14 @@ const QuantizedKernels& quantized_kernels(const std::string& isa) {
   fail("no quantised kernels for this processor");
 }
 
-const QuantizedKernels& compiled_quantized_kernels(const std::string& isa) { return *entry(isa).kernels; }
+const QuantizedKernels& compiled_quantized_kernels(const std::string& isa) {
+  // A set of the same name comes first: not each processor with the instructions has those for 8 bits, too.
+  const auto sets = compiled_quantized_isas();
+  if (std::find(sets.begin(), sets.end(), isa) == sets.end())
+    for (const auto& e : entries())
+      if (!e.emulated && isa == e.kernels->base) return *e.kernels;
+  return *entry(isa).kernels;
+}
 
 Machine machine(const QuantizedKernels& kernels, int threads) {
   Machine m = machine(compiled_kernel_set(kernels.base), threads);

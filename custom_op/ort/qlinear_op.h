@@ -2,12 +2,10 @@
 // attributes as of SegregatedConvTranspose.
 #pragma once
 
-#include <memory>
-#include <vector>
+#include <string>
 
-#include "cpu/quantized.h"
 #include "ort/op.h"
-#include "ort/prepared_cache.h"
+#include "ort/quantized_node.h"
 #include "ort/support.h"
 
 namespace ort_tconv {
@@ -22,18 +20,11 @@ class QuantizedKernel {
 
  private:
   void compute(OrtKernelContext* context);
-  std::shared_ptr<const QuantizedPrepared> prepare(const InputShapes& shapes);
-  void prepare_ahead(const Dims& declared, const OrtValue* w);
 
   const OrtApi& api_;
-  QuantizedTypes types_;
-  bool float_bias_;
   std::string name_;  // of the node, for messages
-  Attributes attributes_;
-  const QuantizedKernels& kernels_;
-  Machine machine_;
+  QuantizedNode node_;
   bool constant_w_ = false;
-  PreparedCache<QuantizedPrepared> cache_;
 };
 
 // The operator for one choice of types.

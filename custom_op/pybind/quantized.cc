@@ -105,10 +105,12 @@ void bind_quantized(py::module_& m) {
         const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
         const QuantizedKernels& kernels = isa.empty() ? quantized_kernels() : compiled_quantized_kernels(isa);
         const QuantizedTypes types{QuantizedType::kUint8, QuantizedType::kInt8, QuantizedType::kUint8};
-        return describe(QuantizedPrepared(p, types, kernels, machine(kernels, threads), algorithm).plan(), p);
+        py::dict plan = describe(QuantizedPrepared(p, types, kernels, machine(kernels, threads), algorithm).plan(), p);
+        plan["isa"] = kernels.name;
+        return plan;
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("isa") = "", py::arg("algorithm") = "", py::arg("threads") = 1,
-      "Plan for the shapes, on any set of kernels that is built in.");
+      "Plan for the shapes, on any set of kernels that is built in, or the best of an instruction set's.");
 }
 
 }  // namespace ort_tconv

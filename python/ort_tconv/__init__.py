@@ -15,40 +15,45 @@ Importing the package loads nothing else: each name brings in what it needs when
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .base.facade import names_on_demand
 
 if TYPE_CHECKING:
     from . import converters, testing
-    from ._library import get_cmake_dir, get_library_path
-    from .benchmarking import Benchmark, benchmark
-    from .converters import ConversionError, convert
-    from .inference_session import InferenceSession
-    from .inspection import Inspection, inspect
-    from .provider import add_provider, provider_report
-    from .session import available_providers, register
-    from .validation import ValidationReport, validate
+    from .base.library import get_cmake_dir, get_library_path
+    from .benchmarking.benchmark import Benchmark, benchmark
+    from .conversion.convert import convert
+    from .conversion.inference_session import InferenceSession
+    from .converters.external_data import ConversionError
+    from .inspection.inspect import Inspection, inspect
+    from .sessions.provider import add_provider
+    from .sessions.provider_report import provider_report
+    from .sessions.session import available_providers, register
+    from .validation.validate import ValidationReport, validate
 
     __version__: str
 
 _HOMES = {
-    "Benchmark": ".benchmarking",
-    "ConversionError": ".converters",
-    "InferenceSession": ".inference_session",
-    "Inspection": ".inspection",
-    "ValidationReport": ".validation",
-    "add_provider": ".provider",
-    "available_providers": ".session",
-    "benchmark": ".benchmarking",
-    "convert": ".converters",
-    "get_cmake_dir": "._library",
-    "get_library_path": "._library",
-    "inspect": ".inspection",
-    "provider_report": ".provider",
-    "register": ".session",
-    "validate": ".validation",
+    "Benchmark": ".benchmarking.benchmark",
+    "ConversionError": ".converters.external_data",
+    "InferenceSession": ".conversion.inference_session",
+    "Inspection": ".inspection.inspect",
+    "ValidationReport": ".validation.validate",
+    "add_provider": ".sessions.provider",
+    "available_providers": ".sessions.session",
+    "benchmark": ".benchmarking.benchmark",
+    "convert": ".conversion.convert",
+    "converters": ".converters",
+    "get_cmake_dir": ".base.library",
+    "get_library_path": ".base.library",
+    "inspect": ".inspection.inspect",
+    "provider_report": ".sessions.provider_report",
+    "register": ".sessions.session",
+    "testing": ".testing",
+    "validate": ".validation.validate",
 }
-_MODULES = ("converters", "testing")
+_find = names_on_demand(__name__, _HOMES)
 
 __all__ = [
     "Benchmark",
@@ -72,18 +77,12 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name == "__version__":
-        from importlib.metadata import version
+    if name != "__version__":
+        return _find(name)
+    from importlib.metadata import version
 
-        value = version("ort-tconv")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name], __name__), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f".{name}", __name__)
-    else:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    globals()[name] = value
-    return value
+    globals()[name] = version("ort-tconv")
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

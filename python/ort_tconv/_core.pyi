@@ -221,7 +221,8 @@ def quantized_plan(
     threads: int = 1,
     **attributes: Unpack[Attributes],
 ) -> dict[str, Any]:
-    """Plan for the shapes, on any set of quantised kernels that is built in."""
+    """Plan for the shapes, with the set of kernels as ``isa``: any that is built in, or the best
+    that is based on an instruction set of :func:`compiled_isas`."""
 
 def quantized_reference(
     x: NDArray[Any],

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .text import ALIKE, encodable, printable
+from .base.text import ALIKE, encodable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,7 +150,8 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import export_verb, machine
+    from .base import machine
+    from .conversion import export_verb
 
     parser = _Parser(
         prog="ort-tconv",
@@ -357,7 +358,7 @@ def _add_provider(group: _Group, whose: str, note: str) -> None:
 
 
 def _providers(options: argparse.Namespace) -> dict[str, Any]:
-    from .provider import PROVIDER
+    from .sessions.provider import PROVIDER
 
     return {"provider": True} if options.provider == [PROVIDER] else {"providers": options.provider}
 
@@ -388,7 +389,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from .converters import convert_with_report
+    from .conversion.convert import convert_with_report
 
     if options.json and options.check:
         raise ValueError("--json holds one report: use it with convert or with validate")
@@ -424,7 +425,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _compare(original: str, converted: str | None, options: argparse.Namespace) -> int:
-    from .validation import validate
+    from .validation.validate import validate
 
     report = validate(
         original,
@@ -448,7 +449,7 @@ def _compare(original: str, converted: str | None, options: argparse.Namespace) 
 def _inspect(options: argparse.Namespace) -> int:
     if options.session:
         return _inspect_session(options)
-    from .inspection import inspect
+    from .inspection.inspect import inspect
 
     inspection = inspect(
         options.model, shapes=dict(options.shape), isa=options.isa, threads=options.threads
@@ -460,9 +461,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _inspect_session(options: argparse.Namespace) -> int:
+    from .base.library import import_onnxruntime
     from .converters.model_io import read_model
-    from .provider import add_provider, open_with_report
-    from .session import import_onnxruntime
+    from .sessions.provider import add_provider
+    from .sessions.provider_report import open_with_report
 
     session_options = import_onnxruntime().SessionOptions()
     session_options.log_severity_level = 3
@@ -472,8 +474,8 @@ def _inspect_session(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .benchmark_plot import check
-    from .benchmarking import benchmark
+    from .benchmarking.benchmark import benchmark
+    from .benchmarking.plot import check
 
     if options.plot:  # what would fail, fails before the work
         check(options.plot)
@@ -501,7 +503,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .environment import environment
+    from .installation.environment import environment
 
     found = environment()
     _show(found, options, wrap=False)  # a path that is cut is of no use
@@ -516,7 +518,7 @@ def _show(
 ) -> None:
     """Print a report as tables, or as JSON; a file of JSON comes besides the tables."""
     if options.json:
-        from . import machine
+        from .base import machine
 
         content = {"version": machine.version("ort-tconv"), **report.to_dict()}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"

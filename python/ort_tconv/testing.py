@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .comparison import Comparison
 from .converters.model_io import ModelLike
-from .validation import Inputs, ValidationReport, validate
+from .validation.comparison import Comparison
+from .validation.validate import Inputs, ValidationReport, validate
 
 __all__ = ["assert_models_close"]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from onnx import helper
 from sessions import agree
 
-from ort_tconv import tuning
 from ort_tconv.converters import analyze, convert_with_report
+from ort_tconv.tuning import trials, tune
 
 OP = "SegregatedConvTranspose"
 RNG = np.random.default_rng(2)
@@ -25,8 +25,8 @@ def clock(monkeypatch):
             run()
         return [2.0] + [1.0] * (len(runs) - 1)
 
-    monkeypatch.setattr(tuning, "interleaved", measure)
-    monkeypatch.setattr(tuning, "in_new_process", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(tune, "interleaved", measure)
+    monkeypatch.setattr(trials, "in_new_process", lambda *_: (2.0, 1.0))
 
 
 def conv_model(
@@ -196,7 +196,7 @@ def test_the_other_passes_come_first():
 
 
 def test_a_site_of_another_pass_that_lost_is_reported_once(monkeypatch):
-    monkeypatch.setattr(tuning, "interleaved", lambda runs: [1.0, 2.0])
+    monkeypatch.setattr(tune, "interleaved", lambda runs: [1.0, 2.0])
     before = [helper.make_node("Upsample", ["x"], ["p"], "up", scales=[1.0, 1.0, 2.0, 2.0])]
     result = convert_with_report(conv_model(before=before, opset=8), tune=True)
     (skip,) = result.skips

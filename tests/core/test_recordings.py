@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_choices_are_the_best_or_close(file: Path) -> None:
     count as equal."""
     measured = problems(file)
     lost = fit_costs.losses(measured)
-    assert fit_costs.geometric_mean(lost) <= 1.02
+    assert statistics.geometric_mean(lost) <= 1.02
     far = {(p.name, p.threads, p.chosen()): loss for p, loss in zip(measured, lost) if loss > 1.12}
     assert len(far) <= 0.05 * len(measured) and all(loss <= 1.3 for loss in far.values()), far
 
@@ -65,7 +66,7 @@ def test_recording_tells_candidates_apart(file: Path) -> None:
     """The test above would hold for any choice if times were all noise or candidates all alike."""
     measured = problems(file)
     first = [p.loss(next(kind for kind in p.kinds if kind in p.times)) for p in measured]
-    assert fit_costs.geometric_mean(first) > 1.15
+    assert statistics.geometric_mean(first) > 1.15
     spread = [t.most / t.least for p in measured for t in [p.times[p.best]]]
     assert sorted(spread)[len(spread) // 2] < 1.05
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import ort_tconv
-from ort_tconv import _core, machine
+from ort_tconv import _core
+from ort_tconv.base import machine
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ort_tconv import _core
-from ort_tconv.provider import unavailable
+from ort_tconv.sessions.provider import unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -251,7 +251,7 @@ def test_cpp_example(tmp_path):
     import onnxruntime as ort
 
     import ort_tconv
-    from ort_tconv.provider import unavailable
+    from ort_tconv.sessions.provider import unavailable
 
     source, build = tmp_path / "cpp", tmp_path / "build"
     shutil.copytree(ROOT / "examples/cpp", source)

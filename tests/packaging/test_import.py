@@ -67,10 +67,12 @@ def test_advice_names_packages_that_an_index_has():
 @pytest.mark.skipif(
     not hasattr(onnx_ir.SymbolicDim, "__add__"), reason="this onnx_ir does not compute with names"
 )
-def test_the_converter_imports_symbolic_algebra_on_demand():
+@pytest.mark.parametrize("name", ["convert", "inspect", "validate", "benchmark", "testing"])
+def test_symbolic_algebra_is_imported_on_demand(name):
     """sympy takes most of the time of `import onnx_ir`; other importers get the true module."""
-    code = """
-import sys, ort_tconv.converters
+    code = f"""
+import sys
+from ort_tconv import {name}
 assert "sympy.core" not in sys.modules and "sympy" not in sys.modules
 import onnx_ir
 n = onnx_ir.SymbolicDim("n")

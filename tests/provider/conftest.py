@@ -1,6 +1,6 @@
 import pytest
 
-from ort_tconv.provider import unavailable
+from ort_tconv.sessions.provider import unavailable
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 from sessions import options
 
 import ort_tconv
-from ort_tconv.provider import PROVIDER
+from ort_tconv.sessions.provider import PROVIDER
 
 
 def provider_session(
@@ -40,3 +42,22 @@ def run_provider(model: onnx.ModelProto, feeds: dict[str, np.ndarray], **setting
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def run_in_threads(session: ort.InferenceSession, images: list[np.ndarray]) -> None:
+    """Four threads run one session, on images of different shapes: results are those of one."""
+    expected = [session.run(None, {"x": x})[0] for x in images]
+    failures = []
+
+    def work(start: int):
+        for i in range(30):
+            k = (start + i) % len(images)
+            if not same_bits(session.run(None, {"x": images[k]})[0], expected[k]):
+                failures.append(k)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

@@ -11,8 +11,9 @@ from sessions import options, our_session
 from sites import RECORDS, claimed, provider_session, same_bits
 
 import ort_tconv
-from ort_tconv import _core, provider
-from ort_tconv.converters.weights import WEIGHTS
+from ort_tconv import _core
+from ort_tconv.converters.schema import WEIGHTS
+from ort_tconv.sessions import provider
 
 MODEL = conv_transpose_model(CORNERS["the usual 4x4, stride 2"])
 

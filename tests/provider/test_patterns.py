@@ -13,7 +13,7 @@ from sites import provider_session, same_bits
 
 import ort_tconv
 from ort_tconv.converters.model_io import read_model
-from ort_tconv.provider import open_with_report
+from ort_tconv.sessions.provider_report import open_with_report
 
 RNG = np.random.default_rng(5)
 C, M = 4, 6

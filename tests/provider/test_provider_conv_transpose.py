@@ -23,11 +23,19 @@ from cases import (
 )
 from hypothesis import given
 from sessions import options, run_converted
-from sites import RECORDS, SEVERAL_GRAPHS, claimed, provider_session, run_provider, same_bits
+from sites import (
+    RECORDS,
+    SEVERAL_GRAPHS,
+    claimed,
+    provider_session,
+    run_in_threads,
+    run_provider,
+    same_bits,
+)
 
 import ort_tconv
 from ort_tconv.converters.model_io import read_model
-from ort_tconv.provider import open_with_report
+from ort_tconv.sessions.provider_report import open_with_report
 
 USUAL = Case((6, 5), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1))
 
@@ -182,25 +190,11 @@ def test_threads_run_one_session():
     session = provider_session(conv_transpose_model(USUAL, dynamic=True), strict=True)
     cases = [replace(USUAL, spatial=(n, 3 + n)) for n in range(1, 7)]
     images = [case.arrays()["x"] for case in cases]
-    expected = [session.run(None, {"x": x})[0] for x in images]
-    failures = []
-
-    def work(start: int):
-        for i in range(30):
-            k = (start + i) % len(images)
-            if not same_bits(session.run(None, {"x": images[k]})[0], expected[k]):
-                failures.append(k)
-
-    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    run_in_threads(session, images)
 
 
 def test_a_session_outlives_its_options_and_the_registration():
-    from ort_tconv.provider import PROVIDER
+    from ort_tconv.sessions.provider import PROVIDER
 
     model, x = chain_model(1), np.ones((1, 4, 5, 6), np.float32)
     session = provider_session(model, strict=True)

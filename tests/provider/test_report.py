@@ -11,9 +11,11 @@ from sessions import options
 from sites import RECORDS, provider_session
 
 import ort_tconv
-from ort_tconv import provider
 from ort_tconv.cli import main
-from ort_tconv.provider import PROVIDER, provider_report
+from ort_tconv.sessions import provider
+from ort_tconv.sessions import provider_report as asking
+from ort_tconv.sessions.provider import PROVIDER
+from ort_tconv.sessions.provider_report import provider_report
 
 ASKS = hasattr(ort.InferenceSession, "set_ep_dynamic_options")
 needs_asking = pytest.mark.skipif(not ASKS, reason="sessions of this onnxruntime cannot be asked")
@@ -114,7 +116,7 @@ def test_what_onnxruntime_does_not_give_is_not_claimed(monkeypatch, lost):
         record.pop()
     else:
         record[1] = (PROVIDER, ["up_y1"])
-    monkeypatch.setattr(provider, "_record", lambda _: record)
+    monkeypatch.setattr(asking, "_record", lambda _: record)
     report = provider_report(session)
     first, second = sorted(report.sites, key=lambda site: site.node)
     assert first.claimed and not second.claimed and "record" in second.reason
@@ -137,7 +139,7 @@ def test_an_error_in_get_capability(tmp_path, strict):
     """onnxruntime logs it and goes on without the provider; here the report cannot be written."""
     session_options = ort_tconv.add_provider(options(), strict=strict)
     place = str(tmp_path / "no folder" / "report.json")
-    session_options.add_session_config_entry(provider._REPORT, place)
+    session_options.add_session_config_entry(asking._REPORT, place)
     model = chain_model(1).SerializeToString()
     session = ort.InferenceSession(model, session_options, enable_fallback=0)
     report = provider_report(session)

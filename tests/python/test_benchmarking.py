@@ -25,8 +25,10 @@ from onnx import helper
 from rich.console import Console
 
 import ort_tconv
-from ort_tconv import _core, benchmark_plot, benchmarking
-from ort_tconv.benchmarking import node_times
+from ort_tconv import _core
+from ort_tconv.benchmarking import benchmark as benchmarking
+from ort_tconv.benchmarking import plot
+from ort_tconv.benchmarking.profile import node_times
 
 QUICK = {"warm_up": 1, "repeat": 2, "seconds": 0.0, "memory": False}
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))
@@ -272,8 +274,8 @@ def test_plot(suffix, tmp_path):
 def test_labels_of_a_plot_are_inside_and_apart():
     result = ort_tconv.benchmark(chain_model(2), **QUICK)
     result = dataclasses.replace(result, model="a_model_with_quite_a_long_name_for_a_title.onnx")
-    with matplotlib.rc_context(benchmark_plot._STYLE):
-        figure = benchmark_plot._figure(result)
+    with matplotlib.rc_context(plot._STYLE):
+        figure = plot._figure(result)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     tops = [figure._suptitle, *figure.legends]
@@ -292,6 +294,6 @@ def test_a_plot_has_colours_for_dark_pages(tmp_path):
     ort_tconv.benchmark(chain_model(2), **QUICK).plot(tmp_path / "out.svg")
     content = (tmp_path / "out.svg").read_text()
     used = {*re.findall(r"(?:fill|stroke): (#\w+)", content)}
-    assert used == benchmark_plot._DARK.keys()
-    for light, dark in benchmark_plot._DARK.items():
+    assert used == plot._DARK.keys()
+    for light, dark in plot._DARK.items():
         assert content.count(f"fill:{dark} !important") == 1, light

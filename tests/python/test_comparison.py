@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ort_tconv.comparison import Comparison, Limit, compare
+from ort_tconv.validation.comparison import Comparison, Limit, compare
 
 
 def one(expected, actual, limit=1e-3):

@@ -7,7 +7,7 @@ import pytest
 from cases import Case, conv_transpose_model, model, tensor, value
 from onnx import TensorProto, helper
 
-from ort_tconv.inputs import describe, load_inputs, make_inputs
+from ort_tconv.models.inputs import describe, load_inputs, make_inputs
 
 
 def reading(*inputs: onnx.ValueInfoProto, nodes=(), initializers=()) -> onnx.ModelProto:

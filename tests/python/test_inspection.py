@@ -23,11 +23,18 @@ from cases import (
 )
 from contrast import MARK, contrast
 from onnx import AttributeProto, helper
+from qdq import Layer
+from quantities import Quantized
 from sessions import run_stock
 
 import ort_tconv
-from ort_tconv import _core, inspection_html
-from ort_tconv.inspection import column_buffer_bytes, conventional_macs, enlarged_input_bytes
+from ort_tconv import _core
+from ort_tconv.inspection import page
+from ort_tconv.inspection.formulas import (
+    column_buffer_bytes,
+    conventional_macs,
+    enlarged_input_bytes,
+)
 
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))
 SMALL = {name: case for name, case in CORNERS.items() if 0 not in case.x_shape}
@@ -96,6 +103,55 @@ def test_size_of_the_paper():
 def test_column_buffer():
     """M/group k^d values for each input position, of one image and group."""
     assert column_buffer_bytes((2, 6, 5, 7), (6, 3, 4, 2), 4) == 3 * 4 * 2 * 5 * 7 * 4
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("isa", [None, *_core.compiled_isas()])
+def test_quantized_site(isa, converted):
+    original = Layer(CASE, Quantized(activation="Relu")).model()
+    source = ort_tconv.convert(original) if converted else original
+    site = the_site(source, threads=2, isa=isa)
+    assert (site.node, site.reason) == ("up", None)
+    assert site.state == ("converted" if converted else "rewritable")
+    assert (site.dtype, site.x_shape, site.w_shape) == ("uint8", CASE.x_shape, CASE.w_shape)
+    plan = _core.quantized_plan(
+        CASE.x_shape, CASE.w_shape, isa=isa or "", threads=2, strides=[2, 2], pads=[1] * 4
+    )
+    assert site.plan == plan and plan["tile"] == [1, 5, 4]
+    names = {"avx512": "avx512vnni"}
+    assert plan["isa"] == (_core.quantized_isa() if isa is None else names.get(isa, isa))
+    text = str(ort_tconv.inspect(source, isa=isa))
+    assert f"{plan['algorithm']}, 8 bits: {plan['isa']}" in text
+    assert site.bytes.column_buffer == site.w_shape[1] * 16 * 20 * 4  # stock's is of float32
+
+
+def test_shapes_behind_quantized_nodes():
+    """They are inferred: a second layer behind each has a plan, whatever the types between them."""
+    first, second = (Layer(CASE, Quantized(x=x, y="int8")) for x in ("uint8", "int8"))
+    nodes = list(first.model().graph.node)
+    constants = list(first.model().graph.initializer)
+    follow = second.model().graph
+    for tensor_ in follow.initializer:
+        tensor_.name += "2"
+        constants.append(tensor_)
+    for node in follow.node:
+        node.name += "2"
+        node.input[:] = [f"{n}2" if n != "x" else "y" for n in node.input]
+        node.output[:] = [f"{n}2" for n in node.output]
+        nodes.append(node)
+    channels = {"w2": (CASE.out_channels, 3, 4, 4), "w_scale2": (3,), "w_zero_point2": (3,)}
+    for tensor_ in constants:
+        if tensor_.name in channels | {"b2": 0, "b_scale2": 0}:
+            shape = channels.get(tensor_.name, (3,))
+            array = np.ones(shape, onnx.numpy_helper.to_array(tensor_).dtype)
+            tensor_.CopyFrom(onnx.numpy_helper.from_array(array, tensor_.name))
+    inputs = list(first.model().graph.input)
+    result = helper.make_tensor_value_info("y2", onnx.TensorProto.INT8, None)
+    source = model(helper.make_graph(nodes, "two", inputs, [result], constants), 17)
+    for each in (source, ort_tconv.convert(source)):
+        one, two = ort_tconv.inspect(each).sites
+        assert one.y_shape == two.x_shape and (one.dtype, two.dtype) == ("uint8", "int8")
+        assert one.plan and two.plan
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
@@ -302,7 +358,7 @@ def test_every_value_of_the_page_names_its_column():
 
 
 def test_bars_stand_out_on_light_and_dark_pages():
-    for light, dark in inspection_html._BARS.values():
+    for light, dark in page._BARS.values():
         assert contrast(light, "#ffffff") >= MARK and contrast(dark, "#202020") >= MARK
 
 

@@ -16,8 +16,8 @@ from onnx import AttributeProto, helper
 import ort_tconv
 from ort_tconv import _core
 from ort_tconv.converters import Model
-from ort_tconv.inputs import make_inputs
-from ort_tconv.shapes import typed_nodes
+from ort_tconv.models.inputs import make_inputs
+from ort_tconv.models.shapes import typed_nodes
 
 
 def transposed(model: onnx.ModelProto, **shapes) -> list:

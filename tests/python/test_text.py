@@ -2,7 +2,7 @@
 
 import pytest
 
-from ort_tconv import text
+from ort_tconv.base import text
 
 
 @pytest.mark.parametrize(

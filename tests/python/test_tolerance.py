@@ -21,7 +21,7 @@ from onnx import AttributeProto, TensorProto, helper
 
 import ort_tconv
 from ort_tconv import _core
-from ort_tconv.tolerance import (
+from ort_tconv.validation.tolerance import (
     Reduction,
     absolute_floor,
     reductions_by_node,

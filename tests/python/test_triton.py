@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import ort_tconv
-from ort_tconv.triton import export_triton
+from ort_tconv.conversion.triton import export_triton
 
 schema = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2",

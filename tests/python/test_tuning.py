@@ -22,17 +22,19 @@ from cases import (
 from onnx import helper
 from sessions import agree, run_converted, run_stock
 
-from ort_tconv import tuning
+from ort_tconv.conversion import convert as conversion
 from ort_tconv.converters import (
     Model,
     convert,
     convert_with_report,
     convolution,
     model_io,
-    pipeline,
 )
 from ort_tconv.converters.rewrite import DOMAIN, OP_TYPE
-from ort_tconv.tuning import ModelTiming, Tuning, find_sites, interleaved
+from ort_tconv.tuning import METADATA_KEY, ModelTiming, SiteTiming, Tuning, trials, tune
+from ort_tconv.tuning.results import MARGIN
+from ort_tconv.tuning.sites import find_sites
+from ort_tconv.tuning.timing import interleaved
 
 SHAPES = {"x0": (1, 4, 5, 6)}
 AGAIN = (2.0, 1.0)  # what a new process says, unless a test has it say something else
@@ -49,8 +51,8 @@ def times(monkeypatch):
         assert len(given[0]) == len(runs)
         return given.pop(0)
 
-    monkeypatch.setattr(tuning, "interleaved", measure)
-    monkeypatch.setattr(tuning, "in_new_process", lambda *_: AGAIN)
+    monkeypatch.setattr(tune, "interleaved", measure)
+    monkeypatch.setattr(trials, "in_new_process", lambda *_: AGAIN)
     yield given
     assert not given, "fewer measurements were made than expected"
 
@@ -147,7 +149,7 @@ def test_stock_is_kept_where_it_wins(times):
 
 @pytest.mark.parametrize(("ours", "kept"), [(0.969, "rewritten"), (0.971, "stock"), (1.0, "stock")])
 def test_a_gain_within_the_margin_is_none(times, ours, kept):
-    assert tuning.MARGIN == 0.03
+    assert MARGIN == 0.03
     times.append((1.0, ours))
     if kept == "rewritten":
         times.append((1.0, 0.9))
@@ -176,7 +178,7 @@ def test_the_whole_model_has_the_last_word(times):
 
 @pytest.mark.parametrize(("ours", "kept"), [(0.979, "rewritten"), (0.981, "stock")])
 def test_what_wins_here_has_to_win_in_a_new_process(times, monkeypatch, ours, kept):
-    monkeypatch.setattr(tuning, "in_new_process", lambda *_: (1.0, ours))
+    monkeypatch.setattr(trials, "in_new_process", lambda *_: (1.0, ours))
     times += [(2.0, 1.0), (4.0, 2.0)]
     result = convert_with_report(chain_model(1), tune=True, shapes=SHAPES)
     assert result.tuning.model.kept == kept
@@ -189,17 +191,17 @@ def test_what_wins_here_has_to_win_in_a_new_process(times, monkeypatch, ours, ke
 def test_a_new_process_times_both_models():
     model = chain_model(1)
     source = Model(model)
-    machine = tuning.Machine(source, 1, ("CPUExecutionProvider",))
+    machine = trials.Machine(source, 1, ("CPUExecutionProvider",))
     feeds = {"x0": np.ones((1, 4, 5, 6), np.float32)}
     both = [source, source.derive(convert(model))]
-    assert all(ms > 0 for ms in tuning.in_new_process(machine, both, feeds))
+    assert all(ms > 0 for ms in trials.in_new_process(machine, both, feeds))
 
 
 def test_where_no_process_can_be_started_the_first_measurement_decides(times, monkeypatch):
     def fail(*_):
         raise OSError("no processes here")
 
-    monkeypatch.setattr(tuning, "in_new_process", fail)
+    monkeypatch.setattr(trials, "in_new_process", fail)
     times += [(2.0, 1.0), (4.0, 2.0)]
     result = convert_with_report(chain_model(1), tune=True, shapes=SHAPES)
     assert result.tuning.model.kept == "rewritten"
@@ -210,18 +212,18 @@ def test_decisions_are_stored_in_the_model(times, tmp_path):
     times += [(2.0, 1.0), (1.0, 1.5), (3.0, 2.5)]
     original = chain_model(2)
     original.metadata_props.add(key="author", value="someone")
-    original.metadata_props.add(key=tuning.METADATA_KEY, value="of an earlier model")
+    original.metadata_props.add(key=METADATA_KEY, value="of an earlier model")
     result = convert_with_report(
         original, tmp_path / "out.onnx", tune=True, shapes=SHAPES, threads=2
     )
     written = onnx.load(tmp_path / "out.onnx")
     assert {p.key for p in written.metadata_props} == {
         "author",
-        pipeline.METADATA_KEY,
-        tuning.METADATA_KEY,
+        conversion.METADATA_KEY,
+        METADATA_KEY,
     }
     assert Tuning.from_model(written) == result.tuning
-    (text,) = [p.value for p in written.metadata_props if p.key == tuning.METADATA_KEY]
+    (text,) = [p.value for p in written.metadata_props if p.key == METADATA_KEY]
     data = json.loads(text)
     assert data["threads"] == 2 and data["onnxruntime"] and data["isa"]
     assert data["shapes"] == {"x0": [1, 4, 5, 6]}
@@ -414,14 +416,14 @@ def test_sites_that_are_alike_share_a_decision(times):
 def test_values_are_fetched_a_few_at_a_time(times, monkeypatch):
     """A run that kept all of them to its end would need the memory for all."""
     fetched = []
-    session = tuning.Machine.session
+    session = trials.Machine.session
 
     def count(machine, model):
         fetched.append({output.name for output in model.graph.output} & {"y0", "y1", "y2"})
         return session(machine, model)
 
-    monkeypatch.setattr(tuning.Machine, "session", count)
-    monkeypatch.setattr(tuning, "_MOST_FETCHED", 2)
+    monkeypatch.setattr(trials.Machine, "session", count)
+    monkeypatch.setattr(trials, "_MOST_FETCHED", 2)
     times += [(2.0, 1.0), (2.0, 3.0), (4.0, 3.0)]
     convert_with_report(plain_model(3, 5, 3, 5, up=False), tune=True)
     assert fetched[:2] == [{"y0", "y1"}, {"y2"}]
@@ -516,7 +518,7 @@ def test_table():
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    site = tuning.SiteTiming(2.0, 1.0, "rewritten", ("up", "relu"))
+    site = SiteTiming(2.0, 1.0, "rewritten", ("up", "relu"))
     ms = {"stock": 4.0, "rewritten": 4.5, "rewritten, no unit_stride_conv": 2.0}
     whole = ModelTiming(ms, "rewritten, no unit_stride_conv")
     console.print(Tuning("1.31", "avx2", 2, (), {}, sites=[site], model=whole, notes=["[a note]"]))

@@ -24,7 +24,8 @@ from onnx import helper, numpy_helper
 from sessions import our_session
 
 import ort_tconv
-from ort_tconv import _core, validation
+from ort_tconv import _core
+from ort_tconv.validation import validate as validation
 
 OP = "SegregatedConvTranspose"
 CASE = Case((5, 4), (4, 4), group_in=8, strides=(2, 2), pads=(1, 1, 1, 1))

@@ -1,1 +1,3 @@
+from both_ways import both_ways, pytest_collection_modifyitems  # noqa: F401
 from poison import poisoned_memory  # noqa: F401  (a fixture for all tests here)
+from written_nodes import written_nodes  # noqa: F401  (likewise)

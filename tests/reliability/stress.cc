@@ -7,7 +7,7 @@
 
 #include "core/status.h"
 #include "cpu/arch.h"
-#include "cpu/run.h"
+#include "cpu/thread_executor.h"
 #include "cpu/weight_cache.h"
 #include "fuzz/values.h"
 
@@ -16,22 +16,6 @@ using namespace ort_tconv;
 namespace {
 
 constexpr int kCallers = 4, kRounds = 3;
-
-class Threads final : public Executor {
- public:
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    std::vector<std::thread> threads;
-    for (int64_t i = 1; i < n; ++i) threads.emplace_back(fn, i);
-    fn(0);
-    for (auto& t : threads) t.join();
-  }
-  void* allocate(size_t bytes) override {
-    void* p = std::malloc(bytes);
-    if (!p) throw std::bad_alloc();
-    return p;
-  }
-  void release(void* p) override { std::free(p); }
-};
 
 std::vector<char> tensor(DType dtype, const Dims& shape, uint64_t seed) {
   fuzz::Random random(seed);
@@ -55,7 +39,7 @@ bool stress(const std::string& isa, DType dtype, const char* algorithm) {
   std::vector<std::thread> callers;
   for (int caller = 0; caller < kCallers; ++caller)
     callers.emplace_back([&, caller] {
-      Threads executor;
+      ThreadExecutor executor;
       for (int round = 0; round < kRounds; ++round) {
         const auto packed = shared_weights(prepared, w.data(), w.size());
         prepared.run(*packed, {x.data(), w.data(), b.data(), nullptr, results[caller].data()}, executor);

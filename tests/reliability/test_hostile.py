@@ -3,7 +3,7 @@
 import pytest
 from hostile import HOSTILE, MOST_BYTES, MOST_SECONDS, collect
 
-from ort_tconv.provider import unavailable
+from ort_tconv.sessions.provider import unavailable
 
 
 @pytest.fixture(scope="module")

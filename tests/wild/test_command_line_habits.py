@@ -17,7 +17,7 @@ from terminal import run as run_apart
 from terminal import run_here as run
 
 import ort_tconv
-from ort_tconv.converters.pipeline import METADATA_KEY
+from ort_tconv.conversion.convert import METADATA_KEY
 
 ASCII = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80", "TERM": "dumb"}
 

@@ -10,7 +10,7 @@ from terminal import run
 
 import ort_tconv
 from ort_tconv.converters import ConversionError, analyze, convert_with_report
-from ort_tconv.session import EXTERNAL_FOLDER
+from ort_tconv.sessions.session import EXTERNAL_FOLDER
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from exports import check, export, stock
 from sessions import options
 
 import ort_tconv
-from ort_tconv import session as module
 from ort_tconv.converters import model_io
-from ort_tconv.session import EXTERNAL_FOLDER
+from ort_tconv.sessions import session as module
+from ort_tconv.sessions.session import EXTERNAL_FOLDER
 
 
 def in_threads(count: int, work) -> list:

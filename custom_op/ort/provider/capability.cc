@@ -15,10 +15,9 @@ namespace {
 constexpr struct {
   const char* name;
   std::optional<Site> (*find)(const Node&, const Graph&);
-} kPatterns[] = {{"upsample_conv", upsample_conv},
-                 {"subpixel_conv", subpixel_conv},
-                 {"zero_insertion", zero_insertion},
-                 {"conv_transpose", conv_transpose}};
+} kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
+                 {"zero_insertion", zero_insertion},       {"quantized", quantized},
+                 {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose}};
 
 class Search {
  public:
@@ -44,7 +43,9 @@ class Search {
     } catch (const Error& error) {  // of an attribute
       reason = error.what();
     }
-    result_.left.push_back({node.label(), node.op, pattern, reason});
+    auto& left = result_.left;  // one entry for what forbids a node in whatever pattern
+    if (left.empty() || left.back().node != node.label() || left.back().reason != reason)
+      left.push_back({node.label(), node.op, pattern, reason});
     return std::nullopt;
   }
 
@@ -52,6 +53,8 @@ class Search {
     if (!obstacle_.empty()) refuse(obstacle_);
     for (const auto& pattern : options_.exclude)
       if (matches(pattern, site.label) || matches(pattern, node.label())) refuse("excluded by '", pattern, "'");
+    if (site.quantized && options_.algorithm == "winograd")
+      refuse("option algorithm = 'winograd': products of 8-bit transforms are not exact");
     for (const Node* each : site.nodes)
       if (!each->assigned.empty()) refuse("node '", each->label(), "' is assigned to ", each->assigned);
   }
@@ -62,9 +65,11 @@ class Search {
       auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
       if (!site) continue;
       site->attributes.algorithm = options_.algorithm;
-      if (site->constant_w && site->dtype == DType::kFloat32) site->attributes.weights = options_.weights;
       taken_.insert(site->nodes.begin(), site->nodes.end());
-      by_output_[site->output] = result_.sites.size();
+      if (!site->quantized) {
+        if (site->constant_w && site->dtype == DType::kFloat32) site->attributes.weights = options_.weights;
+        by_output_[site->output] = result_.sites.size();
+      }
       result_.sites.push_back(std::move(*site));
       return;
     }

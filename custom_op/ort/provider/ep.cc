@@ -136,7 +136,7 @@ FusedNode* Ep::compile(const OrtGraph* ort_graph, const OrtNode* fused_node) {
   require(claimed_any_, complaint());
   require(site != claimed_.end(), "the fused node that makes '", name, "' was not claimed");
   try {
-    auto made = std::make_unique<FusedNode>(api_, *site, Graph(api_, ort_graph), inputs);
+    auto made = FusedNode::make(api_, *site, Graph(api_, ort_graph), inputs);
     const char* kernel = "";
     check(api_, api_.Node_GetName(fused_node, &kernel));
     report_.compiled(*site, kernel);

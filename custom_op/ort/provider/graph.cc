@@ -191,6 +191,9 @@ std::optional<Tensor> Graph::constant(const Value* value) const {
   check(api_, api_.GetTensorElementType(info, &tensor.type));
   tensor.shape = dims_of(api_, info);
   tensor.data = data_of(api_, data);
+  size_t bytes = 0;
+  check(api_, api_.GetTensorSizeInBytes(data, &bytes));
+  tensor.bytes = static_cast<int64_t>(bytes);
   return tensor;
 }
 

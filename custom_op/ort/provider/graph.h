@@ -52,6 +52,7 @@ struct Tensor {
   ONNXTensorElementDataType type;
   Dims shape;
   const void* data;
+  int64_t bytes;
 };
 
 std::optional<DType> float_type(ONNXTensorElementDataType type);

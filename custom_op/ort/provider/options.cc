@@ -30,12 +30,6 @@ std::string known_algorithm(const std::string& value) {
   fail("option algorithm = '", value, "': must be one of ", known);
 }
 
-std::string known_weights(const std::string& value) {
-  for (const char* each : {"", "float32", "float16", "bfloat16"})
-    if (value == each) return value;
-  fail("option weights = '", value, "': must be one of float32, float16, bfloat16");
-}
-
 std::vector<std::string> parts(const std::string& value) {
   std::vector<std::string> items;
   for (size_t begin = 0; begin <= value.size();) {
@@ -62,7 +56,7 @@ Options Options::read(const OrtApi& api, const OrtSessionOptions* session) {
     const std::string name(key.substr(kPrefix.size())), value = values[i];
     if (name == "algorithm") options.algorithm = known_algorithm(value);
     else if (name == "exclude") options.exclude = parts(value);
-    else if (name == "weights") options.weights = known_weights(value);
+    else if (name == "weights") parse_weights(options.weights = value, "option");
     else if (name == "strict") options.strict = is_set(name, value);
     else if (name == "report") options.report = value;
     else fail("there is no option '", name, "'; there are algorithm, exclude, report, strict and weights");

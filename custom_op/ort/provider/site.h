@@ -2,7 +2,9 @@
 // them.
 #pragma once
 
+#include <array>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -10,6 +12,7 @@
 
 #include "core/plan.h"
 #include "ort/provider/graph.h"
+#include "ort/quantized_node.h"
 
 namespace ort_tconv::provider {
 
@@ -38,6 +41,20 @@ struct Site {
   Dims w_shape;
   std::function<std::vector<double>(std::vector<double>)> reform;
   std::optional<std::vector<double>> bias;  // computed, in place of b
+
+  // A tensor that the operator reads: a value of the graph, or a constant that the graph does not have.
+  struct Operand {
+    std::string name;
+    Dims shape;
+    std::shared_ptr<const void> data;
+  };
+  // Of a site on 8-bit tensors, in place of x, w, b and z.
+  struct Quantized {
+    QuantizedTypes types;
+    bool float_bias = false;
+    std::array<Operand, QuantizedNode::kInputs> operands;
+  };
+  std::optional<Quantized> quantized;
 
   // What x is extended by before the operator reads it: copies of its edge, or channels of ones.
   struct Margin {

@@ -60,6 +60,17 @@ std::vector<double> read(const void* data, int64_t count, Convert convert) {
   return values;
 }
 
+// Two values a byte, the lower one first.
+std::vector<double> read_nibbles(const void* data, int64_t count, bool is_signed) {
+  const auto* const p = static_cast<const uint8_t*>(data);
+  std::vector<double> values(static_cast<size_t>(count));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int v = p[i / 2] >> (i % 2 * 4) & 15;
+    values[i] = is_signed && v > 7 ? v - 16 : v;
+  }
+  return values;
+}
+
 std::shared_ptr<void> memory(int64_t bytes) {
   const auto buffer = std::make_shared<AlignedBuffer>(static_cast<size_t>(bytes));
   return {buffer, buffer->data.get()};
@@ -70,8 +81,17 @@ std::shared_ptr<void> memory(int64_t bytes) {
 std::vector<double> to_double(const Tensor& tensor) {
   const int64_t count = element_count(tensor.shape, "size of a constant");
   const auto same = [](auto v) { return static_cast<double>(v); };
-  if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64) return read<int64_t>(tensor.data, count, same);
-  if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32) return read<int32_t>(tensor.data, count, same);
+  switch (tensor.type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return read<int64_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return read<int32_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16: return read<int16_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16: return read<uint16_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return read<int8_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return read<uint8_t>(tensor.data, count, same);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4: return read_nibbles(tensor.data, count, true);
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4: return read_nibbles(tensor.data, count, false);
+    default: break;
+  }
   const auto dtype = float_type(tensor.type);
   require(dtype.has_value(), "a constant is neither of floats nor of integers");
   switch (*dtype) {

@@ -11,6 +11,12 @@ namespace ort_tconv::provider {
 // ConvTranspose(X, W, B?).
 std::optional<Site> conv_transpose(const Node& node, const Graph& graph);
 
+// DequantizeLinear, ConvTranspose, which is `node`, (Relu or Clip,) (QuantizeLinear,) as one on 8-bit tensors.
+std::optional<Site> quantized(const Node& node, const Graph& graph);
+
+// ConvTranspose, which is `node`, whose W or B are constants behind a DequantizeLinear.
+std::optional<Site> quantized_weights(const Node& node, const Graph& graph);
+
 // Nearest Resize or Upsample by integers, (Pad,) Conv, which is `node`.
 std::optional<Site> upsample_conv(const Node& node, const Graph& graph);
 

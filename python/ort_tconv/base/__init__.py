@@ -1,0 +1,1 @@
+"""What knows nothing of models: text, the machine, the native libraries, other processes."""

@@ -1,0 +1,1 @@
+"""How fast a converted model is, and what it takes."""

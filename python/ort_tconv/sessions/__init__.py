@@ -1,0 +1,1 @@
+"""onnxruntime's sessions, with the operator or with the execution provider."""

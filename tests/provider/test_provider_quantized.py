@@ -422,3 +422,32 @@ def test_hostile_models(name, alone):
                 assert np.abs(found.astype(int) - stock.astype(int)).max() <= 1
             else:
                 np.testing.assert_allclose(found, stock, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("w_scale", np.full(6, np.nan, F), ["w_scale", "nan", "finite"]),
+        ("w_scale", np.full(4, 0.005, F), ["w_scale", "4 values", "6"]),
+        ("w_zero_point", np.zeros(7, np.int8), ["w_zero_point", "7 values", "6"]),
+        ("x_zero_point", np.zeros(5, np.uint8), ["x_zero_point", "[5]", "scalar"]),
+        ("w", np.zeros((7, 6, 4, 4), np.int8), ["W", "[7, 6, 4, 4]"]),
+    ],
+)
+def test_hostile_values_that_come_with_a_run(name, value, words):
+    layer = Layer(USUAL, given=("x", name))
+    source = layer.model()
+    shape = source.graph.input[1].type.tensor_type.shape
+    for size in shape.dim:
+        size.dim_param = size.dim_param or f"{name}_{len(words)}"
+    if name == "w_scale":  # of a known number, or the provider could not tell an axis
+        shape.dim[0].dim_value = 6
+    session = provider_session(source)
+    with pytest.raises(Exception) as caught:
+        session.run(None, layer.feeds() | {name: value})
+    message = str(caught.value)
+    if "TConvExecutionProvider" in message:
+        for word in words:
+            assert word in message, message
+    else:  # onnxruntime itself compares it with what the model declares
+        assert "invalid dimensions" in message, message

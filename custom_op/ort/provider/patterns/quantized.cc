@@ -3,7 +3,6 @@
 // and what is left of it is a sum of integers, which the operator forms exactly.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "core/status.h"
 #include "ort/provider/patterns/activation.h"

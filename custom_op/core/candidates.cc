@@ -373,8 +373,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
 
   // Rows stay whole while their window fits in a part of L2; results pass through L1.
   const auto need = [&](const Dims& t) { return s.window_positions(t) * s.cg * bytes; };
-  // Large tiles have less halo: one for each thread will do.
-  const int64_t tasks_wanted = target_tasks(s.machine, size == TileSize::kLarge ? Share::kChannels : Share::kTiles);
+  const int64_t tasks_wanted = target_tasks(s.machine);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();
   cut(plan, s, Dims(s.axes.size(), 1), 128, [&](const Dims& t) {

@@ -75,7 +75,9 @@ def test_options_may_be_used_again():
 
 def test_plain_convolutions_stay_where_options_hold_providers(monkeypatch):
     """Which ones they do not tell; the estimate for these convolutions is of a CPU."""
-    if not hasattr(ort.SessionOptions, "has_providers"):
+    if not all(
+        hasattr(ort.SessionOptions, n) for n in ("has_providers", "add_provider_for_devices")
+    ):
         pytest.skip("options of this onnxruntime do not tell whether they hold providers")
     monkeypatch.setattr(unit_stride_conv, "check_gain", lambda *_, **__: None)  # it promises much
     weights = {"w": np.zeros((6, 4, 3, 3), np.float32)}

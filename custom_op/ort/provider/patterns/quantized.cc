@@ -95,7 +95,8 @@ std::optional<int64_t> largest_sum(const Attributes& a, const Value& w, const Gr
   for (size_t i = 0; i + 2 < shape->size(); ++i) {
     // Of the taps of an axis, those that meet in one pixel are this far apart.
     const int64_t stride = entry(a.strides, i), step = stride / std::gcd(stride, entry(a.dilations, i));
-    products = checked_mul(products, ((*shape)[i + 2] + step - 1) / step, "products of a sum");
+    const int64_t taps = (*shape)[i + 2] / step + ((*shape)[i + 2] % step != 0);
+    products = checked_mul(products, taps, "products of a sum");
   }
   return checked_mul(products, 255 * 255, "largest sum");
 }

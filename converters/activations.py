@@ -59,8 +59,11 @@ def _clip(node: ir.Node, facts: Facts, channels: int | None, rank: int) -> Activ
             bound = None if array is None or array.size != 1 else float(array.reshape(-1)[0])
         if bound is None:
             raise Refusal(f"its {key} is not a constant")
+        if math.isnan(bound):
+            raise Refusal(f"its {key} is not a number")
         bounds.append(float(bound))
-    return Activation("Clip", tuple(bounds))
+    low, high = bounds
+    return Activation("Clip", (min(low, high), high))  # out of order, the upper one wins
 
 
 def _prelu(node: ir.Node, facts: Facts, channels: int | None, rank: int) -> Activation:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from .activations import single
 from .conv_transpose import check_attributes, check_inputs
 from .convolution import add_constant, check_opset, constant_tensor
 from .facts import Facts
@@ -35,6 +37,7 @@ _INTEGERS = (
 _LINEAR_VERSIONS = (10, 13, 19, 21, 23, 24, 25)
 # Two products of the same float32 scales, each rounded once or twice.
 _SAME_SCALE = 4 * 2.0**-24
+_MOST = 2**31 - 1  # what sums and biases hold
 
 
 class QuantizedRewrite(Rewrite):
@@ -54,9 +57,9 @@ class QuantizedRewrite(Rewrite):
     - The input comes through a ``DequantizeLinear`` of one scale, the weights through one with one
       scale or one for each output channel (axis 1 of W, the M/group of each group repeated; of a
       group with one input channel, axis 0 tells output channels apart as well).
-    - A bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an integer; a
-      constant in float32 becomes one before a ``QuantizeLinear``, as it does in stock onnxruntime;
-      any other one is added in float32.
+    - A constant bias through a ``DequantizeLinear`` whose scale is :math:`s_x s_w` stays an
+      integer; one in float32 becomes one before a ``QuantizeLinear``, as it does in stock
+      onnxruntime; any other one is added in float32, and so is one with which sums might overflow.
     - Relu and Clip keep the order of values, so they become bounds of the rounded result.
     - Without a ``QuantizeLinear`` behind it the operator gives float32.
 
@@ -91,8 +94,12 @@ class QuantizedRewrite(Rewrite):
         _check_scale(w.scale, "W", scope.facts, positive=False)
         weights = _weight_scales(node, w, scope.facts)
         tail = _Tail.read(node, scope)
-        bias = _bias(node, x, w, scope)
-        rounded = None if tail.scale is None else _rounded_bias(bias, x, w, scope.facts)
+        largest = _largest_sum(node, w, scope.facts)
+        if largest is not None and largest > _MOST:
+            raise Refusal(f"the sums of its products may reach {largest}, more than 32 bits hold")
+        bias = _bias(node, x, w, largest, scope)
+        _check_together(node, bias, x, weights[0] if weights else w.scale, tail, scope)
+        rounded = None if tail.scale is None else _rounded_bias(bias, x, w, largest, scope.facts)
         algorithm = self.selection.algorithm
         if algorithm == "winograd":
             raise Refusal("algorithm = 'winograd': products of 8-bit transforms are not exact")
@@ -304,8 +311,29 @@ def _weight_scales(
     return scale[:1], zero.reshape(-1)[:1]
 
 
-def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.Value | None:
-    """The integers if they are in units of the products, or else the float32 values."""
+def _largest_sum(node: ir.Node, w: _Dequantized, facts: Facts) -> int | None:
+    """No sum of the integers is larger; None if the shape of W is not known."""
+    dims = facts.static(w.values)
+    if dims is None or len(dims) < 3:
+        return None
+
+    def entry(name: str, axis: int) -> int:
+        values = attribute(node, name) or ()
+        return values[axis] if axis < len(values) and values[axis] > 0 else 1
+
+    products = dims[0] // max(attribute(node, "group", 1) or 1, 1)
+    for axis, taps in enumerate(dims[2:]):
+        stride = entry("strides", axis)
+        # Of the taps of an axis, those that meet in one pixel are this far apart.
+        step = stride // math.gcd(stride, entry("dilations", axis))
+        products *= -(-taps // step)
+    return products * 255 * 255
+
+
+def _bias(
+    node: ir.Node, x: _Dequantized, w: _Dequantized, largest: int | None, scope: Scope
+) -> ir.Value | None:
+    """The integers if they are in units of the products and fit into sums, or else the floats."""
     bias, facts = input_of(node, 2), scope.facts
     if bias is None or not scope.own(_producer(bias), "DequantizeLinear"):
         if bias is not None and bias.dtype not in (None, ir.DataType.FLOAT):
@@ -319,7 +347,13 @@ def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.V
         return bias
     if w.axis != 1 and not w.single(facts):
         return bias
-    unit, expected = scales[0], scales[1].reshape(()) * scales[2].reshape(-1)
+    integers = facts.array(b.values)
+    if integers is None or largest is None:
+        return bias
+    if np.abs(integers.astype(np.float64)).max(initial=0) > _MOST - largest:
+        return bias
+    with np.errstate(over="ignore"):
+        unit, expected = scales[0], scales[1].reshape(()) * scales[2].reshape(-1)
     channels = facts.static(b.values)
     if channels is None or channels[0] % expected.size or unit.size not in (1, channels[0]):
         return bias
@@ -328,8 +362,56 @@ def _bias(node: ir.Node, x: _Dequantized, w: _Dequantized, scope: Scope) -> ir.V
     return b.values if bool(same.all()) else bias
 
 
+def _check_together(
+    node: ir.Node,
+    bias: ir.Value | None,
+    x: _Dequantized,
+    w_scale: ir.Value | np.ndarray,
+    tail: _Tail,
+    scope: Scope,
+) -> None:
+    """Refuse constants that the operator does not take together, although it takes each."""
+    facts = scope.facts
+    if not isinstance(w_scale, np.ndarray):
+        w_scale = facts.array(w_scale)
+    x_scale = facts.array(x.scale)
+    y_scale = np.ones((), np.float32) if tail.scale is None else facts.array(tail.scale)
+    if y_scale is None:
+        return
+    y_scale = y_scale.reshape(())
+    with np.errstate(all="ignore"):
+        if x_scale is not None and w_scale is not None:
+            for v in w_scale.reshape(-1):
+                if not np.isfinite(x_scale.reshape(()) * v / y_scale):
+                    raise Refusal(
+                        f"the scales {x_scale.reshape(())} of X, {v} of W and {y_scale} of the "
+                        "result overflow together"
+                    )
+        for v in _float_bias(node, bias, scope):
+            if not np.isfinite(v / y_scale):
+                raise Refusal(
+                    f"the value {v} of B is not finite in units of the result's scale, {y_scale}"
+                )
+
+
+def _float_bias(node: ir.Node, bias: ir.Value | None, scope: Scope) -> np.ndarray:
+    """The values of a bias that is added in float32; none if it is no constant."""
+    none = np.zeros(0, np.float32)
+    if bias is None or bias is not input_of(node, 2):
+        return none
+    array = scope.facts.array(bias)
+    if array is None and scope.own(_producer(bias), "DequantizeLinear"):
+        values = _Dequantized.read(bias, "B", scope, any_integer=True).constant(scope.facts)
+        array = None if values is None else values()
+    return none if array is None else array.reshape(-1).astype(np.float32)
+
+
 def _rounded_bias(
-    bias: ir.Value | None, x: _Dequantized, w: _Dequantized, facts: Facts
+    bias: ir.Value | None,
+    x: _Dequantized,
+    w: _Dequantized,
+    largest: int | None,
+    facts: Facts,
 ) -> np.ndarray | None:
     """A constant bias in float32 as integers in units of the products, before a QuantizeLinear.
 
@@ -337,7 +419,7 @@ def _rounded_bias(
     1.24, one for each output channel; and sums that differ in the bias, however little, are rounded
     to other results too often.
     """
-    if bias is None or bias.dtype == ir.DataType.INT32:
+    if bias is None or bias.dtype == ir.DataType.INT32 or largest is None:
         return None
     values, *scales = (facts.array(each) for each in (bias, x.scale, w.scale))
     if values is None or values.ndim != 1 or any(scale is None for scale in scales):
@@ -346,7 +428,7 @@ def _rounded_bias(
         return None
     with np.errstate(all="ignore"):
         units = np.rint(values / (scales[0].reshape(()) * scales[1].reshape(-1)))
-    fits = np.isfinite(units) & (np.abs(units) < 2.0**31)
+    fits = np.isfinite(units) & (np.abs(units) <= _MOST - largest)
     return units.astype(np.int32) if bool(fits.all()) else None
 
 
@@ -408,19 +490,11 @@ class _Tail:
 
 def _activation(node: ir.Node, scope: Scope) -> list[ir.Attr] | None:
     """Attributes of the operator for a ``Relu`` or a ``Clip``; None if it is not a constant one."""
-    if node.op_type == "Relu":
-        return [ir.AttrString("activation", "Relu")]
-    bounds = []
-    for index, (name, missing) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
-        value = input_of(node, index)
-        if value is None:
-            bounds.append(attribute(node, name, missing))
-        else:
-            array = scope.facts.array(value)
-            bounds.append(None if array is None or array.size != 1 else float(array.reshape(())))
-    if None in bounds or not bounds[0] <= bounds[1]:
+    try:
+        found = single(node, scope.facts, None, 0)
+    except Refusal:
         return None
-    return [ir.AttrString("activation", "Clip"), ir.AttrFloat32s("activation_params", bounds)]
+    return None if found is None else found.attributes()
 
 
 def _constant(node: ir.Node, name: str, array: np.ndarray, scope: Scope) -> ir.Value:

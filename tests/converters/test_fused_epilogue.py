@@ -291,6 +291,17 @@ def test_opsets(opset):
     fused(make(node("Clip", "v", *inputs, **bounds), opset=opset, low=-0.5, high=0.75))
 
 
+def test_a_clip_whose_bounds_are_out_of_order():
+    """The upper one is every result, as in stock onnxruntime."""
+    model = make(node("Clip", "v", "low", "high"), low=0.75, high=-0.5)
+    np.testing.assert_array_equal(attributes(fused(model))["activation_params"], [-0.5, -0.5])
+
+
+def test_a_bound_that_is_not_a_number():
+    model = make(node("Clip", "v", "low", "high"), low=math.nan, high=0.75)
+    assert "its min is not a number" in refusal(model)
+
+
 # ---- activations: sub-graphs -------------------------------------------------------------------
 
 N = node

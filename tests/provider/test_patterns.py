@@ -9,7 +9,7 @@ from both_ways import compare, optimised, provider_sites
 from cases import graph_model
 from onnx import helper, numpy_helper
 from sessions import options, our_session
-from sites import provider_session, same_bits
+from sites import provider_session, run_provider, same_bits
 
 import ort_tconv
 from ort_tconv.converters.model_io import read_model
@@ -127,6 +127,15 @@ def test_clip_and_prelu_take_constants(tmp_path):
     check(transposed(node("Clip", "v", "low", ""), low=-0.5), tmp_path, 2)
     slopes = RNG.standard_normal((M, 1, 1))
     check(transposed(node("PRelu", "v", "slopes"), slopes=slopes), tmp_path, 2)
+
+
+def test_bounds_of_a_clip():
+    """The upper one wins; what is not a number stays."""
+    model = transposed(node("Clip", "v", "low", "high"), low=0.75, high=-0.5)
+    (y,) = run_provider(model, {"x": RNG.standard_normal((2, C, 4, 5)).astype(np.float32)})
+    np.testing.assert_array_equal(y, np.float32(-0.5))
+    model = transposed(node("Clip", "v", "low", "high"), low=np.nan, high=0.75)
+    assert refusal(model) == "its min is not a number"
 
 
 @pytest.mark.parametrize("swapped", [True, False])

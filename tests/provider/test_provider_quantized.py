@@ -128,6 +128,94 @@ def test_any_case(case, how):
         assert same_bits(found, converted)
 
 
+def both_as_stock(source: onnx.ModelProto, feeds) -> None:
+    """Provider and converted model give what stock does as it runs the nodes as they are."""
+    session_options = options()
+    session_options.graph_optimization_level = NONE
+    stock = ort.InferenceSession(source.SerializeToString(), session_options)
+    (expected,) = stock.run(None, feeds)
+    ours = ort_tconv.add_provider(options(), strict=True)
+    ours.graph_optimization_level = NONE
+    provider = ort.InferenceSession(source.SerializeToString(), ours, enable_fallback=0)
+    for session in (provider, our_session(ort_tconv.convert(source))):
+        (found,) = session.run(None, feeds)
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        if found.dtype == np.float32:
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+        else:
+            assert np.abs(found.astype(int) - expected.astype(int)).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_bias_at_the_ends_of_int32(quantize):
+    """Integers with which a sum would wrap are added in float32."""
+    layer = Layer(USUAL, quantize=quantize)
+    source = layer.model()
+    limits = np.iinfo(np.int32)
+    replace_constant(source, "b", np.array([limits.min, limits.max] * 3, np.int32))
+    assert patterns(report_of(source, NONE)) == ["quantized"]
+    assert difference(source) is None
+    both_as_stock(source, layer.feeds())
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_a_clip_whose_bounds_are_out_of_order(quantize):
+    layer = Layer(USUAL, Quantized(activation="Clip", params=(0.5, -0.25)), quantize=quantize)
+    assert patterns(report_of(layer.model(), NONE)) == ["quantized"]
+    both_as_stock(layer.model(), layer.feeds())
+
+
+def test_a_float_bias_that_int32_only_just_holds():
+    layer = Layer(USUAL, bias="float32")
+    source, inputs = layer.model(), layer.inputs()
+    unit = inputs["x_scale"] * inputs["w_scale"]
+    signs = np.array([-1, 1] * 3, np.float32)
+    replace_constant(source, "b_float", signs * unit * np.float32(2.0**31 - 512))
+    both_as_stock(source, layer.feeds())
+
+
+@pytest.mark.parametrize("length, stays", [(33025, False), (33026, True)])
+def test_sums_that_may_wrap_stay_float(length, stays):
+    case = Case((2,), (3,), strides=(3,), group_in=length, group_out=1, bias=False)
+    layer = Layer(case, Quantized("uint8", "uint8", scales="one"), bias="", quantize=False)
+    source = layer.model()
+    replace_constant(source, "x_zero_point", np.uint8(0))
+    replace_constant(source, "w_zero_point", np.uint8(0))
+    replace_constant(source, "w", np.full(case.w_shape, 255, np.uint8))
+    report = report_of(source, NONE)
+    assert patterns(report) == ["quantized_weights" if stays else "quantized"]
+    reasons = [site.reason for site in report.sites if not site.claimed]
+    assert (
+        reasons
+        == ["the sums of its products may reach 2147515650, more than 32 bits hold"][: int(stays)]
+    )
+    both_as_stock(source, {"x": np.full(case.x_shape, 255, np.uint8)})
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"b_float": [1, 2, 3, 4, 5, np.nan]}, "the value nan of B is not finite"),
+        ({"b_float": [1, 2, 3, 4, 5, np.inf]}, "the value inf of B is not finite"),
+        ({"b_float": [1e38] * 6, "y_scale": 1e-3}, "the value 1e+38 of B is not finite"),
+        ({"w_scale": [3e38] * 6, "x_scale": 100}, "overflow together"),
+        ({"y_scale": 1e-44}, "overflow together"),
+    ],
+)
+def test_constants_that_the_operator_does_not_take_stay_float(changes, reason):
+    """What is known beforehand is no error of a run."""
+    layer = Layer(USUAL, bias="float32")
+    source = layer.model()
+    for name, change in changes.items():
+        replace_constant(source, name, np.array(change, np.float32))
+    report = report_of(source, NONE)
+    assert patterns(report) == ["quantized_weights"]
+    assert any(reason in site.reason for site in report.sites)
+    assert difference(source) is None
+    both_as_stock(source, layer.feeds())
+
+
 # ---- weights alone -----------------------------------------------------------------------------
 
 
@@ -189,6 +277,32 @@ def test_sixteen_bit_weights_of_a_quantised_constant():
 
 
 # ---- options and reports -----------------------------------------------------------------------
+
+
+def test_each_layer_is_reported_once_however_the_nodes_are_ordered():
+    """Of a model with functions, onnxruntime shows the graph before it is changed, too."""
+    source = Layer(
+        USUAL, Quantized(activation="Clip", params=(0.0, 6.0)), bias="", quantize=False
+    ).model()
+    for name in ("dq_w", "up"):
+        twin = onnx.NodeProto()
+        twin.CopyFrom(next(node for node in source.graph.node if node.name == name))
+        twin.name, twin.output[0] = twin.name + "2", twin.output[0] + "2"
+        if name == "up":
+            twin.input[1] += "2"
+        source.graph.node.append(twin)
+    for name in ("x_float", "c2"):
+        source.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    opset = helper.make_opsetid("", 17)
+    relu = helper.make_node("Relu", ["a"], ["b"])
+    source.functions.append(helper.make_function("local", "F", ["a"], ["b"], [relu], [opset]))
+    source.opset_import.append(helper.make_opsetid("local", 1))
+    report = report_of(source, NONE)
+    assert not report.errors
+    assert sorted((site.node, site.pattern, site.claimed) for site in report.sites) == [
+        ("up", "quantized", True),
+        ("up2", "quantized", True),
+    ]
 
 
 def test_exclude_and_strict():

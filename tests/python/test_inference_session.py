@@ -4,10 +4,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import CORNERS, Case, chain_model, conv_transpose_model, save_external
+from cases import (
+    CORNERS,
+    Case,
+    chain_model,
+    conv_transpose_model,
+    graph_model,
+    save_external,
+)
+from onnx import helper
 from sessions import options, stock_session
 
 import ort_tconv
+from ort_tconv.converters import unit_stride_conv
 
 CASE = CORNERS["the usual 4x4, stride 2"]
 MODEL = conv_transpose_model(CASE)
@@ -62,6 +71,25 @@ def test_options_may_be_used_again():
     check(ort.InferenceSession(MODEL.SerializeToString(), session_options))
     ort_tconv.register(session_options)
     check(ort_tconv.InferenceSession(MODEL, session_options))
+
+
+def test_plain_convolutions_stay_where_options_hold_providers(monkeypatch):
+    """Which ones they do not tell; the estimate for these convolutions is of a CPU."""
+    if not all(
+        hasattr(ort.SessionOptions, n) for n in ("has_providers", "add_provider_for_devices")
+    ):
+        pytest.skip("options of this onnxruntime do not tell whether they hold providers")
+    monkeypatch.setattr(unit_stride_conv, "check_gain", lambda *_, **__: None)  # it promises much
+    weights = {"w": np.zeros((6, 4, 3, 3), np.float32)}
+    model = graph_model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv")], weights, {"x": (1, 4, 9, 9)}
+    )
+    held = options()
+    held.add_provider_for_devices(
+        [device for device in ort.get_ep_devices() if device.ep_name == "CPUExecutionProvider"], {}
+    )
+    sites = [ort_tconv.InferenceSession(model, one).conversion.sites for one in (options(), held)]
+    assert [[site.rewrite for site in each] for each in sites] == [["unit_stride_conv"], []]
 
 
 def test_options_that_have_the_library_already():

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <set>
 
 #include "core/status.h"
 
@@ -40,9 +41,11 @@ const std::string& why(const std::string& reason) {
 void Report::looked(const Graph& graph, const Capability& found) {
   const std::string where = graph.parent() ? "subgraph " + graph.name() : "graph";
   std::string key = concat(graph.parent() ? graph.parent()->name : "", "/", graph.name());
-  for (const auto& node : graph.nodes())  // old ONNX Runtimes do not tell parents
+  std::set<std::string> outputs;  // old ONNX Runtimes do not tell parents; the order of nodes changes between looks
+  for (const auto& node : graph.nodes())
     for (const Value* value : node->outputs)
-      if (value && value->graph_output) key += "/" + value->name;
+      if (value && value->graph_output) outputs.insert(value->name);
+  for (const auto& output : outputs) key += "/" + output;
   auto& entries = graphs_[key];
   entries.clear();
   for (const Site& site : found.sites) {

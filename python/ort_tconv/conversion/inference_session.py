@@ -133,7 +133,9 @@ class InferenceSession(ort.InferenceSession):
                 source = replace(source, folder=external_folder(options))
             if not unmodified:
                 names = [one if isinstance(one, str) else one[0] for one in providers or ()]
-                if "CUDAExecutionProvider" in names and not conversion.get("tune"):
+                # Options do not tell which providers they hold: hardly the CPU's alone.
+                elsewhere = providers is None or "CUDAExecutionProvider" in names
+                if elsewhere and not conversion.get("tune"):
                     # The estimate that finds a plain Conv slower than the operator is of a CPU.
                     conversion.setdefault("disable", ("unit_stride_conv",))
                 result = convert_with_report(source, load_external_data=False, **conversion)

@@ -1,5 +1,6 @@
 #include "ort/provider/patterns/activation.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -22,8 +23,10 @@ std::vector<double> clip_bounds(const Node& node, const Graph& graph) {
     } else if (node.since < 11) {
       bound = graph.number(node, name, static_cast<float>(none));
     }
+    if (std::isnan(bound)) refuse("its ", name, " is not a number");
     bounds.push_back(bound);
   }
+  bounds[0] = std::min(bounds[0], bounds[1]);  // of bounds out of order the upper one wins, whatever the value
   return bounds;
 }
 

@@ -3,6 +3,8 @@
 // and what is left of it is a sum of integers, which the operator forms exactly.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "core/status.h"
 #include "ort/provider/patterns/activation.h"
@@ -84,10 +86,32 @@ void set_weight_scales(Site::Quantized& q, const Dequantized& w, int64_t group, 
   zero = kept_zeros(repeated_points, {count});
 }
 
-// Whether the integers of B are in units of the products of the other two scales.
-bool in_units(const Dequantized& b, const Dequantized& x, const Dequantized& w, const Graph& graph) {
+// No sum of the integers is larger; nothing if the shape of W is not known.
+std::optional<int64_t> largest_sum(const Attributes& a, const Value& w, const Graph& graph) {
+  const auto shape = known_shape(w, graph);
+  if (!shape || shape->size() < 3) return std::nullopt;
+  const auto entry = [](const Dims& v, size_t i) { return i < v.size() && v[i] > 0 ? v[i] : 1; };
+  int64_t products = (*shape)[0] / std::max<int64_t>(a.group, 1);
+  for (size_t i = 0; i + 2 < shape->size(); ++i) {
+    // Of the taps of an axis, those that meet in one pixel are this far apart.
+    const int64_t stride = entry(a.strides, i), step = stride / std::gcd(stride, entry(a.dilations, i));
+    const int64_t taps = (*shape)[i + 2] / step + ((*shape)[i + 2] % step != 0);
+    products = checked_mul(products, taps, "products of a sum");
+  }
+  return checked_mul(products, 255 * 255, "largest sum");
+}
+
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
+// Whether the integers of B are in units of the products of the other two scales, and no sum with them overflows.
+bool in_units(const Dequantized& b, const Dequantized& x, const Dequantized& w, std::optional<int64_t> largest,
+              const Graph& graph) {
   constexpr float kSame = 4 * 0x1p-24f;  // two products of the same scales, each rounded once or twice
   if (b.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32) return false;
+  const auto integers = graph.constant(b.values);
+  if (!integers || !largest) return false;
+  for (double v : to_double(*integers))
+    if (std::fabs(v) > static_cast<double>(kMost - *largest)) return false;
   const auto unit = graph.constant(b.scale), x_scale = graph.constant(x.scale), w_scale = graph.constant(w.scale);
   if (!unit || !x_scale || !w_scale) return false;
   if (b.zero) {
@@ -109,22 +133,44 @@ bool in_units(const Dequantized& b, const Dequantized& x, const Dequantized& w, 
   return true;
 }
 
+// Throws Refusal for constants that the operator does not take together, although it takes each.
+void check_together(const Site::Quantized& q, const std::optional<std::vector<double>>& bias, const Graph& graph) {
+  const auto floats = [&](Input i) -> std::vector<double> {
+    const auto& [name, shape, data] = q.operands[i];
+    if (!data) {
+      const auto tensor = graph.constant(graph.find(name));
+      return tensor ? to_double(*tensor) : std::vector<double>();
+    }
+    const auto* const v = static_cast<const float*>(data.get());
+    return {v, v + element_count(shape, "scales")};
+  };
+  const auto x = floats(Input::kXScale), w = floats(Input::kWScale), y = floats(Input::kYScale);
+  if (y.empty()) return;
+  const auto y_scale = static_cast<float>(y[0]);
+  for (double v : x.empty() ? x : w)
+    if (!std::isfinite(static_cast<float>(x[0]) * static_cast<float>(v) / y_scale))
+      refuse("the scales ", x[0], " of X, ", v, " of W and ", y_scale, " of the result overflow together");
+  if (!bias) return;
+  for (double v : *bias)
+    if (!std::isfinite(static_cast<float>(v) / y_scale))
+      refuse("the value ", v, " of B is not finite in units of the result's scale, ", y_scale);
+}
+
 // The node that alone reads what `node` makes.
 const Node* follower(const Node& node) {
   const Value& result = *node.outputs[0];
   return result.readers.size() == 1 && !result.graph_output ? result.readers[0] : nullptr;
 }
 
-// An activation of constants whose bounds are in order; others are left to run on their own.
+// An activation of constants; others are left to run on their own.
 std::optional<Activation> exact_activation(const Node& node, const Graph& graph) {
   if (node.own("Relu")) return Activation{"Relu", {}};
   if (!node.own("Clip")) return std::nullopt;
   try {
-    Activation clip{"Clip", clip_bounds(node, graph)};
-    if (clip.params[0] <= clip.params[1]) return clip;
+    return Activation{"Clip", clip_bounds(node, graph)};
   } catch (const Refusal&) {
+    return std::nullopt;
   }
-  return std::nullopt;
 }
 
 // What follows the convolution.
@@ -181,20 +227,30 @@ std::optional<Site> quantized(const Node& node, const Graph& graph) {
   q.operands[Input::kW] = value(*w->values);
   set_weight_scales(q, *w, site->attributes.group, graph);
 
+  const auto largest = largest_sum(site->attributes, *w->values, graph);
+  if (largest && *largest > kMost) refuse("the sums of its products may reach ", *largest, ", more than 32 bits hold");
+
   site->nodes = {x->node, w->node};
   for (const auto* each : {&*x, &*w})
     if (!each->only_for_it()) refuse("'", each->node->outputs[0]->name, "' has other readers");
+  std::optional<std::vector<double>> float_bias;  // if it is a constant
   if (const Value* const bias = node.input(2)) {
     const auto b = read_dequantized(bias, "B", graph);
     if (b) check_scales(*b->scale, false, "B", graph);
-    const bool integers = b && in_units(*b, *x, *w, graph);
+    const bool integers = b && in_units(*b, *x, *w, largest, graph);
     if (integers && !b->only_for_it()) refuse("'", bias->name, "' has other readers");
     if (integers) site->nodes.push_back(b->node);
     q.float_bias = !integers;
     q.operands[Input::kB] = value(integers ? *b->values : *bias);
+    if (const auto tensor = b ? graph.constant(b->values) : graph.constant(bias); tensor && !integers) {
+      const auto from = b ? b->constant(graph) : std::nullopt;
+      if (from) float_bias = (*from)(to_double(*tensor));
+      else if (!b) float_bias = to_double(*tensor);
+    }
   }
   site->nodes.push_back(&node);
   read_tail(*site, graph);
+  check_together(q, float_bias, graph);
   site->x_declared = graph.dims(*x->values);
   site->constant_w = graph.is_constant(w->values);
   return site;

@@ -107,7 +107,7 @@ class Problem:
         of one candidate do: this one's, the best one's, or most of those near the best; or by less
         than ``CALL``. Raises ``KeyError`` if the candidate was not recorded."""
         time, best = self.times[kind], self.times[self.best]
-        alike = time.least <= best.most or time.us <= self.noise * best.us + CALL
+        alike = time.least <= best.most or time.us <= max(self.noise * best.us, best.us + CALL)
         return 1 if alike else time.us / best.us
 
 

@@ -52,8 +52,8 @@ def test_recording_is_whole(file: Path) -> None:
 @each_recording
 def test_choices_are_the_best_or_close(file: Path) -> None:
     """Least cost against least time: 1.02 times the best in geometric mean, 1.12 at worst but for a
-    few (docs/adding-a-processor.md). Times that differ by less than they differ from themselves
-    count as equal."""
+    few (docs/adding-a-processor.md). Times that differ by less than they differ from themselves,
+    or than calls do, count as equal."""
     measured = problems(file)
     lost = fit_costs.losses(measured)
     assert statistics.geometric_mean(lost) <= 1.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -371,26 +372,22 @@ def _check_together(
     scope: Scope,
 ) -> None:
     """Refuse constants that the operator does not take together, although it takes each."""
-    facts = scope.facts
-    if not isinstance(w_scale, np.ndarray):
-        w_scale = facts.array(w_scale)
-    x_scale = facts.array(x.scale)
-    y_scale = np.ones((), np.float32) if tail.scale is None else facts.array(tail.scale)
-    if y_scale is None:
-        return
-    y_scale = y_scale.reshape(())
+
+    def numbers(scale: ir.Value | np.ndarray) -> np.ndarray:
+        array = scale if isinstance(scale, np.ndarray) else scope.facts.array(scale)
+        return np.zeros(0, np.float32) if array is None else array.reshape(-1)
+
+    y_scales = np.ones(1, np.float32) if tail.scale is None else numbers(tail.scale)
     with np.errstate(all="ignore"):
-        if x_scale is not None and w_scale is not None:
-            for v in w_scale.reshape(-1):
-                if not np.isfinite(x_scale.reshape(()) * v / y_scale):
-                    raise Refusal(
-                        f"the scales {x_scale.reshape(())} of X, {v} of W and {y_scale} of the "
-                        "result overflow together"
-                    )
-        for v in _float_bias(node, bias, scope):
-            if not np.isfinite(v / y_scale):
+        for a, b, y in itertools.product(numbers(x.scale), numbers(w_scale), y_scales):
+            if not np.isfinite(a * b / y):
                 raise Refusal(
-                    f"the value {v} of B is not finite in units of the result's scale, {y_scale}"
+                    f"the scales {a} of X, {b} of W and {y} of the result overflow together"
+                )
+        for b, y in itertools.product(_float_bias(node, bias, scope), y_scales):
+            if not np.isfinite(b / y):
+                raise Refusal(
+                    f"the value {b} of B is not finite in units of the result's scale, {y}"
                 )
 
 

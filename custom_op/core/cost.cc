@@ -95,7 +95,7 @@ double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
   const double sums = plan.work.imbalance * arithmetic(plan.work, plan.algorithm, m, k) + woken;
   const double weights = fetching(plan, m, k);
   return packing(plan, k) + std::max(sums, weights) + k.exposed * std::min(sums, weights) +
-         k.kept_byte * static_cast<double>(plan.packed_bytes);
+         k.kept_byte * m.threads * static_cast<double>(plan.packed_bytes);
 }
 
 }  // namespace ort_tconv

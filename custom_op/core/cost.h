@@ -25,8 +25,9 @@ struct CostConstants {
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
   double exposed = 0.349;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
-  // run may cost 70 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz.
-  double kept_byte = 0.1;
+  // run may cost 50 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
+  // thread waits that microsecond.
+  double kept_byte = 0.13;
   // A packed weight, or one that Winograd makes of several, where that is done in every run: by whole rows, by itself.
   double pack = 6, pack_single = 10;
 };

@@ -2,6 +2,9 @@
 
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __GLIBC__  // which the headers above tell
+#include <malloc.h>
+#endif
 
 #include <cinttypes>
 #include <cstdint>
@@ -46,6 +49,12 @@ void let_go(const void* data, size_t bytes) {
   if (begin < end && is_of_file(begin, end)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
 #else
   static_cast<void>(data), static_cast<void>(bytes), static_cast<void>(kWorthIt), static_cast<void>(is_of_file);
+#endif
+}
+
+void return_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
 #endif
 }
 

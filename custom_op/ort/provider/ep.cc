@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/status.h"
+#include "cpu/pages.h"
 
 namespace ort_tconv::provider {
 
@@ -104,6 +105,8 @@ OrtStatus* Ep::compile(OrtEp* self, const OrtGraph** graphs, const OrtNode** fus
                        OrtNodeComputeInfo** infos, OrtNode**) noexcept {
   auto& ep = *static_cast<Ep*>(self);
   std::fill_n(infos, count, nullptr);
+  // A model file that was read has left as much free memory as it is long; packed weights do not go there.
+  if (count > 0) return_free_memory();
   for (size_t i = 0; i < count; ++i) {
     OrtStatus* const status =
         guarded(ep.api_, "", [&] { infos[i] = ep.compile(graphs[i], fused_nodes[i]); }, kProviderName);

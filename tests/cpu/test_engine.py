@@ -378,7 +378,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
         _core.run(x, w, strides=[2], algorithm="direct", weights="float16")
     y = _core.run(x, w, strides=[2], algorithm="direct", weights="bfloat16")
     assert np.isfinite(y).all()
-    with pytest.raises(_core.Error, match=r"attribute weights = 'int4': must be one of float32, float16"):
+    with pytest.raises(
+        _core.Error, match=r"attribute weights = 'int4': must be one of float32, float16"
+    ):
         _core.run(x, w, strides=[2], weights="int4")
     double = x.astype(np.float64), w.astype(np.float64)
     with pytest.raises(_core.Error, match=r"weights = 'float16': inputs are float64"):

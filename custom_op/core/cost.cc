@@ -94,8 +94,10 @@ double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
   const double woken = plan.tasks > 1 ? k.wake * (m.threads - 1) : 0;
   const double sums = plan.work.imbalance * arithmetic(plan.work, plan.algorithm, m, k) + woken;
   const double weights = fetching(plan, m, k);
+  // Weights that are packed in every run are not kept.
+  const double kept = plan.work.packs > 0 ? 0 : static_cast<double>(plan.packed_bytes);
   return packing(plan, k) + std::max(sums, weights) + k.exposed * std::min(sums, weights) +
-         k.kept_byte * m.threads * static_cast<double>(plan.packed_bytes);
+         k.kept_byte * m.threads * kept;
 }
 
 }  // namespace ort_tconv

@@ -481,3 +481,31 @@ def test_weights_come_at_a_price() -> None:
         for machine in ({"l3_bytes": 260 * MIB, "l3_sharers": 128}, {"l3_bytes": 0}):
             plan = layer.plan(isa=isa, threads=2, machine=machine)
             assert plan["packed_bytes"] <= 1.01 * 4 * math.prod(layer.w)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_computed_weights_are_transformed_where_many_tiles_use_them(threads: int) -> None:
+    """Winograd's weights are several times as many, and all are made anew in each run."""
+    if "avx2" not in ISAS:
+        pytest.skip("avx2 is not built for this architecture")
+
+    def algorithm(side: int, constant: bool) -> str:
+        given = {"strides": [2, 2], "pads": [1] * 4, "isa": "avx2", "threads": threads}
+        x, w = [1, 512, side, side], [512, 512, 3, 3]
+        return _core.plan(x, w, constant_weights=constant, **given)["algorithm"]
+
+    assert algorithm(8, constant=False) == "direct"
+    assert algorithm(64, constant=False) == "winograd"
+    assert algorithm(64, constant=True) == "winograd"
+
+
+@pytest.mark.parametrize("threads", (1, 2, 8))
+def test_bytes_kept_have_a_price_for_every_thread(threads: int) -> None:
+    """Costs count the work of all threads, each of which waits for a microsecond more."""
+    x, w = [1, 1024, 8, 8], [1024, 512, 4, 4]
+    given = {"strides": [2, 2], "pads": [1] * 4, "isa": "baseline", "threads": threads}
+    costs = _core.CandidateCosts(x, w, **given)
+    packed = [plan["packed_bytes"] for plan in _core.candidates(x, w, **given)]
+    assert len(set(packed)) > 1
+    for free, dear, kept in zip(costs({"kept_byte": 0}), costs({"kept_byte": 0.5}), packed):
+        assert dear - free == pytest.approx(0.5 * threads * kept)

@@ -25,8 +25,8 @@ constexpr int kMaxPixels = 6;    // pixels a gemm microkernel takes at a time
 constexpr int kMaxVectors = 4;   // vectors of output channels a gemm microkernel may take
 constexpr int kMaxRows = 12;     // rows a row microkernel may take
 constexpr int kMaxPartRows = 4;  // rows it may take if some taps do not meet all of them
-constexpr int kFetchStreams =
-    4;  // places that weights are fetched from in turns: memory serves several faster than one
+// Places that weights are fetched from in turns: memory serves several faster than one.
+constexpr int kFetchStreams = 4;
 
 // acc[acc_offset[i] + l] (+)= sum over taps t, channels c of
 //     x[x_offset[i] + taps[t] + c] * w[(panel(t)*channels + c)*NV*L + l],

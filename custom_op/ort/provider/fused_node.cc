@@ -40,7 +40,7 @@ class Sources {
     result.data = copy_of(tensor->data, tensor->bytes);
     return result;
   }
-  Source of(const Site::Operand& operand) const {
+  Source of(const Operand& operand) const {
     return operand.data ? kept(operand.shape, operand.data) : of(operand.name);
   }
   static Source kept(Dims shape, std::shared_ptr<const void> data) {

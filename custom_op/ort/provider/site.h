@@ -24,6 +24,20 @@ class Refusal : public std::runtime_error {
 
 template <class... Parts> [[noreturn]] void refuse(const Parts&... parts) { throw Refusal(concat(parts...)); }
 
+// A tensor that the operator reads: a value of the graph, or a constant that the graph does not have.
+struct Operand {
+  std::string name;
+  Dims shape;
+  std::shared_ptr<const void> data;
+};
+
+// What a site on 8-bit tensors has in place of x, w, b and z.
+struct QuantizedSite {
+  QuantizedTypes types;
+  bool float_bias = false;
+  std::array<Operand, QuantizedNode::kInputs> operands;
+};
+
 // Names are those of values; "" where there is none.
 struct Site {
   std::string pattern;
@@ -42,19 +56,7 @@ struct Site {
   std::function<std::vector<double>(std::vector<double>)> reform;
   std::optional<std::vector<double>> bias;  // computed, in place of b
 
-  // A tensor that the operator reads: a value of the graph, or a constant that the graph does not have.
-  struct Operand {
-    std::string name;
-    Dims shape;
-    std::shared_ptr<const void> data;
-  };
-  // Of a site on 8-bit tensors, in place of x, w, b and z.
-  struct Quantized {
-    QuantizedTypes types;
-    bool float_bias = false;
-    std::array<Operand, QuantizedNode::kInputs> operands;
-  };
-  std::optional<Quantized> quantized;
+  std::optional<QuantizedSite> quantized;
 
   // What x is extended by before the operator reads it: copies of its edge, or channels of ones.
   struct Margin {

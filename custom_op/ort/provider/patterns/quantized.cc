@@ -23,20 +23,20 @@ QuantizedType quantized_type(ONNXTensorElementDataType type, const char* what) {
   refuse(what, " is not of type uint8 or int8");
 }
 
-template <class T> Site::Operand kept(Dims shape, const std::vector<T>& values) {
+template <class T> Operand kept(Dims shape, const std::vector<T>& values) {
   return {"", std::move(shape), copy_of(values.data(), static_cast<int64_t>(values.size() * sizeof(T)))};
 }
 
-Site::Operand value(const Value& v) { return {v.name, {}, nullptr}; }
+Operand value(const Value& v) { return {v.name, {}, nullptr}; }
 
 // int8 and uint8 alike.
-Site::Operand kept_zeros(const std::vector<double>& zeros, Dims shape) {
+Operand kept_zeros(const std::vector<double>& zeros, Dims shape) {
   std::vector<uint8_t> bytes;
   for (double zero : zeros) bytes.push_back(static_cast<uint8_t>(static_cast<int>(zero)));
   return kept(std::move(shape), bytes);
 }
 
-Site::Operand zero_of(const Dequantized& d) { return d.zero ? value(*d.zero) : kept_zeros({0}, {}); }
+Operand zero_of(const Dequantized& d) { return d.zero ? value(*d.zero) : kept_zeros({0}, {}); }
 
 // Throws Refusal for constant scales that the operator does not take.
 void check_scales(const Value& scale, bool positive, const std::string& of, const Graph& graph) {
@@ -48,7 +48,7 @@ void check_scales(const Value& scale, bool positive, const std::string& of, cons
 }
 
 // Scale and zero point of W as the operator wants them.
-void set_weight_scales(Site::Quantized& q, const Dequantized& w, int64_t group, const Graph& graph) {
+void set_weight_scales(QuantizedSite& q, const Dequantized& w, int64_t group, const Graph& graph) {
   auto &scale = q.operands[Input::kWScale], &zero = q.operands[Input::kWZero];
   scale = value(*w.scale);
   zero = zero_of(w);
@@ -134,7 +134,7 @@ bool in_units(const Dequantized& b, const Dequantized& x, const Dequantized& w, 
 }
 
 // Throws Refusal for constants that the operator does not take together, although it takes each.
-void check_together(const Site::Quantized& q, const std::optional<std::vector<double>>& bias, const Graph& graph) {
+void check_together(const QuantizedSite& q, const std::optional<std::vector<double>>& bias, const Graph& graph) {
   const auto floats = [&](Input i) -> std::vector<double> {
     const auto& [name, shape, data] = q.operands[i];
     if (!data) {

@@ -84,7 +84,7 @@ void cut(Plan& plan, const Shape& s, const Dims& units, int64_t row_ratio, Fits 
 }
 
 // Weights that leave no room in the last-level cache come from memory each time they are fetched.
-bool heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.common_bytes(); }
+bool is_heavy(int64_t packed_bytes, const Machine& m) { return packed_bytes > m.common_bytes(); }
 
 // Pairs of an output (of one channel) and a tap of its residue class, taps that meet padding included.
 double tap_pairs(const Shape& s) {
@@ -215,8 +215,9 @@ int64_t weight_bytes(const Shape& s) {
   return s.problem.weights == WeightStorage::kCompute ? compute_bytes(s.dtype) : 2;
 }
 
-// Weights that are not constant are packed by the task that uses them if no other does, and beforehand otherwise.
-void plan_packing(Plan& plan, const Shape& s) {
+// Weights that outgrow the near caches are fetched ahead, unless the task that uses them has just packed them.  Those
+// that are not constant are packed by that task if no other uses them, and beforehand otherwise.
+void plan_weights(Plan& plan, const Shape& s) {
   plan.fetch = plan.packed_bytes > s.machine.l2_bytes / 2;
   if (s.problem.constant_weights) return;
   plan.work.packs = static_cast<double>(plan.packed_bytes / weight_bytes(s));
@@ -249,8 +250,8 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
 
   plan.packed_bytes = s.problem.group * plan.blocks * plan.block * s.cg * weight_bytes(s) * product(s.problem.kernel);
   // Heavy weights are fetched once for all tasks together: those share out the channels, not the pixels.
-  plan.heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
+  const bool heavy = is_heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = heavy || share == Share::kChannels ? plan.blocks : 1;
 
   // A tile's window stays in half of L2, its results (one block of channels) in a quarter.
   const int64_t pitch = round_up(s.cg, s.lanes);
@@ -319,8 +320,8 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   plan.blocks = ceil_div(rows, plan.block);
   plan.class_chunk = 1;
   plan.packed_bytes = s.problem.group * round_up(rows, s.lanes) * s.cg * taps * weight_bytes(s);
-  plan.heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
+  const bool heavy = is_heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = heavy || share == Share::kChannels ? plan.blocks : 1;
 
   // As for direct plans.
   const int64_t pitch = round_up(s.cg, s.lanes);
@@ -329,7 +330,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   const int64_t tasks_wanted = target_tasks(s.machine, share);
   const int64_t base = std::max<int64_t>(1, s.problem.group);
   const int64_t domain = s.domain();
-  const int64_t grain = 48, least = scaled(plan.heavy ? 128 : grain, size), l2 = scaled(s.machine.l2_bytes, size);
+  const int64_t grain = 48, least = scaled(heavy ? 128 : grain, size), l2 = scaled(s.machine.l2_bytes, size);
   cut(plan, s, Dims(s.axes.size(), 1), 16, [&](const Dims& t) {
     const int64_t n = product(t);
     const bool enough_tasks =
@@ -470,9 +471,9 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
   // them again.
   const int64_t grain = 24, least = scaled(grain, size), l2 = scaled(s.machine.l2_bytes, size);
-  plan.heavy = heavy(plan.packed_bytes, s.machine);
-  const int64_t channel_tasks = plan.heavy || share == Share::kChannels ? plan.blocks : 1;
-  const int64_t most_transformed = plan.heavy ? int64_t{5} << 19 : 2 * l2;
+  const bool heavy = is_heavy(plan.packed_bytes, s.machine);
+  const int64_t channel_tasks = heavy || share == Share::kChannels ? plan.blocks : 1;
+  const int64_t most_transformed = heavy ? int64_t{5} << 19 : 2 * l2;
   const auto results = [&](const Dims& t) {
     return s.last_classes() * class_points * product(t) * unit_tiles * plan.block * bytes;
   };
@@ -555,7 +556,7 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
       add([&](TileSize size, Plan* plan) { return plan_winograd(aligned, transform, share, size, plan); });
   }
   for (Plan& plan : plans) {
-    plan_packing(plan, direct);
+    plan_weights(plan, direct);
     const double group = static_cast<double>(problem.group);
     Work& w = plan.work;
     for (double* n : {&w.multiply_adds, &w.stalls, &w.loads, &w.sums, &w.copies, &w.stores}) *n *= group;

@@ -79,7 +79,6 @@ struct Plan {
   int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;
   bool pack_in_task = false;  // weights that are not constant are packed by the task that uses them
-  bool heavy = false;         // weights come from memory each time they are fetched: how tiles are cut depends on it
   bool fetch = false;         // weights outgrow the near caches: those of a product are fetched during the last one
   double cost = 0;            // predicted cost: vector multiply-adds and their equivalents
   double macs = 0;            // multiply-adds in its sums, those with padding included, without unused lanes

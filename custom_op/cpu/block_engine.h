@@ -106,29 +106,26 @@ class BlockEngine : public EngineBase<S> {
   // Room for so many of them; none is needed for others.
   T* take_converted(int64_t n, Carver& c) const { return this->weight_bytes_ != sizeof(T) ? c.take<T>(n) : nullptr; }
 
-  // n packed weights in the type of the sums: as they lie, or converted.
-  const T* as_computed(const char* w, int64_t n, T* converted) const {
-    if (this->weight_bytes_ == sizeof(T)) return reinterpret_cast<const T*>(w);
+  // Sets the weights of a product and returns the kernel for it: n numbers, of which each vector of output channels is
+  // used in so many passes.
+  auto weigh(GemmArgs<T>* a, const char* w, int64_t n, int64_t width, int64_t passes, T* converted) const {
+    a->w = w;
+    const auto vectors = width / this->k_.lanes;
+    if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[vectors];
     if constexpr (std::is_same_v<T, float>) {
       if (this->problem.weights == WeightStorage::kFloat16)
         this->set_.half_io.load(reinterpret_cast<const Half*>(w), n, converted);
       else this->set_.bfloat16_io.load(reinterpret_cast<const BFloat16*>(w), n, converted);
     }
-    return converted;
+    a->w = converted;
+    return this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][vectors];
   }
 
-  // The kernel for blocks of so many output channels whose weights are in that type.
-  auto gemm_computed(int64_t width) const {
-    return this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][width / this->k_.lanes];
-  }
-
-  // Sets the weights of a product and returns the kernel for it: n numbers, of which each vector of output channels is
-  // used in so many passes.
-  auto weigh(GemmArgs<T>* a, const char* w, int64_t n, int64_t width, int64_t passes, T* converted) const {
-    a->w = w;
-    if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[width / this->k_.lanes];
-    a->w = as_computed(w, n, converted);
-    return gemm_computed(width);
+  // Has a product that takes so many steps, a channel of a tap and a pass each, fetch the bytes from `next` on.
+  static void fetch(GemmArgs<T>* a, const char* next, int64_t bytes, int64_t steps) {
+    a->ahead = next;
+    a->ahead_part = bytes / kFetchStreams;
+    a->ahead_step = ceil_div(bytes, steps * kFetchStreams);
   }
 
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class

@@ -61,7 +61,6 @@ class TapSums : public BlockEngine<S> {
       }
       passes += gemm_passes(count) * ntaps;
     } while (each.next());
-    const bool fetch = this->plan.fetch;
     GemmArgs<T> a{};
     a.x_offset = lists.x_offset;
     a.acc = acc;
@@ -76,11 +75,7 @@ class TapSums : public BlockEngine<S> {
       const auto gemm = this->weigh(&a, w, weights, width, passes / std::max<int64_t>(1, all_taps), lists.converted);
       w += weights * this->weight_bytes_;
       // The weights that follow are fetched while these are used: memory gives no more at a time.
-      if (fetch && passes > 0) {
-        a.ahead = w;
-        a.ahead_part = weights * this->weight_bytes_ / kFetchStreams;
-        a.ahead_step = ceil_div(all_taps * width * this->weight_bytes_, passes * kFetchStreams);
-      }
+      if (this->plan.fetch && passes > 0) this->fetch(&a, w, weights * this->weight_bytes_, passes * a.channels);
       Odometer part(parts, parts + this->d_);
       do {
         list(box, spans, part.at, stride, lists, &a);

@@ -369,7 +369,6 @@ class WinogradEngine final : public BlockEngine<S> {
       a.acc_offset = s.acc_offset;
       a.channels = cg;
       a.count = count;
-      a.ahead_step = ceil_div(width * this->weight_bytes_, gemm_passes(count) * kFetchStreams);
       for (const auto& group : groups_) {
         const int64_t class_stride = places_ * line;
         for (const Product& p : group.products) {
@@ -379,12 +378,10 @@ class WinogradEngine final : public BlockEngine<S> {
           a.ntaps = static_cast<int64_t>(form.taps.size());
           a.x = s.points + p.point * point_stride_;
           const char* product = w + p.first_tap * cg * width * this->weight_bytes_;
-          const auto gemm = this->weigh(&a, product, a.ntaps * cg * width, width, gemm_passes(count), s.converted);
-          if (this->plan.fetch) {
-            const int64_t bytes = a.ntaps * cg * width * this->weight_bytes_;
-            a.ahead = product + bytes;
-            a.ahead_part = bytes / kFetchStreams;
-          }
+          const int64_t steps = a.ntaps * cg;
+          const auto gemm = this->weigh(&a, product, steps * width, width, gemm_passes(count), s.converted);
+          const int64_t bytes = steps * width * this->weight_bytes_;
+          if (this->plan.fetch && steps > 0) this->fetch(&a, product + bytes, bytes, steps * gemm_passes(count));
           a.acc = s.products + (p.last_class * max_class_points_ + p.class_point) * line;
           gemm(a);
         }

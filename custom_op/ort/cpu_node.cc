@@ -13,17 +13,11 @@ CpuNode::CpuNode(Attributes attributes, DType dtype)
 }
 
 bool CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
-  const Dims x_shape = likely_shape(declared, w_shape);
-  if (x_shape.empty()) return false;
-  const bool known = x_shape == declared;
-  try {
-    const auto prepared = prepare({x_shape, w_shape, {}, {}}, true);
-    if (element_count(prepared->problem().y_shape(), "output size") == 0) return known;
-    return constant_weights(*prepared, w)->finite && known;  // others are read as they are (cpu/run.h)
-  } catch (const Error&) {
-    if (known) throw;
-    return false;  // the guess did not fit; the shapes of the first run decide
-  }
+  return prepare_likely(declared, w_shape, [&](const InputShapes& shapes) {
+    const auto prepared = prepare(shapes, true);
+    if (element_count(prepared->problem().y_shape(), "output size") == 0) return true;
+    return constant_weights(*prepared, w)->finite;  // others are read as they are (cpu/run.h)
+  });
 }
 
 std::shared_ptr<const Prepared> CpuNode::prepare(const InputShapes& shapes, bool constant_w) {

@@ -80,17 +80,11 @@ QuantizedNode::QuantizedNode(Attributes attributes, QuantizedTypes types, bool f
 }
 
 bool QuantizedNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
-  const Dims x_shape = likely_shape(declared, w_shape);
-  if (x_shape.empty()) return false;
-  const bool known = x_shape == declared;
-  try {
-    const auto prepared = prepare({x_shape, w_shape, {}, {}});
+  return prepare_likely(declared, w_shape, [&](const InputShapes& shapes) {
+    const auto prepared = prepare(shapes);
     if (element_count(prepared->problem().y_shape(), "output size") > 0) cache_.weights(*prepared, w, 1);
-    return known;
-  } catch (const Error&) {
-    if (known) throw;
-    return false;  // the guess did not fit; the shapes of the first run decide
-  }
+    return true;
+  });
 }
 
 std::shared_ptr<const QuantizedPrepared> QuantizedNode::prepare(const InputShapes& shapes) {

@@ -47,6 +47,21 @@ Dims declared_shape(const OrtApi& api, const OrtKernelInfo* info);
 // `declared` with likely sizes for what it leaves open, given the shape of W; empty if there is no telling.
 Dims likely_shape(Dims declared, const Dims& w);
 
+// Plans and packs ahead of the first run: prepare(shapes) for the likely shape of X, if there is one.  Returns whether
+// that is the shape declared and prepare() did.  Errors of a guess are none: the shapes of the first run decide.
+template <class Prepare>
+bool prepare_likely(const Dims& declared, const Dims& w, Prepare prepare) {
+  const Dims x = likely_shape(declared, w);
+  if (x.empty()) return false;
+  const bool known = x == declared;
+  try {
+    return prepare(InputShapes{x, w, {}, {}}) && known;
+  } catch (const Error&) {
+    if (known) throw;
+    return false;
+  }
+}
+
 // Runs `body` and turns whatever it throws into a status: nothing may cross the C boundary.  `where` names the
 // node of the operator, or of whatever `what` names.
 template <class Body>

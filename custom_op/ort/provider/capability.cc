@@ -81,7 +81,7 @@ class Search {
     for (const Value* value : node.inputs) {
       const auto it = value ? by_output_.find(value->name) : by_output_.end();
       if (it == by_output_.end() || !result_.sites[it->second].attributes.activation.empty()) continue;
-      if (value->readers.size() == 1 && !value->graph_output) return it->second;
+      if (value->only_reader()) return it->second;
       if (!found) found = it->second;
     }
     return found;

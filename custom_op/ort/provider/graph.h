@@ -45,6 +45,9 @@ struct Value {
   Node* producer = nullptr;
   std::vector<Node*> readers;  // one entry a use, by the nodes' subgraphs included
   bool graph_output = false;
+
+  // The node that alone reads it, null if there is none: readers are several, none, or outside of the graph.
+  const Node* only_reader() const { return readers.size() == 1 && !graph_output ? readers[0] : nullptr; }
 };
 
 // Values of a constant, in memory of ONNX Runtime's.

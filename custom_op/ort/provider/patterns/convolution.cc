@@ -172,7 +172,7 @@ Site make_site(const Convolution& conv, const Equivalent& form, const Value& x, 
 void check_unread(const std::vector<const Node*>& chain) {
   for (size_t i = 0; i + 1 < chain.size(); ++i) {
     const Value& inner = *chain[i]->outputs[0];
-    if (inner.graph_output || inner.readers.size() != 1)
+    if (!inner.only_reader())
       refuse("'", inner.name, "' has other readers: ONNX Runtime has to make it for them all the same");
   }
 }

@@ -34,11 +34,6 @@ bool is_single(const Value& value, const Graph& graph) {
   return shape && (shape->empty() || *shape == Dims{1});
 }
 
-bool Dequantized::only_for_it() const {
-  const Value& result = *node->outputs[0];
-  return result.readers.size() == 1 && !result.graph_output;
-}
-
 std::optional<Dequantized> read_dequantized(const Value* value, const char* name, const Graph& graph) {
   const Node* const node = value ? value->producer : nullptr;
   if (!node || !node->own("DequantizeLinear")) return std::nullopt;

@@ -23,9 +23,6 @@ struct Dequantized {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   int64_t axis = 1;
 
-  // Whether nothing else reads the floats.
-  bool only_for_it() const;
-
   // Its result, in float64, if it is a constant; `shape` is that of the values.  Throws Refusal if the number of
   // scales or zero points is not what it must be.
   struct Constant {

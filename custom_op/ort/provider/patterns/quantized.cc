@@ -156,12 +156,6 @@ void check_together(const QuantizedSite& q, const std::optional<std::vector<doub
       refuse("the value ", v, " of B is not finite in units of the result's scale, ", y_scale);
 }
 
-// The node that alone reads what `node` makes.
-const Node* follower(const Node& node) {
-  const Value& result = *node.outputs[0];
-  return result.readers.size() == 1 && !result.graph_output ? result.readers[0] : nullptr;
-}
-
 // An activation of constants; others are left to run on their own.
 std::optional<Activation> exact_activation(const Node& node, const Graph& graph) {
   if (node.own("Relu")) return Activation{"Relu", {}};
@@ -181,7 +175,7 @@ void read_tail(Site& site, const Graph& graph) {
     site.output = node.outputs[0]->name;
   };
   const auto follows = [&]() -> const Node* {
-    const Node* const node = follower(*site.nodes.back());
+    const Node* const node = site.nodes.back()->outputs[0]->only_reader();
     return node && node->input(0) && node->input(0)->name == site.output ? node : nullptr;
   };
   if (const Node* const next = follows())
@@ -232,13 +226,13 @@ std::optional<Site> quantized(const Node& node, const Graph& graph) {
 
   site->nodes = {x->node, w->node};
   for (const auto* each : {&*x, &*w})
-    if (!each->only_for_it()) refuse("'", each->node->outputs[0]->name, "' has other readers");
+    if (!each->node->outputs[0]->only_reader()) refuse("'", each->node->outputs[0]->name, "' has other readers");
   std::optional<std::vector<double>> float_bias;  // if it is a constant
   if (const Value* const bias = node.input(2)) {
     const auto b = read_dequantized(bias, "B", graph);
     if (b) check_scales(*b->scale, false, "B", graph);
     const bool integers = b && in_units(*b, *x, *w, largest, graph);
-    if (integers && !b->only_for_it()) refuse("'", bias->name, "' has other readers");
+    if (integers && !bias->only_reader()) refuse("'", bias->name, "' has other readers");
     if (integers) site->nodes.push_back(b->node);
     q.float_bias = !integers;
     q.operands[Input::kB] = value(integers ? *b->values : *bias);

@@ -15,7 +15,7 @@ std::optional<Site> quantized_weights(const Node& node, const Graph& graph) {
   site->nodes.clear();
   // Of a result that others read as well the nodes stay, and so do their inputs.
   const auto constant = [&](const std::optional<Dequantized>& d) {
-    auto found = d && d->only_for_it() ? d->constant(graph) : std::nullopt;
+    auto found = d && d->node->outputs[0]->only_reader() ? d->constant(graph) : std::nullopt;
     if (found) site->nodes.push_back(d->node);
     return found;
   };

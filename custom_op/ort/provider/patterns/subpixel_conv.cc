@@ -17,10 +17,6 @@ namespace {
 
 constexpr size_t kMostNodes = 8;  // between a Conv and its pixels
 
-const Node* only_reader(const Value& value) {
-  return value.readers.size() == 1 && !value.graph_output ? value.readers[0] : nullptr;
-}
-
 // What follows a Conv: constants, an activation and the shuffle, whose last node gives the result.
 struct Trace {
   std::vector<const Node*> nodes;
@@ -36,7 +32,7 @@ std::optional<Trace> trace(const Node& node, const Graph& graph) {
   if (dims.size() < 3 || dims[1] < 0) return std::nullopt;
   Trace result;
   while (result.nodes.size() < kMostNodes) {
-    const Node* const next = only_reader(*value);
+    const Node* const next = value->only_reader();
     if (!next || next->outputs.empty() || !next->outputs[0]) break;
     std::optional<Affine> found;
     try {
@@ -61,7 +57,7 @@ std::optional<Trace> trace(const Node& node, const Graph& graph) {
       result.activation = found->activation;
       result.nodes.insert(result.nodes.end(), found->nodes.begin(), found->nodes.end());
     }
-  } else if (const Node* next = only_reader(*value); next && next->input(0) == value) {
+  } else if (const Node* next = value->only_reader(); next && next->input(0) == value) {
     try {
       result.activation = single_activation(*next, -1, dims.size(), graph);
     } catch (const Refusal&) {

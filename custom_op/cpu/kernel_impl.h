@@ -41,6 +41,40 @@ inline __attribute__((always_inline)) void storeu(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
+#if defined(__x86_64__) && defined(__FMA__) && (ORT_TCONV_VECTOR_BYTES == 32 || defined(__AVX512F__))
+#define ORT_TCONV_ASM 1
+#else
+#define ORT_TCONV_ASM 0
+#endif
+
+// sum += s * v.  Said in the processor's words where these are known to be right: compilers like to sum into the
+// register of s or v, and then have to move registers about in long loops.
+template <class T>
+inline __attribute__((always_inline)) void multiply_add(Vec<T>& sum, Vec<T> s, Vec<T> v) {
+#if ORT_TCONV_ASM
+  if constexpr (sizeof(T) == 4) asm("vfmadd231ps %1, %2, %0" : "+v"(sum) : "v"(s), "v"(v));
+  else asm("vfmadd231pd %1, %2, %0" : "+v"(sum) : "v"(s), "v"(v));
+#else
+  sum += s * v;
+#endif
+}
+// sum += s * v[0..L-1], which is read for this alone.
+template <class T>
+inline __attribute__((always_inline)) void multiply_add(Vec<T>& sum, Vec<T> s, const T* v) {
+#if ORT_TCONV_ASM
+  typedef T Unaligned __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  const auto& m = *reinterpret_cast<const Unaligned*>(v);
+  if constexpr (sizeof(T) == 4) asm("vfmadd231ps %1, %2, %0" : "+v"(sum) : "m"(m), "v"(s));
+  else asm("vfmadd231pd %1, %2, %0" : "+v"(sum) : "m"(m), "v"(s));
+#else
+  sum += s * loadu(v);
+#endif
+}
+template <class T>
+inline __attribute__((always_inline)) Vec<T> broadcast(T s) {
+  return s - Vec<T>{};
+}
+
 // ---- 16-bit storage ---------------------------------------------------------------------------------
 // Branch-free, so that loops over them vectorise.
 
@@ -146,27 +180,25 @@ constexpr int64_t kFetchChannels = 16;  // after so many channels, lines are ask
 template <class T, class W, int P, int NV, int U = sums_apart(P, NV)>
 inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* w, int64_t channels, Ahead& ahead,
                                                     Vec<T> (*acc)[P][NV]) {
-  constexpr int L = Simd<T>::L;
+  constexpr int L = Simd<T>::L, kChannels = 4;
+  static_assert(kChannels % U == 0 && kFetchChannels % kChannels == 0);
   const auto add = [&](int64_t c, const W* weights, Vec<T>(&to)[P][NV]) __attribute__((always_inline)) {
     Vec<T> b[NV];
     for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(weights + v * L);
     for (int p = 0; p < P; ++p) {
-      const T s = x[p][c];
-      for (int v = 0; v < NV; ++v) to[p][v] += s * b[v];
+      const Vec<T> s = broadcast(x[p][c]);
+      for (int v = 0; v < NV; ++v) multiply_add<T>(to[p][v], s, b[v]);
     }
   };
   for (int64_t c = 0, end = 0; c < channels;) {
     end = channels - c > kFetchChannels ? c + kFetchChannels : channels;
     for (ahead.end += ahead.step * (end - c); ahead.line < ahead.end; ahead.line += 64)
       for (int s = 0; s < kFetchStreams; ++s) __builtin_prefetch(ahead.line + s * ahead.part);
-    if constexpr (U == 1) {
-#pragma GCC unroll 2
-      for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
-    } else {
-      for (; c + U <= end; c += U, w += U * NV * L)
-        for (int u = 0; u < U; ++u) add(c + u, w + u * NV * L, acc[u]);
-      for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
-    }
+    // Several at once: on cores that two threads share, every instruction but the multiply-adds counts.
+    for (; c + kChannels <= end; c += kChannels, w += kChannels * NV * L)
+#pragma GCC unroll 4
+      for (int u = 0; u < kChannels; ++u) add(c + u, w + u * NV * L, acc[u % U]);
+    for (; c < end; ++c, w += NV * L) add(c, w, acc[0]);
   }
 }
 
@@ -221,14 +253,38 @@ template <class T, int NP, int F, int R>
 inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, int64_t i, int64_t ntaps,
                                                         const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
   constexpr int L = Simd<T>::L;
-  for (int64_t t = 0; t < ntaps; ++t) {
-    const T* x = a.x + i + *taps++;
-    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += R) {
+  // The shorter side stays in registers.
+  const auto add = [&](const T* x, const T* weights) __attribute__((always_inline)) {
+    if constexpr (R < NP) {
+      Vec<T> s[R];
+      for (int n = 0; n < R; ++n) s[n] = broadcast(weights[n]);
+      for (int p = 0; p < NP; ++p) {
+        if constexpr (R == 1) {
+          multiply_add<T>(acc[F][p], s[0], x + p * L);
+        } else {
+          const Vec<T> v = loadu(x + p * L);
+          for (int n = 0; n < R; ++n) multiply_add<T>(acc[F + n][p], s[n], v);
+        }
+      }
+    } else {
       Vec<T> v[NP];
       for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
-      for (int n = 0; n < R; ++n)
-        for (int p = 0; p < NP; ++p) acc[F + n][p] += w[n] * v[p];
+      for (int n = 0; n < R; ++n) {
+        const Vec<T> s = broadcast(weights[n]);
+        for (int p = 0; p < NP; ++p) multiply_add<T>(acc[F + n][p], s, v[p]);
+      }
     }
+  };
+  for (int64_t t = 0; t < ntaps; ++t) {
+    const T* x = a.x + i + *taps++;
+    int64_t c = 0;
+    if constexpr (R % 2 == 0) {  // measured: with odd numbers of rows, two channels at once are no faster
+      for (; c + 2 <= a.channels; c += 2, x += 2 * a.channel_stride, w += 2 * R) {
+        add(x, w);
+        add(x + a.channel_stride, w + R);
+      }
+    }
+    for (; c < a.channels; ++c, x += a.channel_stride, w += R) add(x, w);
   }
 }
 

@@ -112,7 +112,10 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """The options; ``--json`` may stand before a file or before another argument.
 
-    Of the ways to read it, the first one counts that makes sense of all arguments.
+    argparse gives an option with an optional value the next word, before it knows which words the
+    positional arguments need, also with ``parse_intermixed_args``: ``inspect --json MODEL`` would
+    lack its model.  So the command line is read in both ways, and the first one counts that makes
+    sense of all arguments.
     """
     parser = _parser()
     _complete(parser)
@@ -128,6 +131,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _json_readings(arguments: list[str]) -> list[list[str]]:
+    """The arguments with the value of ``--json`` written as part of it, the likelier way first."""
     at = next((i for i, word in enumerate(arguments) if word == "--json"), None)
     if at is None:
         return [arguments]

@@ -155,7 +155,7 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from .base import machine
-    from .conversion import export_verb
+    from .conversion import triton_verb
 
     parser = _Parser(
         prog="ort-tconv",
@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", metavar="FILE", help="also draw bars for each node, as .png, .svg or .pdf"
     )
 
-    export_verb.add_parser(verbs, _STATUS)
+    triton_verb.add_parser(verbs, _STATUS)
 
     info = verbs.add_parser(
         "info", help="show versions, processor, library and providers", epilog=_STATUS

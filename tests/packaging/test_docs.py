@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import ort_tconv
 from ort_tconv import _core
 from ort_tconv.sessions.provider import unavailable
 
@@ -177,6 +178,13 @@ def test_stale_commands_are_found():
     for command in ("make no-such-target", "python benchmarks/compare.py --no-such-option a b"):
         with pytest.raises(AssertionError):
             check_exists(command)
+
+
+def test_the_reference_has_every_public_name():
+    """And what the modules among them are for."""
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.M))
+    for public in ort_tconv.__all__:
+        assert any(f"{entry}.".startswith(f"ort_tconv.{public}.") for entry in listed), public
 
 
 def test_nobody_is_sent_to_an_index_that_has_no_package():

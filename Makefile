@@ -41,7 +41,7 @@ help:
 	@echo "make sanitize     the C++ code and sessions under address, undefined-behaviour and thread sanitizers"
 	@echo "make fuzz         fuzz the engine, and sessions with malformed models (FUZZ_ARGS=--seconds 600)"
 	@echo "make compat       run the tests on other versions of ONNX Runtime and Python (COMPAT_ARGS=...)"
-	@echo "make wheel        build, repair and test the wheel that is published, and the source distribution (WHEEL_ARGS=--cuda)"
+	@echo "make wheel        build, repair and test the wheel that is published, and the source distribution (WHEEL_ARGS=--cuda or --aarch64)"
 	@echo "make clean        remove everything that these made"
 
 demo: $(VENV)/.package $(VENV)/.demo

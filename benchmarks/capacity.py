@@ -1,10 +1,14 @@
-"""What a server needs for a model: requests a second of a core, and memory of a session.
+"""What a server needs for a model: requests a second of a core, how long they wait where they come
+at random, and memory of a session.
 
     python benchmarks/capacity.py [model.onnx] [--seconds 5]
 
 Without a model, the generator of docs/make_cli.py (100 values to an image of 64x64).  Rates are of
 as many callers as there are cores, each with one thread: side by side in one session, and in a
-session each; medians of five rounds.  Memory is what a process has in its own pages (private,
+session each; medians of five rounds.  Delays are those from a request's arrival to its answer, in
+one session, where requests arrive at random times and are answered in order by as many threads as
+there are cores, at shares of the highest rate; the first ones, in an empty queue, count as well.
+Memory is what a process has in its own pages (private,
 /proc/self/smaps_rollup), before and after sessions are added.
 """
 
@@ -30,6 +34,7 @@ from ort_tconv.base import machine
 ROOT = Path(__file__).resolve().parents[1]
 SESSIONS = 8
 ROUNDS = 5
+LOADS = 0.5, 0.7, 0.8, 0.9, 0.95
 
 
 def generator() -> onnx.ModelProto:
@@ -73,6 +78,32 @@ def rate(sessions: list[ort.InferenceSession], seconds: float) -> float:
     for thread in threads:
         thread.join()
     return sum(counts) / (time.perf_counter() - start)
+
+
+def delays(
+    session: ort.InferenceSession, threads: int, per_second: float, seconds: float
+) -> list[float]:
+    """Seconds from arrival to answer of requests that arrive at random, so many on average."""
+    feeds, lock, found = feeds_of(session), threading.Lock(), []
+    gaps = np.random.default_rng(0).exponential(1 / per_second, max(1, int(per_second * seconds)))
+    arrivals = iter(time.perf_counter() + 0.01 + np.cumsum(gaps))
+
+    def serve() -> None:
+        while True:
+            with lock:
+                arrival = next(arrivals, None)
+            if arrival is None:
+                return
+            time.sleep(max(0.0, arrival - time.perf_counter()))
+            session.run(None, feeds)
+            found.append(time.perf_counter() - arrival)
+
+    servers = [threading.Thread(target=serve) for _ in range(threads)]
+    for server in servers:
+        server.start()
+    for server in servers:
+        server.join()
+    return found
 
 
 def private_bytes() -> int:
@@ -128,6 +159,15 @@ def main() -> int:
         columns = [f"{statistics.median(rates[name, i]):.0f}/s" for i in range(3)]
         columns += [f"{value / 2**20:.1f} MiB" for value in sizes[name]]
         print(f"| {name} | {' | '.join(columns)} |")
+    print("\nort-tconv, one session: ms from arrival to answer")
+    print("| share of the highest rate | median | 99 of 100 within |")
+    print("|--:|--:|--:|")
+    highest = statistics.median(rates["ort-tconv", 1])
+    session = setups["ort-tconv"][1][0]
+    for load in LOADS:
+        found = delays(session, cores, load * highest, options.seconds)
+        middle, most = (1000 * float(np.quantile(found, share)) for share in (0.5, 0.99))
+        print(f"| {100 * load:.0f} % | {middle:.2f} | {most:.2f} |")
     return 0
 
 

@@ -561,6 +561,8 @@ WORKLOADS = {
     "audio": "audio, 1-D",
     "volume": "volumes, 3-D",
     "batch": "GAN generators, batch 16",
+    "computed": "weights computed in the model",
+    "istft": "inverse STFT",
 }
 
 
@@ -619,16 +621,18 @@ def readme_section(layers: Sequence[Record], models: Sequence[Record]) -> str:
     counts = sorted({len(record.runs[0]["results"]) for record in layers})
     count = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     text = (
-        f"How many times faster than stock ONNX Runtime {versions}, in float32: geometric means "
-        f"over {count} layers of published networks, and over whole networks, of which only a "
-        "part is transposed convolutions. In brackets: the slowest and the fastest. A range before "
-        f"them: of several runs. The other engines: stock, {', '.join(dict.fromkeys(others))}. "
-        "Peak memory is the converted model's over stock's. A dash: not measured."
+        f"Speed relative to stock ONNX Runtime {versions}, in float32: geometric means over "
+        f"{count} layers of published networks, and over whole networks, which spend only a part "
+        "of their time in transposed convolutions. The slowest and the fastest are in brackets; a "
+        "range before them is over several runs. The other engines are stock, "
+        f"{', '.join(dict.fromkeys(others))}. Peak memory is relative to stock's. A dash means not "
+        "measured."
     )
-    return "\n".join([*markdown(readme_table(layers, models)), "", *textwrap.wrap(text, 112)])
+    return "\n".join([*markdown(readme_table(layers, models)), "", *textwrap.wrap(text, 118)])
 
 
 PEERS = {
+    "overlap_add": "overlap-add of inverse STFTs",
     "torch": "PyTorch",
     "torch_packed": "PyTorch",
     "openvino": "OpenVINO",

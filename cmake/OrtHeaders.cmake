@@ -143,7 +143,8 @@ endfunction()
 function(_ort_tconv_fetch_debian work out_dir out_reason)
   message(STATUS "ONNX Runtime headers: trying Debian's libonnxruntime-dev")
   execute_process(
-    COMMAND sh "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_ort_headers.sh" "${work}/debian" ${ORT_TCONV_DEBIAN_SUITE}
+    COMMAND sh "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/debian_packages.sh" "${work}/debian" ${ORT_TCONV_DEBIAN_SUITE}
+            libonnxruntime-dev
     RESULT_VARIABLE code OUTPUT_VARIABLE text ERROR_VARIABLE text TIMEOUT 240)
   if(NOT code EQUAL 0)
     string(STRIP "${text}" text)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base.facade import names_on_demand
-from . import on_demand  # noqa: F401  (before anything that imports onnx_ir)
+from ..base.names_on_demand import names_on_demand
+from . import onnx_ir_without_sympy  # noqa: F401  (before anything that imports onnx_ir)
 
 if TYPE_CHECKING:
     from ..conversion.convert import ConversionResult, convert, convert_with_report

@@ -1,4 +1,22 @@
-"""A model with the folder of its external data, and reading it from whatever holds one."""
+"""A model with the folder of its external data, and reading it from whatever holds one.
+
+Messages are kept as protobuf has them, because what no pass rewrites has to come back as it was;
+the passes work on onnx-ir's objects, which ``pipeline`` makes.  ``ir.load`` and ``ir.save``,
+which go through such objects, do not do what this module and ``output`` are for (seen with onnx-ir
+1.1):
+
+- A model that is loaded and saved unchanged comes back as other bytes, and without its sparse
+  initializers.
+- ``ir.load`` looks for external data beside the path that it is given.  It refuses data that is a
+  link to another folder, as in the cache of a model hub, and does not find data beside the file
+  that the path is a link to; of an object without a folder, data is read from the current
+  directory.
+- A file that is no model ends in protobuf's "wire format was corrupt", whatever it is.
+- ``ir.save`` writes over data that another model refers to, and leaves tensors of attributes in the
+  model, which then may exceed the 2 GB that protobuf holds.
+- The pass that infers shapes hands onnx the weights of bodies, which may exceed 2 GB as well, where
+  ``Model.skeleton`` leaves them out.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -52,3 +56,16 @@ def agree(original: onnx.ModelProto, converted: onnx.ModelProto, **feeds) -> Non
     }
     report = ort_tconv.validate(original, converted, arrays, shapes=shapes)
     assert report.ok, str(report)
+
+
+def concurrently(work: Callable[[int], None], threads: int = 4) -> None:
+    """Calls ``work`` with 0, 1, 2 ..., each in a thread of its own, all at once; raises what one of
+    them raises."""
+    together = threading.Barrier(threads)
+
+    def start(index: int) -> None:
+        together.wait()
+        work(index)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(start, range(threads)))

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/integers.h"
+#include "core/definition.h"
 #include "core/status.h"
 
 namespace ort_tconv {
@@ -107,36 +107,13 @@ Requantization requantization(const Problem& p, QuantizedTypes types, const Quan
 
 void quantized_reference(const Problem& p, QuantizedTypes types, const Requantization& r, const void* x, const void* w,
                          void* y) {
-  const int d = p.rank();
-  const int64_t in = product(p.in), out = product(p.out), taps = product(p.kernel);
-  const int64_t cg = p.group_in(), mg = p.group_out();
+  const int64_t out = product(p.out);
+  // Unsigned, as sums may wrap.
   std::vector<uint32_t> sums(static_cast<size_t>(p.batch * p.out_channels * out), 0);
-  // Scatter each input pixel through each tap, as the float64 reference does; unsigned, as sums may wrap.
-  for (int64_t i = 0; i < in; ++i) {
-    for (int64_t t = 0; t < taps; ++t) {
-      int64_t ri = i, rt = t, index[kMaxSpatial];
-      for (int a = d - 1; a >= 0; --a) {
-        index[a] = p.stride[a] * (ri % p.in[a]) + p.dilation[a] * (rt % p.kernel[a]) - p.pad_begin[a];
-        ri /= p.in[a], rt /= p.kernel[a];
-      }
-      bool inside = true;
-      int64_t o = 0;
-      for (int a = 0; a < d; ++a) {
-        inside = inside && index[a] >= 0 && index[a] < p.out[a];
-        o = o * p.out[a] + index[a];
-      }
-      if (!inside) continue;
-      for (int64_t n = 0; n < p.batch; ++n)
-        for (int64_t c = 0; c < p.channels; ++c) {
-          const int32_t v = element(types.x, x, (n * p.channels + c) * in + i) - r.x_zero;
-          for (int64_t m = 0; m < mg; ++m) {
-            const int64_t channel = c / cg * mg + m;
-            const int32_t k = element(types.w, w, (c * mg + m) * taps + t) - r.w_zero[channel];
-            sums[(n * p.out_channels + channel) * out + o] += static_cast<uint32_t>(v * k);
-          }
-        }
-    }
-  }
+  for_each_product(p, [&](int64_t ix, int64_t iw, int64_t iy, int64_t m) {
+    const int32_t v = element(types.x, x, ix) - r.x_zero, k = element(types.w, w, iw) - r.w_zero[m];
+    sums[iy] += static_cast<uint32_t>(v * k);
+  });
   for (int64_t i = 0; i < static_cast<int64_t>(sums.size()); ++i) {
     const int64_t m = i / out % p.out_channels;
     const float sum = static_cast<float>(static_cast<int32_t>(sums[i] + static_cast<uint32_t>(r.bias[m])));

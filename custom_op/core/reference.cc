@@ -1,7 +1,8 @@
 #include "core/reference.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "core/definition.h"
 
 namespace ort_tconv {
 
@@ -30,36 +31,9 @@ double activate(const Activation& act, double v, int64_t m) {
 }
 
 std::vector<double> reference(const Problem& p, const double* x, const double* w, const double* b, const double* z) {
-  const int d = p.rank();
-  int64_t in = 1, out = 1, taps = 1;
-  for (int i = 0; i < d; ++i) in *= p.in[i], out *= p.out[i], taps *= p.kernel[i];
-  const int64_t cg = p.group_in(), mg = p.group_out();
+  const int64_t out = product(p.out);
   std::vector<double> y(static_cast<size_t>(p.batch * p.out_channels * out), 0.0);
-  int64_t index[kMaxSpatial];
-  // Scatter each input pixel through each tap; where it lands is the whole geometry.
-  for (int64_t i = 0; i < in; ++i) {
-    for (int64_t t = 0; t < taps; ++t) {
-      int64_t ri = i, rt = t;
-      for (int a = d - 1; a >= 0; --a) {
-        const int64_t ia = ri % p.in[a], ta = rt % p.kernel[a];
-        ri /= p.in[a], rt /= p.kernel[a];
-        index[a] = p.stride[a] * ia + p.dilation[a] * ta - p.pad_begin[a];
-      }
-      bool inside = true;
-      int64_t o = 0;
-      for (int a = 0; a < d; ++a) {
-        inside = inside && index[a] >= 0 && index[a] < p.out[a];
-        o = o * p.out[a] + index[a];
-      }
-      if (!inside) continue;
-      for (int64_t n = 0; n < p.batch; ++n)
-        for (int64_t c = 0; c < p.channels; ++c) {
-          const double v = x[(n * p.channels + c) * in + i];
-          for (int64_t m = 0; m < mg; ++m)
-            y[(n * p.out_channels + (c / cg) * mg + m) * out + o] += v * w[(c * mg + m) * taps + t];
-        }
-    }
-  }
+  for_each_product(p, [&](int64_t ix, int64_t iw, int64_t iy, int64_t) { y[iy] += x[ix] * w[iw]; });
   for (int64_t n = 0; n < p.batch; ++n)
     for (int64_t m = 0; m < p.out_channels; ++m)
       for (int64_t o = 0; o < out; ++o) {

@@ -28,6 +28,12 @@ std::string concat(const Parts&... parts) {
   return os.str();
 }
 
+inline std::string join(const std::vector<std::string>& names) {
+  std::string s;
+  for (const auto& name : names) s += (s.empty() ? "" : ", ") + name;
+  return s;
+}
+
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   throw Error(concat(parts...));

@@ -50,12 +50,6 @@ std::vector<std::string> names(Keep keep) {
   return result;
 }
 
-std::string join(const std::vector<std::string>& names) {
-  std::string s;
-  for (const auto& n : names) s += (s.empty() ? "" : ", ") + n;
-  return s;
-}
-
 const Entry& entry(const std::string& isa, const char* origin = "") {
   for (const auto& e : entries())
     if (isa == e.set->name) return e;

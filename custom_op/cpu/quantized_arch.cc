@@ -79,12 +79,6 @@ std::vector<std::string> names(Keep keep) {
   return result;
 }
 
-std::string join(const std::vector<std::string>& names) {
-  std::string s;
-  for (const auto& n : names) s += (s.empty() ? "" : ", ") + n;
-  return s;
-}
-
 const Entry& entry(const std::string& isa) {
   for (const auto& e : entries())
     if (isa == e.kernels->name) return e;

@@ -112,7 +112,10 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """The options; ``--json`` may stand before a file or before another argument.
 
-    Of the ways to read it, the first one counts that makes sense of all arguments.
+    argparse gives an option with an optional value the next word, before it knows which words the
+    positional arguments need, also with ``parse_intermixed_args``: ``inspect --json MODEL`` would
+    lack its model.  So the command line is read in both ways, and the first one counts that makes
+    sense of all arguments.
     """
     parser = _parser()
     _complete(parser)
@@ -128,6 +131,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _json_readings(arguments: list[str]) -> list[list[str]]:
+    """The arguments with the value of ``--json`` written as part of it, the likelier way first."""
     at = next((i for i, word in enumerate(arguments) if word == "--json"), None)
     if at is None:
         return [arguments]
@@ -151,7 +155,7 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     from .base import machine
-    from .conversion import export_verb
+    from .conversion import triton_verb
 
     parser = _Parser(
         prog="ort-tconv",
@@ -273,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", metavar="FILE", help="also draw bars for each node, as .png, .svg or .pdf"
     )
 
-    export_verb.add_parser(verbs, _STATUS)
+    triton_verb.add_parser(verbs, _STATUS)
 
     info = verbs.add_parser(
         "info", help="show versions, processor, library and providers", epilog=_STATUS

@@ -230,7 +230,7 @@ def test_documented_inputs_and_types():
     assert [ticked(name) for name, *_ in rows] == [[name] for name in [*INPUTS, "Y"]]
     assert ["optional" in text for *_, text in rows[:-1]] == [v.optional for v in INPUTS.values()]
     text = source("docs/operator.md")
-    (sentence,) = re.findall(r"All have the same type: ([^.]+)\.", text)
+    (sentence,) = re.findall(r"Inputs and output have the same type: ([^.]+)\.", text)
     numpy_names = [dtype.numpy().name for dtype in FLOATS]
     assert re.split(", | or ", sentence) == numpy_names
     assert all(value.types == FLOATS for value in INPUTS.values())

@@ -1,10 +1,10 @@
 """Packed weights: one copy for all that hold the same constant, freed with the last of them."""
 
 import gc
-import threading
 
 import numpy as np
 import pytest
+from sessions import concurrently
 
 from ort_tconv import _core
 
@@ -79,13 +79,9 @@ def test_one_bit_makes_a_difference():
 def test_many_threads_at_once():
     held = []
 
-    def pack():
+    def pack(_):
         held.extend(_core.pack(X, weights(seed % 3), **ATTRIBUTES) for seed in range(30))
 
-    threads = [threading.Thread(target=pack) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    concurrently(pack, 8)
     assert len({id(packed) for packed in held}) == 3
     assert _core.weight_cache()[0] == 3

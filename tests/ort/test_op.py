@@ -1,6 +1,5 @@
 """The operator in sessions, against its definition in float64."""
 
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from cases import (
 )
 from hypothesis import given
 from onnx import TensorProto, helper
-from sessions import our_session, run_converted, run_stock
+from sessions import concurrently, our_session, run_converted, run_stock
 
 import ort_tconv
 from ort_tconv import _core
@@ -117,22 +116,13 @@ def test_threads(threads):
 
 def test_concurrent_runs_of_one_session():
     session = our_session(ort_tconv.convert(conv_transpose_model(USUAL, dynamic=True)))
-    failures = []
 
     def work(seed):
-        try:
-            for i in range(10):
-                case = replace(USUAL, batch=1 + (seed + i) % 3, spatial=(3 + seed, 4 + i % 4))
-                check(case, session, USUAL.arrays() | {"x": case.arrays(seed)["x"]})
-        except BaseException as error:
-            failures.append(error)
+        for i in range(10):
+            case = replace(USUAL, batch=1 + (seed + i) % 3, spatial=(3 + seed, 4 + i % 4))
+            check(case, session, USUAL.arrays() | {"x": case.arrays(seed)["x"]})
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    concurrently(work)
 
 
 def test_nan_and_infinity_spread_as_in_stock():

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from cases import Case, conv_transpose_model
 from scripts import BENCHMARKS, ROOT, output_of, run
 
 MODULES = ("bench_session", "compare", "drawing", "engines", "measure", "report")
@@ -80,6 +82,11 @@ def test_every_layer_of_the_workload_file_is_loaded(bench):
     for layer, entry in zip(layers, entries):
         assert layer.computed == entry.get("computed", False)
         assert len(layer.attributes) == len(entry.keys() - {"name", "x", "m", "paper", "computed"})
+
+
+def test_every_group_of_layers_has_a_name_for_readers(modules):
+    groups = json.loads((BENCHMARKS / "workloads.json").read_text()).keys() - {"note"}
+    assert groups == modules["report"].WORKLOADS.keys()
 
 
 def test_flops_counts_the_direct_method(bench):
@@ -192,6 +199,18 @@ def test_layers_run_and_are_written(layers_file):
         assert 0 < ours["creation_ms"] <= ours["first_run_ms"]
         assert row["plan"]["algorithm"] and row["gemm_share"] > 0 and row["memory_share"] > 0
     assert set(data["means"]) == {"gan", "images", "all layers"}
+
+
+def test_capacity_of_a_small_model(tmp_path):
+    onnx.save(conv_transpose_model(Case((5, 6), (3, 3))), tmp_path / "model.onnx")
+    shown = output_of("capacity.py", tmp_path / "model.onnx", "--seconds", "0.1")
+    rows = [line.split("|")[1:-1] for line in shown.splitlines() if line.startswith("| ")]
+    stock, ours, head, *delays = rows[1:]
+    assert (stock[0].strip(), ours[0].strip()) == ("stock", "ort-tconv")
+    assert all(float(cell.split("/s")[0]) > 0 for cell in stock[1:4] + ours[1:4])
+    assert head[0].strip() == "share of the highest rate"
+    assert [row[0].strip() for row in delays] == ["50 %", "70 %", "80 %", "90 %", "95 %"]
+    assert all(0 < float(middle) <= float(most) for _, middle, most in delays)
 
 
 def test_unknown_names_are_errors():

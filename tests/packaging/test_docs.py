@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import ort_tconv
 from ort_tconv import _core
 from ort_tconv.sessions.provider import unavailable
 
@@ -179,6 +180,28 @@ def test_stale_commands_are_found():
             check_exists(command)
 
 
+def test_the_reference_has_every_public_name():
+    """And what the modules among them are for."""
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.M))
+    for public in ort_tconv.__all__:
+        assert any(f"{entry}.".startswith(f"ort_tconv.{public}.") for entry in listed), public
+
+
+def test_nobody_is_sent_to_an_index_that_has_no_package():
+    """Of what is shown or said to users; the page about releases says when that changes."""
+    suffixes = {".py", ".md", ".cc", ".h", ".in", ".cmake", ".yml"}
+    folders = ("python", "converters", "custom_op", "cmake", "docs", "examples", "benchmarks")
+    paths = [README, *(path for name in folders for path in (ROOT / name).rglob("*"))]
+    advice = re.compile(r"pip install (?!.*--find-links)[^`\n]*\bort-tconv\b")
+    found = [
+        f"{name(path)}: {match[0]}"
+        for path in paths
+        if path.suffix in suffixes and path.name != "releasing.md"
+        for match in advice.finditer(path.read_text())
+    ]
+    assert not found
+
+
 def test_readme_fits_one_screen():
     assert len(README.read_text().splitlines()) <= 80
 
@@ -197,6 +220,30 @@ def test_entry_point_is_the_command_line_module():
 def test_links_lead_to_files(document):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+@cache
+def files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    return listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("document", [pytest.param(d, id=name(d)) for d in DOCUMENTS])
+def test_files_of_the_repository_that_are_named_exist(document):
+    """By their path, or C++ files by their name alone; a word in capitals stands for any."""
+    paths = set(files())
+    folders = {str(parent) for path in paths for parent in Path(path).parents}
+    tops = {folder for folder in folders if "/" not in folder} - {".", ".ci", ".github"}
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+    for named in re.findall(r"`([\w./-]+)`", text):
+        if re.search("[A-Z]{3}", named) or named.startswith("onnxruntime_"):
+            continue
+        if named.split("/")[0] in tops and "/" in named:
+            assert named.rstrip("/") in paths | folders, named
+        elif re.fullmatch(r"\w+\.(cc|h|cu|cuh)", named):
+            assert any(path.endswith(f"/{named}") for path in paths), named
 
 
 def test_every_page_is_in_the_navigation():

@@ -242,8 +242,14 @@ case "$*" in
     echo "'http://debian.example/security/dists/$VERSION_CODENAME-security/InRelease' x 0"
     echo "'http://debian.example/debian/dists/$VERSION_CODENAME/InRelease' x 0" ;;
   *" update") cp "$PWD/sources.list" "$PWD/apt.conf" "$RECORD"; exit "${FAIL:-0}" ;;
-  *" download "*) touch libonnxruntime-dev_1_amd64.deb ;;
+  *" download libonnxruntime-dev") touch libonnxruntime-dev_1_amd64.deb ;;
+  *" --download-only install python3 libc6")
+    for name in python3 libc6 zlib1g; do touch cache/archives/${name}_1_arm64.deb; done ;;
+  *) exit 1 ;;
 esac
+"""
+FAKE_DPKG = """#!/bin/sh
+test -f "$2" && touch "$3/${2%%_*}"
 """
 
 
@@ -251,15 +257,16 @@ esac
 def fake_debian(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, text in {"apt-get": FAKE_APT, "dpkg-deb": '#!/bin/sh\ntouch "$3/unpacked"\n'}.items():
+    for name, text in {"apt-get": FAKE_APT, "dpkg-deb": FAKE_DPKG}.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     (tmp_path / "record").mkdir()
     (tmp_path / "tmp").mkdir()
 
-    def run(**env):
+    def run(*root, packages=("libonnxruntime-dev",), **env):
+        script = ["sh", str(ROOT / "cmake/debian_packages.sh"), *root]
         return subprocess.run(
-            ["sh", str(ROOT / "cmake/debian_ort_headers.sh"), str(tmp_path / "out"), "trixie"],
+            [*script, str(tmp_path / "out"), "trixie", *packages],
             env=os.environ
             | {
                 "PATH": f"{tools}:{os.environ['PATH']}",
@@ -279,7 +286,7 @@ def fake_debian(tmp_path):
 def test_debian_uses_this_machines_mirror_and_leaves_nothing_behind(fake_debian, tmp_path):
     result = fake_debian()
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out/unpacked").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["libonnxruntime-dev"]
     source = (tmp_path / "record/sources.list").read_text()
     assert source.startswith("deb [signed-by=/usr/share/keyrings/")
     assert source.endswith("] http://debian.example/debian trixie main\n")
@@ -287,6 +294,17 @@ def test_debian_uses_this_machines_mirror_and_leaves_nothing_behind(fake_debian,
     config = (tmp_path / "record/apt.conf").read_text()
     for setting in ("Dir::State", "Dir::Cache", "Dir::Etc::SourceList"):
         assert f'{setting} "{tmp_path}/tmp/' in config
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@needs_debian
+def test_debian_packages_of_another_architecture_come_with_what_they_need(fake_debian, tmp_path):
+    result = fake_debian("--root", "arm64", packages=("python3", "libc6"))
+    assert result.returncode == 0, result.stderr
+    unpacked = {path.name for path in (tmp_path / "out").iterdir()}
+    assert unpacked == {"python3", "libc6", "zlib1g"}
+    config = (tmp_path / "record/apt.conf").read_text()
+    assert 'APT::Architecture "arm64";' in config and 'Dir::State::status "/dev/null";' in config
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

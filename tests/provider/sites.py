@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import onnx
 import onnxruntime as ort
-from sessions import options
+from sessions import concurrently, options
 
 import ort_tconv
 from ort_tconv.sessions.provider import PROVIDER
@@ -47,17 +45,10 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 def run_in_threads(session: ort.InferenceSession, images: list[np.ndarray]) -> None:
     """Four threads run one session, on images of different shapes: results are those of one."""
     expected = [session.run(None, {"x": x})[0] for x in images]
-    failures = []
 
     def work(start: int):
         for i in range(30):
             k = (start + i) % len(images)
-            if not same_bits(session.run(None, {"x": images[k]})[0], expected[k]):
-                failures.append(k)
+            assert same_bits(session.run(None, {"x": images[k]})[0], expected[k]), k
 
-    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    concurrently(work)

@@ -1,7 +1,6 @@
 """ConvTranspose through the execution provider: the bits of the converted model."""
 
 import gc
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from cases import (
     scan_model,
 )
 from hypothesis import given
-from sessions import options, run_converted
+from sessions import concurrently, options, run_converted
 from sites import (
     RECORDS,
     SEVERAL_GRAPHS,
@@ -167,23 +166,14 @@ def test_threads_create_and_run_sessions():
     model = chain_model(2)
     x = np.random.default_rng(0).standard_normal((1, 4, 5, 6), np.float32)
     (expected,) = run_converted(model, {"x0": x})
-    failures = []
 
-    def work():
-        try:
-            for _ in range(5):
-                session = provider_session(model, strict=True)
-                for _ in range(3):
-                    assert same_bits(session.run(None, {"x0": x})[0], expected)
-        except BaseException as error:  # an assertion in a thread fails no test by itself
-            failures.append(error)
+    def work(_):
+        for _ in range(5):
+            session = provider_session(model, strict=True)
+            for _ in range(3):
+                assert same_bits(session.run(None, {"x0": x})[0], expected)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    concurrently(work, 8)
 
 
 def test_threads_run_one_session():

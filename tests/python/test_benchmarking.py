@@ -20,6 +20,7 @@ from cases import (
     tensor,
     value,
 )
+from contrast import MARK, TEXT, contrast
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from onnx import helper
 from rich.console import Console
@@ -297,3 +298,14 @@ def test_a_plot_has_colours_for_dark_pages(tmp_path):
     assert used == plot._DARK.keys()
     for light, dark in plot._DARK.items():
         assert content.count(f"fill:{dark} !important") == 1, light
+
+
+def test_a_plot_can_be_read_on_light_and_dark_pages():
+    for colors in ({light: light for light in plot._DARK}, plot._DARK):
+        page, ink = colors[plot._PAGE], colors[plot._INK]
+        for text in (ink, colors[plot._MUTED]):
+            assert contrast(text, page) >= TEXT
+        for bar in (colors[plot._STOCK], colors[plot._OURS]):
+            assert contrast(bar, page) >= MARK
+            # A range is dark around pale, so that one of the two is seen on the bar.
+            assert max(contrast(ink, bar), contrast(page, bar)) >= MARK

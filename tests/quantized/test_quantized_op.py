@@ -1,6 +1,5 @@
 """QLinearSegregatedConvTranspose in sessions, against its definition."""
 
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from cases import CORNERS, Case, drawn_cases, model, tensor
 from hypothesis import given
 from onnx import helper
 from quantities import BYTES, OUTPUTS, Quantized, expected, ways_to_quantize
-from sessions import our_session
+from sessions import concurrently, our_session
 
 from ort_tconv import _core
 from ort_tconv.converters.rewrite import DOMAIN
@@ -108,23 +107,14 @@ def test_concurrent_runs_of_one_session():
     how = Quantized()
     constants = how.inputs(USUAL)
     session = our_session(quantized_model(USUAL, how, constants, open_shapes=True))
-    failures = []
 
     def work(seed):
-        try:
-            for i in range(10):
-                case = replace(USUAL, batch=1 + (seed + i) % 3, spatial=(3 + seed, 4 + i % 4))
-                inputs = constants | {"x": how.inputs(case, seed)["x"]}
-                check(case, how, inputs, ("x",), session)
-        except BaseException as error:
-            failures.append(error)
+        for i in range(10):
+            case = replace(USUAL, batch=1 + (seed + i) % 3, spatial=(3 + seed, 4 + i % 4))
+            inputs = constants | {"x": how.inputs(case, seed)["x"]}
+            check(case, how, inputs, ("x",), session)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    concurrently(work)
 
 
 @pytest.mark.parametrize("y", OUTPUTS)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import machine
-from ..base.apart import run_apart
+from ..base.new_process import run_in_new_process
 from ..converters.model_io import Model, ModelLike
 from ..models.inputs import describe, make_inputs
 from ..models.plans import dtype_name, plan_of
@@ -284,7 +284,7 @@ def _timing(times: Sequence[float], start: tuple[float, float], peaks: Mapping[s
 def _peak_memory(job: Job) -> dict[str, int]:
     """As :class:`Timing` has them, from a process of its own."""
     try:
-        return run_apart(f"{__package__}.peak_memory", vars(job))
+        return run_in_new_process(f"{__package__}.peak_memory", vars(job))
     except subprocess.CalledProcessError as error:
         why = error.stderr.decode(errors="replace")
         raise RuntimeError(f"measuring memory failed: {why}") from error

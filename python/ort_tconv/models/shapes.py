@@ -1,4 +1,11 @@
-"""Every node of a model with the types and shapes of its values, bodies and local functions too."""
+"""Every node of a model with the types and shapes of its values, bodies and local functions too.
+
+The shapes are those of ONNX's inference.  What is done here is to ask it the right questions, which
+onnx-ir's passes do not (seen with onnx-ir 1.1).  Its inference takes for granted what a model
+declares of its values, which may have been written for other inputs, and finds nothing of values in
+local functions, whose shapes are other ones in each call.  Its inlining of functions gives their
+nodes new names and does not keep which call they came from, by which reports name them.
+"""
 
 from __future__ import annotations
 
@@ -271,11 +278,9 @@ ValueInfo = tuple[int, Sequence[int] | None]  # element type, and shape if it is
 def declared_values(graph: onnx.GraphProto) -> dict[str, ValueInfo]:
     """What the graph says of its inputs, intermediate values and constants."""
     scope: dict[str, ValueInfo] = {}
-    for value in (*graph.input, *graph.value_info):
-        tensor = value.type.tensor_type
-        known = tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
-        shape = [d.dim_value for d in tensor.shape.dim] if known else None
-        scope[value.name] = (tensor.elem_type, shape)
+    for info in (*graph.input, *graph.value_info):
+        value = _value(info)
+        scope[info.name] = (value.elem_type, value.shape)
     for tensor in graph.initializer:
         scope[tensor.name] = (tensor.data_type, tensor.dims)
     scope.update(constants(graph.node))

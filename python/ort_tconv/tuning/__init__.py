@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base.facade import names_on_demand
+from ..base.names_on_demand import names_on_demand
 
 if TYPE_CHECKING:
     from .results import METADATA_KEY, ModelTiming, SiteTiming, Timing

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from ..base.apart import run_apart
 from ..base.library import import_onnxruntime
+from ..base.new_process import run_in_new_process
 from ..converters.model_io import Model
 from ..models.inputs import has_strings
 from ..models.plans import plan_of
@@ -137,7 +137,7 @@ def in_new_process(
         "providers": machine.providers,
         "feeds": dict(feeds),
     }
-    stock_ms, our_ms = run_apart(f"{__package__}.new_process", job)
+    stock_ms, our_ms = run_in_new_process(f"{__package__}.new_process", job)
     return stock_ms, our_ms
 
 

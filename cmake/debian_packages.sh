@@ -1,14 +1,21 @@
 #!/bin/sh
-# Usage: debian_ort_headers.sh DEST SUITE
-# Downloads libonnxruntime-dev (about 100 kB) of a suite of Debian and unpacks it under DEST, with Debian's usual
-# chain of trust (keyring -> InRelease -> Packages -> .deb) and without touching the system: no
-# root, no installation, and all of apt's state in a temporary directory.
+# Usage: debian_packages.sh [--root ARCHITECTURE] DEST SUITE PACKAGE...
+# Downloads packages of a suite of Debian and unpacks them under DEST, with Debian's usual chain of trust
+# (keyring -> InRelease -> Packages -> .deb) and without touching the system: no root rights, no installation, and
+# all of apt's state in a temporary directory.  With --root they are those of another architecture, together with
+# all that they depend on, so that an emulator can run their programs with DEST as its root.
 set -eu
 
 fail() { echo "$*" >&2; exit 1; }
 
+architecture=
+if [ "$1" = --root ]; then
+  architecture=$2
+  shift 2
+fi
 dest=$1
 suite=$2
+shift 2
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 for tool in apt-get dpkg-deb; do
@@ -55,10 +62,25 @@ APT::Get::AllowUnauthenticated "false";
 # apt's own download user cannot write to a temporary directory that belongs to us.
 APT::Sandbox::User "";
 EOF
+if [ -n "$architecture" ]; then
+  cat >>"$tmp/apt.conf" <<EOF
+APT::Architecture "$architecture";
+#clear APT::Architectures;
+APT::Architectures { "$architecture"; };
+APT::Install-Recommends "false";
+EOF
+fi
 
 cd "$tmp"
 apt-get -c "$tmp/apt.conf" -qq update >&2 || fail "apt-get update failed for $mirror $suite"
-apt-get -c "$tmp/apt.conf" -qq download libonnxruntime-dev >&2 ||
-  fail "apt-get download libonnxruntime-dev failed for $mirror $suite"
+if [ -n "$architecture" ]; then
+  apt-get -c "$tmp/apt.conf" -qq -y --download-only install "$@" >&2 ||
+    fail "apt-get install $* failed for $mirror $suite on $architecture"
+  mv cache/archives/*.deb .
+else
+  apt-get -c "$tmp/apt.conf" -qq download "$@" >&2 || fail "apt-get download $* failed for $mirror $suite"
+fi
 mkdir -p "$dest"
-dpkg-deb -x libonnxruntime-dev_*.deb "$dest"
+for package in *.deb; do
+  dpkg-deb -x "$package" "$dest"
+done

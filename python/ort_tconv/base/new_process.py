@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 
-def run_apart(module: str, job: dict[str, Any]) -> Any:
+def run_in_new_process(module: str, job: dict[str, Any]) -> Any:
     """What a module of this package, run as a program, prints as JSON for a pickled job.
 
     ``module`` is its whole name.

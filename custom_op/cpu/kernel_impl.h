@@ -278,12 +278,6 @@ inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, in
   for (int64_t t = 0; t < ntaps; ++t) {
     const T* x = a.x + i + *taps++;
     int64_t c = 0;
-    if constexpr (R % 2 == 0) {  // measured: with odd numbers of rows, two channels at once are no faster
-      for (; c + 2 <= a.channels; c += 2, x += 2 * a.channel_stride, w += 2 * R) {
-        add(x, w);
-        add(x + a.channel_stride, w + R);
-      }
-    }
     for (; c < a.channels; ++c, x += a.channel_stride, w += R) add(x, w);
   }
 }

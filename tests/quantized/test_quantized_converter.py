@@ -101,6 +101,55 @@ def test_constants_and_zero_points(zero_points, constants):
     check(layer)
 
 
+@pytest.mark.parametrize("opset", [9, 17, 21])
+@pytest.mark.parametrize("bias", ["", "units", "other units", "float32"])
+@pytest.mark.parametrize("zero_points", [True, False])
+def test_nodes_of_onnxruntimes_own_domain(zero_points, bias, opset):
+    """They mean the same, and are there before ONNX's own, which came with opset 10."""
+    domain = "com.microsoft"
+    for how in (Quantized(), Quantized("uint8", "uint8", "int8", "one", True, "int32", "Relu")):
+        layer = Layer(USUAL, how, zero_points, bias=bias, domain=domain, opset=opset)
+        layer.quantize = zero_points or how.y == "uint8"
+        # Stock rounds a float32 bias with a Round that opset 9 does not have, and fails.
+        converted = check(layer, stock=(opset, bias) != (9, "float32"))
+        assert {n.op_type for n in converted.graph.node} <= {OP, "DequantizeLinear"}
+    mixed = Layer(USUAL, domain=domain).model()
+    for node in mixed.graph.node:
+        node.domain = "" if node.name == "dq_x" else node.domain
+    result = ort_tconv.convert(mixed)
+    assert nodes_of(result, OP)
+    agrees(mixed, result, Layer(USUAL).feeds())
+
+
+def test_weights_of_onnxruntimes_own_domain_alone():
+    layer = Layer(USUAL, quantize=False, domain="com.microsoft", bias="")
+    original = layer.model()
+    del original.graph.node[0]
+    original.graph.node[-1].input[0] = "x"
+    original.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    result = convert_with_report(original, weights="int8")
+    assert [node.op_type for node in result.model.graph.node] == ["SegregatedConvTranspose"]
+    assert "its input X is not quantised" in result.changes[0].became
+    report = ort_tconv.validate(original, result.model)
+    assert report.ok
+    layer.w_scale = np.full(6, 0.01, np.float16)
+    half = convert_with_report(layer.model())
+    (skip,) = (skip for skip in half.skips if skip.node == "up")
+    assert "W is not dequantised to float32" in skip.reason
+
+
+def test_a_function_of_that_name_is_none_of_them():
+    original = Layer(USUAL, domain="com.microsoft").model()
+    opset = helper.make_opsetid("", 17)
+    body = [helper.make_node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT)]
+    original.functions.append(
+        helper.make_function(
+            "com.microsoft", "DequantizeLinear", ["a", "s", "z"], ["b"], body, [opset]
+        )
+    )
+    assert not nodes_of(ort_tconv.convert(original), OP)
+
+
 def test_activations_become_bounds():
     for activation in (("Relu", ()), ("Clip", (-0.5, 0.75)), ("Clip", (0.0, 6.0))):
         for y in BYTES:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/geometry.h"
@@ -11,20 +12,24 @@
 namespace ort_tconv {
 namespace {
 
-// Calls f(output channel, its first weight of an input channel, how many follow) for all weights in their order.
-template <class F>
-void each_run(const Problem& p, F f) {
-  const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel);
-  for (int64_t c = 0, at = 0; c < p.channels; ++c)
-    for (int64_t j = 0; j < mg; ++j, at += taps) f(c / cg * mg + j, at, taps);
-}
-
+// The largest magnitude in each output channel.  Of finite numbers, bits tell which is larger.
 std::vector<float> largest(const Problem& p, const float* w) {
-  std::vector<float> most(static_cast<size_t>(p.out_channels));
-  each_run(p, [&](int64_t m, int64_t at, int64_t n) {
-    for (int64_t i = at; i < at + n; ++i) most[m] = std::max(most[m], std::abs(w[i]));
-  });
-  return most;
+  const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), row = mg * taps;
+  std::vector<float> result(static_cast<size_t>(p.out_channels));
+  std::vector<int32_t> most(static_cast<size_t>(row));
+  for (int64_t g = 0; g < p.group; ++g) {
+    std::fill(most.begin(), most.end(), 0);
+    for (int64_t c = g * cg; c < (g + 1) * cg; ++c)
+      for (int64_t i = 0; i < row; ++i) {
+        int32_t bits;
+        std::memcpy(&bits, w + c * row + i, sizeof bits);
+        most[i] = std::max(most[i], bits & 0x7FFFFFFF);
+      }
+    for (int64_t m = 0; m < mg; ++m)
+      std::memcpy(&result[g * mg + m], &*std::max_element(most.begin() + m * taps, most.begin() + (m + 1) * taps),
+                  sizeof(float));
+  }
+  return result;
 }
 
 // A scale that is rounded down, which matters if it is subnormal, would leave the largest weight out of reach.
@@ -36,8 +41,9 @@ float scale_for(float most) {
 }  // namespace
 
 IntegerWeights integer_weights(const Problem& p, const float* w) {
-  IntegerWeights result;
-  result.values.resize(static_cast<size_t>(p.channels * p.group_out() * product(p.kernel)));
+  const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), row = mg * taps;
+  IntegerWeights result{{}, AlignedBuffer(static_cast<size_t>(p.channels * row) * sizeof(float))};
+  float* const values = static_cast<float*>(result.values.data.get());
   const bool given = !p.weight_scales.empty();
   if (given) {
     result.scales = p.weight_scales;
@@ -46,19 +52,25 @@ IntegerWeights integer_weights(const Problem& p, const float* w) {
     result.scales = largest(p, w);
     for (float& scale : result.scales) scale = scale_for(scale);
   }
-  each_run(p, [&](int64_t m, int64_t at, int64_t n) {
-    const float scale = result.scales[m], divisor = scale == 0 ? 1 : scale;
-    constexpr float kRound = 0x1.8p23f;  // has no bits for fractions: adding it rounds
-    for (int64_t i = at; i < at + n; ++i) {
-      const float quotient = std::clamp(w[i] / divisor, -256.f, 256.f);
-      result.values[i] = (quotient + kRound) - kRound;
+  std::vector<float> divisors(static_cast<size_t>(row));
+  for (int64_t g = 0; g < p.group; ++g) {
+    for (int64_t i = 0; i < row; ++i) {
+      const float scale = result.scales[g * mg + i / taps];
+      divisors[i] = scale == 0 ? 1 : scale;
     }
-    if (!given) return;
-    for (int64_t i = at; i < at + n; ++i)
-      require(result.values[i] >= -128 && result.values[i] <= 127 && (scale != 0 || w[i] == 0),
-              "input W has the value ", w[i], " in output channel ", m, ", where attribute weight_scales is ", scale,
-              ": must be -128 to 127 times that");
-  });
+    for (int64_t c = g * cg; c < (g + 1) * cg; ++c) {
+      const float* const from = w + c * row;
+      float* const to = values + c * row;
+      constexpr float kRound = 0x1.8p23f;  // has no bits for fractions: adding it rounds all that are small
+      for (int64_t i = 0; i < row; ++i) to[i] = (from[i] / divisors[i] + kRound) - kRound;
+      for (int64_t i = 0; given && i < row; ++i) {
+        const float scale = result.scales[g * mg + i / taps];
+        require(to[i] >= -128 && to[i] <= 127 && (scale != 0 || from[i] == 0), "input W has the value ", from[i],
+                " in output channel ", g * mg + i / taps, ", where attribute weight_scales is ", scale,
+                ": must be -128 to 127 times that");
+      }
+    }
+  }
   return result;
 }
 

@@ -4,12 +4,13 @@
 #include <vector>
 
 #include "core/problem.h"
+#include "cpu/run.h"
 
 namespace ort_tconv {
 
 struct IntegerWeights {
   std::vector<float> scales;  // of each output channel
-  std::vector<float> values;  // -128 .. 127, in the order of the weights
+  AlignedBuffer values;       // float32, -128 .. 127, in the order of the weights
 };
 
 // Rounds w / scale to nearest, ties to even.  The scales are the problem's; if it has none, that of a channel is its

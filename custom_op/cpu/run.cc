@@ -87,13 +87,13 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   if (!packed->finite) return packed;
   Weights weights;
   weights.packed = static_cast<char*>(packed->buffer.data.get());
-  IntegerWeights integers;
   if (engine_->integers) {
-    integers = integer_weights(p, static_cast<const float*>(w));
+    IntegerWeights integers = integer_weights(p, static_cast<const float*>(w));
     packed->scales = std::move(integers.scales);
-    w = integers.values.data();
+    engine_->pack(integers.values.data.get(), &weights, nullptr);
+  } else {
+    engine_->pack(w, &weights, nullptr);
   }
-  engine_->pack(w, &weights, nullptr);
   require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights),
           "': only bfloat16 and float32 have the range");
   packed->regular = weights.regular;

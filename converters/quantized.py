@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from .activations import single
 from .conv_transpose import check_attributes, check_inputs
-from .convolution import add_constant, check_opset, constant_tensor
+from .convolution import add_constant, centred, check_opset, constant_tensor, is_linear
 from .facts import Facts
 from .nodes import (
     DOMAIN,
@@ -75,7 +75,7 @@ class QuantizedRewrite(Rewrite):
     def matches(self, node: ir.Node, scope: Scope) -> bool:
         if not scope.own(node, "ConvTranspose"):
             return False
-        return _is_linear(_producer(input_of(node, 1)), "DequantizeLinear", scope)
+        return is_linear(_producer(input_of(node, 1)), "DequantizeLinear", scope)
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         check_opset("ConvTranspose", (1, 11, 22), scope)
@@ -87,7 +87,7 @@ class QuantizedRewrite(Rewrite):
             return self._floats(node, scope, refusal)
 
     def _integers(self, node: ir.Node, scope: Scope) -> Site:
-        if not _is_linear(_producer(node.inputs[0]), "DequantizeLinear", scope):
+        if not is_linear(_producer(node.inputs[0]), "DequantizeLinear", scope):
             raise Refusal("its input X is not quantised")
         x = _Dequantized.read(node.inputs[0], "X", scope)
         w = _Dequantized.read(node.inputs[1], "W", scope)
@@ -146,7 +146,7 @@ class QuantizedRewrite(Rewrite):
         """Constants in place of the nodes that compute them."""
         constants, integers = [], None
         for index, name in ((1, "W"), (2, "B")):
-            if _is_linear(_producer(input_of(node, index)), "DequantizeLinear", scope):
+            if is_linear(_producer(input_of(node, index)), "DequantizeLinear", scope):
                 read = _Dequantized.read(node.inputs[index], name, scope, any_integer=True)
                 array = read.constant(scope.facts)
                 if array is not None:
@@ -178,18 +178,6 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
-def _is_linear(node: ir.Node | None, op_type: str, scope: Scope) -> bool:
-    """Whether it is ONNX's QuantizeLinear or DequantizeLinear, or onnxruntime's, which means the
-    same; that has another domain, for types that ONNX did not have at first."""
-    if scope.own(node, op_type):
-        return True
-    return (
-        node is not None
-        and (node.domain, node.op_type) == ("com.microsoft", op_type)
-        and node.op_identifier() not in scope.model.functions
-    )
-
-
 def _check_version(node: ir.Node, scope: Scope) -> None:
     """Refuse a version of QuantizeLinear or DequantizeLinear that is not known here."""
     if scope.own(node):
@@ -204,7 +192,7 @@ def _is_float32(scale: ir.Value, node: ir.Node) -> bool:
 def _dequantizing(values: Iterable[ir.Value | None], scope: Scope) -> list[ir.Node]:
     """The ``DequantizeLinear`` nodes that are there for one reader of these alone."""
     nodes = dict.fromkeys(_producer(v) for v in values if v is not None and only_consumer(v))
-    return [node for node in nodes if _is_linear(node, "DequantizeLinear", scope)]
+    return [node for node in nodes if is_linear(node, "DequantizeLinear", scope)]
 
 
 def _check_scale(scale: ir.Value, of: str, facts: Facts, positive: bool = True) -> None:
@@ -297,7 +285,7 @@ class _Dequantized:
 
         def array() -> np.ndarray:
             with np.errstate(invalid="ignore", over="ignore"):  # scales may be anything
-                floats = _centred(tensor, zero, self.axis).astype(np.float32)
+                floats = centred(tensor, zero, self.axis).astype(np.float32)
                 floats *= scale.reshape(shape)
             return floats.astype(np.float64)
 
@@ -307,37 +295,28 @@ class _Dequantized:
         """What a constant W is as multiples of a scale of each output channel."""
         scale = facts.array(self.scale).reshape(-1)
         zero = np.zeros(()) if self.zero is None else facts.array(self.zero)
-        centred = _centred(facts.tensor(self.values), zero, self.axis)
-        if centred.ndim < 2 or not group:
+        integers = centred(facts.tensor(self.values), zero, self.axis)
+        if integers.ndim < 2 or not group:
             return Integers(None, "its number of output channels is not known")
-        inputs, outputs = centred.shape[:2]
+        inputs, outputs = integers.shape[:2]
         if scale.size and (scale == scale[0]).all():
             scale = np.full(outputs * group, scale[0])
-        elif self.axis % centred.ndim == 1:
+        elif self.axis % integers.ndim == 1:
             scale = np.tile(scale, group)
-        elif self.axis % centred.ndim == 0 and inputs == group:
+        elif self.axis % integers.ndim == 0 and inputs == group:
             scale = np.repeat(scale, outputs)
         else:
             return Integers(
                 None,
-                f"they have a scale for each position of axis {self.axis % centred.ndim}, not for "
+                f"they have a scale for each position of axis {self.axis % integers.ndim}, not for "
                 "each output channel",
             )
-        least, most = centred.min(initial=0), centred.max(initial=0)
+        least, most = integers.min(initial=0), integers.max(initial=0)
         if least < -128 or most > 127:
             return Integers(
                 None, f"less their zero points they reach from {least} to {most}, beyond int8"
             )
         return Integers.with_scales(scale)
-
-
-def _centred(tensor: ir.TensorProtocol, zero: np.ndarray, axis: int) -> np.ndarray:
-    """Integers less their zero points, one or one along the axis."""
-    integers = tensor.numpy().astype(np.int32)
-    shape = [1] * integers.ndim
-    if zero.size > 1:
-        shape[axis] = zero.size
-    return integers - zero.astype(np.int32).reshape(shape)
 
 
 def _weight_scales(
@@ -397,7 +376,7 @@ def _bias(
 ) -> ir.Value | None:
     """The integers if they are in units of the products and fit into sums, or else the floats."""
     bias, facts = input_of(node, 2), scope.facts
-    if bias is None or not _is_linear(_producer(bias), "DequantizeLinear", scope):
+    if bias is None or not is_linear(_producer(bias), "DequantizeLinear", scope):
         if bias is not None and bias.dtype not in (None, ir.DataType.FLOAT):
             raise Refusal(f"its input B has type {bias.dtype}")
         return bias
@@ -458,7 +437,7 @@ def _float_bias(node: ir.Node, bias: ir.Value | None, scope: Scope) -> np.ndarra
     if bias is None or bias is not input_of(node, 2):
         return none
     array = scope.facts.array(bias)
-    if array is None and _is_linear(_producer(bias), "DequantizeLinear", scope):
+    if array is None and is_linear(_producer(bias), "DequantizeLinear", scope):
         values = _Dequantized.read(bias, "B", scope, any_integer=True).constant(scope.facts)
         array = None if values is None else values()
     return none if array is None else array.reshape(-1).astype(np.float32)
@@ -514,7 +493,7 @@ class _Tail:
                 value = following.outputs[0]
                 following = only_consumer(value)
         label = value.name
-        quantized = _is_linear(following, "QuantizeLinear", scope)
+        quantized = is_linear(following, "QuantizeLinear", scope)
         if not quantized or following.inputs[0] is not value:
             if value.dtype not in (None, ir.DataType.FLOAT):
                 raise Refusal(f"its result has type {value.dtype}")

@@ -31,7 +31,7 @@ from ort_tconv import convert
 
 LAYERS = r"gan/(dcgan_4x4x1024|dcgan_8x8x512|ebgan_4x4x2048|ebgan_8x8x1024)$"
 COLD_BYTES = 256 << 20  # of weights: more than the caches that one core can use hold
-FORMS = ("float32", "float16", "bfloat16")
+FORMS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # bytes of a weight
 
 
 class Kept(all_engines.OrtTconv):
@@ -102,7 +102,7 @@ def table(results: list[dict], forms: list[str]) -> Table:
             cells = [row["layer"], state, f"{ms['stock']:.3f}", f"{ms['read']:.3f}"]
             cells.append(f"{row['bytes'] / ms['read'] / 1e6:.1f}")
             for form in forms:
-                share = ms["read"] / ms[form] * (1 if form == "float32" else 0.5)
+                share = ms["read"] / ms[form] * FORMS[form] / 4
                 cells += [f"{ms[form]:.3f}", f"{ms['stock'] / ms[form]:.2f}", f"{share:.0%}"]
             grid.add_row(*cells)
     return grid
@@ -111,9 +111,7 @@ def table(results: list[dict], forms: list[str]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", default=LAYERS, metavar="REGEX", help="matching group/name")
-    parser.add_argument(
-        "--weights", default="float32,float16,bfloat16", metavar="TYPES", help="(%(default)s)"
-    )
+    parser.add_argument("--weights", default=",".join(FORMS), metavar="TYPES", help="(%(default)s)")
     timing.add_threads_option(parser)
     timing.add_run_options(parser, "layer", 15, 2.0, "3 runs a layer")
     timing.add_json_option(parser)

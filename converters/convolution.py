@@ -108,6 +108,8 @@ def read_convolution(node: ir.Node, scope: Scope) -> Convolution:
             raise Refusal(f"attribute '{name}' refers to an attribute of the enclosing function")
         if found.type != expected:
             raise Refusal(f"attribute '{name}' has type {found.type.name}")
+    if has_quantized_weights(node, scope):
+        raise Refusal("its weights are quantised, and of such only a ConvTranspose is rewritten")
     tensor = constant_tensor(node.inputs[1], "W", scope.facts)
     shape = tuple(int(n) for n in tensor.shape)
     axes = len(shape) - 2
@@ -164,6 +166,36 @@ def check_opset(op_type: str, versions: Sequence[int], scope: Scope) -> None:
             f"({onnx.defs.onnx_opset_version()}), or its {op_type} (version {since}) "
             f"newer than this converter knows ({versions[-1]})"
         )
+
+
+# ---- quantised ---------------------------------------------------------------------------------
+
+
+def is_linear(node: ir.Node | None, op_type: str, scope: Scope) -> bool:
+    """Whether it is ONNX's QuantizeLinear or DequantizeLinear, or onnxruntime's, which means the
+    same; that has another domain, for types that ONNX did not have at first."""
+    if scope.own(node, op_type):
+        return True
+    return (
+        node is not None
+        and (node.domain, node.op_type) == ("com.microsoft", op_type)
+        and node.op_identifier() not in scope.model.functions
+    )
+
+
+def has_quantized_weights(node: ir.Node, scope: Scope) -> bool:
+    """Whether the weights of a convolution come through a DequantizeLinear."""
+    weights = input_of(node, 1)
+    return weights is not None and is_linear(weights.producer(), "DequantizeLinear", scope)
+
+
+def centred(tensor: ir.TensorProtocol, zero: np.ndarray, axis: int) -> np.ndarray:
+    """Integers less their zero points, one or one along the axis."""
+    integers = tensor.numpy().astype(np.int32)
+    shape = [1] * integers.ndim
+    if zero.size > 1:
+        shape[axis] = zero.size
+    return integers - zero.astype(np.int32).reshape(shape)
 
 
 # ---- constants ---------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from .nodes import (
 from .report import EPILOGUE
 from .rewrite import Refusal, Rewrite, Scope, Site
 from .shape_readers import check_released, convolution_rule, release_shapes
+from .weights import Integers
 
 
 class EpilogueRewrite(Rewrite):
@@ -251,6 +252,9 @@ def _affine_step(operator: _Operator, node: ir.Node, scope: Scope) -> _Step | No
         if scaled:
             shape = facts.static(weight)
             w = add_constant(last, f"{weight.name}_scaled", dtype, shape, new_weights, scope)
+            integers = Integers.of(weight)
+            if integers is not None:
+                integers.times(alpha).note(w)
         if shifted or (scaled and bias is not None):
             name = (
                 f"{operator.node.outputs[0].name}_bias" if bias is None else f"{bias.name}_folded"

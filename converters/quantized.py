@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from .activations import single
 from .conv_transpose import check_attributes, check_inputs
-from .convolution import add_constant, check_opset, constant_tensor
+from .convolution import add_constant, centred, check_opset, constant_tensor, is_linear
 from .facts import Facts
 from .nodes import (
     DOMAIN,
@@ -21,9 +21,11 @@ from .nodes import (
     become_operator,
     input_of,
     only_consumer,
+    own_op,
     prune,
 )
 from .rewrite import Refusal, Rewrite, Scope, Site
+from .weights import Integers
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
 _INTEGERS = (
@@ -73,11 +75,10 @@ class QuantizedRewrite(Rewrite):
     def matches(self, node: ir.Node, scope: Scope) -> bool:
         if not scope.own(node, "ConvTranspose"):
             return False
-        return scope.own(_producer(input_of(node, 1)), "DequantizeLinear")
+        return is_linear(_producer(input_of(node, 1)), "DequantizeLinear", scope)
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         check_opset("ConvTranspose", (1, 11, 22), scope)
-        check_opset("DequantizeLinear", _LINEAR_VERSIONS, scope)
         check_inputs(node)
         check_attributes(node, scope)
         try:
@@ -86,7 +87,7 @@ class QuantizedRewrite(Rewrite):
             return self._floats(node, scope, refusal)
 
     def _integers(self, node: ir.Node, scope: Scope) -> Site:
-        if not scope.own(_producer(node.inputs[0]), "DequantizeLinear"):
+        if not is_linear(_producer(node.inputs[0]), "DequantizeLinear", scope):
             raise Refusal("its input X is not quantised")
         x = _Dequantized.read(node.inputs[0], "X", scope)
         w = _Dequantized.read(node.inputs[1], "W", scope)
@@ -143,13 +144,15 @@ class QuantizedRewrite(Rewrite):
 
     def _floats(self, node: ir.Node, scope: Scope, refusal: Refusal) -> Site:
         """Constants in place of the nodes that compute them."""
-        constants = []
+        constants, integers = [], None
         for index, name in ((1, "W"), (2, "B")):
-            if scope.own(_producer(input_of(node, index)), "DequantizeLinear"):
+            if is_linear(_producer(input_of(node, index)), "DequantizeLinear", scope):
                 read = _Dequantized.read(node.inputs[index], name, scope, any_integer=True)
                 array = read.constant(scope.facts)
                 if array is not None:
                     constants.append((index, array))
+                    if index == 1 and self.selection.weights == "int8":
+                        integers = read.integers(attribute(node, "group", 1), scope.facts)
         if not constants:
             raise refusal
 
@@ -160,6 +163,8 @@ class QuantizedRewrite(Rewrite):
                 value = add_constant(node, old.name, ir.DataType.FLOAT, shape, array, scope)
                 node.replace_input_with(index, value)
                 prune([old])
+                if index == 1 and integers is not None:
+                    integers.note(value)
             return [node]
 
         nodes = [*_dequantizing([node.inputs[index] for index, _ in constants], scope), node]
@@ -173,10 +178,21 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
+def _check_version(node: ir.Node, scope: Scope) -> None:
+    """Refuse a version of QuantizeLinear or DequantizeLinear that is not known here."""
+    if scope.own(node):
+        check_opset(node.op_type, _LINEAR_VERSIONS, scope)
+
+
+def _is_float32(scale: ir.Value, node: ir.Node) -> bool:
+    """Whether the scale of ``node`` is; where it is not known, ONNX's own have given it a type."""
+    return scale.dtype == ir.DataType.FLOAT or (scale.dtype is None and own_op(node))
+
+
 def _dequantizing(values: Iterable[ir.Value | None], scope: Scope) -> list[ir.Node]:
     """The ``DequantizeLinear`` nodes that are there for one reader of these alone."""
     nodes = dict.fromkeys(_producer(v) for v in values if v is not None and only_consumer(v))
-    return [node for node in nodes if scope.own(node, "DequantizeLinear")]
+    return [node for node in nodes if is_linear(node, "DequantizeLinear", scope)]
 
 
 def _check_scale(scale: ir.Value, of: str, facts: Facts, positive: bool = True) -> None:
@@ -204,6 +220,7 @@ class _Dequantized:
         cls, value: ir.Value, name: str, scope: Scope, any_integer: bool = False
     ) -> _Dequantized:
         node = value.producer()
+        _check_version(node, scope)
         values, scale, zero = (input_of(node, i) for i in range(3))
         if values is None or scale is None:
             raise Refusal(f"the DequantizeLinear of {name} lacks an input")
@@ -225,10 +242,7 @@ class _Dequantized:
             raise Refusal(f"the quantised {name} has type {dtype}, which is not one of integers")
         if zero is not None and zero.dtype not in (None, dtype):
             raise Refusal(f"{name} has type {dtype}, and its zero point {zero.dtype}")
-        if scale.dtype not in (None, ir.DataType.FLOAT) or value.dtype not in (
-            None,
-            ir.DataType.FLOAT,
-        ):
+        if not _is_float32(scale, node) or value.dtype not in (None, ir.DataType.FLOAT):
             raise Refusal(f"{name} is not dequantised to float32")
         return cls(name, values, scale, zero, axis, dtype)
 
@@ -270,13 +284,39 @@ class _Dequantized:
             raise Refusal(f"{self.name} has {scale.size} scales and {zero.size} zero points")
 
         def array() -> np.ndarray:
-            quantized = tensor.numpy().astype(np.int32)
-            offset = zero.astype(np.int32).reshape(shape if zero.size > 1 else [1] * len(shape))
             with np.errstate(invalid="ignore", over="ignore"):  # scales may be anything
-                floats = (quantized - offset).astype(np.float32) * scale.reshape(shape)
+                floats = centred(tensor, zero, self.axis).astype(np.float32)
+                floats *= scale.reshape(shape)
             return floats.astype(np.float64)
 
         return array
+
+    def integers(self, group: int | None, facts: Facts) -> Integers:
+        """What a constant W is as multiples of a scale of each output channel."""
+        scale = facts.array(self.scale).reshape(-1)
+        zero = np.zeros(()) if self.zero is None else facts.array(self.zero)
+        integers = centred(facts.tensor(self.values), zero, self.axis)
+        if integers.ndim < 2 or not group:
+            return Integers(None, "its number of output channels is not known")
+        inputs, outputs = integers.shape[:2]
+        if scale.size and (scale == scale[0]).all():
+            scale = np.full(outputs * group, scale[0])
+        elif self.axis % integers.ndim == 1:
+            scale = np.tile(scale, group)
+        elif self.axis % integers.ndim == 0 and inputs == group:
+            scale = np.repeat(scale, outputs)
+        else:
+            return Integers(
+                None,
+                f"they have a scale for each position of axis {self.axis % integers.ndim}, not for "
+                "each output channel",
+            )
+        least, most = integers.min(initial=0), integers.max(initial=0)
+        if least < -128 or most > 127:
+            return Integers(
+                None, f"less their zero points they reach from {least} to {most}, beyond int8"
+            )
+        return Integers.with_scales(scale)
 
 
 def _weight_scales(
@@ -336,7 +376,7 @@ def _bias(
 ) -> ir.Value | None:
     """The integers if they are in units of the products and fit into sums, or else the floats."""
     bias, facts = input_of(node, 2), scope.facts
-    if bias is None or not scope.own(_producer(bias), "DequantizeLinear"):
+    if bias is None or not is_linear(_producer(bias), "DequantizeLinear", scope):
         if bias is not None and bias.dtype not in (None, ir.DataType.FLOAT):
             raise Refusal(f"its input B has type {bias.dtype}")
         return bias
@@ -397,7 +437,7 @@ def _float_bias(node: ir.Node, bias: ir.Value | None, scope: Scope) -> np.ndarra
     if bias is None or bias is not input_of(node, 2):
         return none
     array = scope.facts.array(bias)
-    if array is None and scope.own(_producer(bias), "DequantizeLinear"):
+    if array is None and is_linear(_producer(bias), "DequantizeLinear", scope):
         values = _Dequantized.read(bias, "B", scope, any_integer=True).constant(scope.facts)
         array = None if values is None else values()
     return none if array is None else array.reshape(-1).astype(np.float32)
@@ -453,10 +493,12 @@ class _Tail:
                 value = following.outputs[0]
                 following = only_consumer(value)
         label = value.name
-        if not scope.own(following, "QuantizeLinear") or following.inputs[0] is not value:
+        quantized = is_linear(following, "QuantizeLinear", scope)
+        if not quantized or following.inputs[0] is not value:
             if value.dtype not in (None, ir.DataType.FLOAT):
                 raise Refusal(f"its result has type {value.dtype}")
             return cls(nodes, attributes, None, None, ir.DataType.FLOAT, label)
+        _check_version(following, scope)
         scale, zero = input_of(following, 1), input_of(following, 2)
         dims = scope.facts.dims(scale)
         if scale is None or dims is None or len(dims) > 1 or (dims and dims[0].number != 1):
@@ -470,7 +512,7 @@ class _Tail:
             dtype = ir.DataType(declared)
         if dtype not in BYTES:
             raise Refusal(f"the QuantizeLinear behind it gives {dtype}, not uint8 or int8")
-        if attribute(following, "block_size", 0) or scale.dtype not in (None, ir.DataType.FLOAT):
+        if attribute(following, "block_size", 0) or not _is_float32(scale, following):
             raise Refusal("the QuantizeLinear behind it is not one of float32 with one scale")
         _check_scale(scale, "the QuantizeLinear behind it", scope.facts)
         return cls([*nodes, following], attributes, scale, zero, dtype, label)

@@ -37,6 +37,7 @@ ATTRIBUTES = {
     "activation": Attribute(_Type.STRING, conv_transpose=False),
     "activation_params": Attribute(_Type.FLOATS, conv_transpose=False),
     "weights": Attribute(_Type.STRING, "float32", conv_transpose=False),
+    "weight_scales": Attribute(_Type.FLOATS, conv_transpose=False),
     "allow_tf32": Attribute(_Type.INT, 1, conv_transpose=False),
     "algorithm": Attribute(_Type.STRING, "auto", conv_transpose=False),
 }
@@ -49,9 +50,10 @@ CONV_TRANSPOSE_ATTRIBUTES = {
 #: Values of the attribute ``algorithm``.
 ALGORITHMS = ("auto", "direct", "stacked", "narrow", "winograd")
 
-#: Values of the attribute ``weights``. In 16 bits they are rounded once, when a session is created;
-#: inputs, outputs and sums stay float32.
-WEIGHTS = ("float32", "float16", "bfloat16")
+#: Values of the attribute ``weights``. Fewer bits are made once, when a session is created: rounded
+#: to 16, or to multiples from -128 to 127 of a scale of the output channel, the attribute
+#: ``weight_scales`` or a 127th of the channel's largest; inputs, outputs and sums stay float32.
+WEIGHTS = ("float32", "float16", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)

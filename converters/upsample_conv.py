@@ -12,13 +12,17 @@ import onnx_ir as ir
 
 from .convolution import (
     Equivalent,
+    centred,
     check_gain,
     check_opset,
     check_range,
+    has_quantized_weights,
+    is_linear,
     read_convolution,
     swap_channels,
     write_operator,
 )
+from .external_data import is_there
 from .facts import Size, enlargement
 from .nodes import attribute, input_of, only_consumer, only_reader
 from .padding import Padding, edge_pad, read_padding
@@ -63,6 +67,8 @@ class UpsampleConvRewrite(Rewrite):
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         pad, resize = _trace(node, scope)  # type: ignore[misc]
+        if has_quantized_weights(node, scope):
+            _check_sums(node, resize, scope)
         conv = read_convolution(node, scope)
         factors = integer_repeats(resize, scope)
         if len(factors) != conv.axes + 2 or factors[:2] != (1, 1):
@@ -125,6 +131,8 @@ class UpsampleConvRewrite(Rewrite):
 def _trace(node: ir.Node, scope: Scope) -> tuple[ir.Node | None, ir.Node] | None:
     """The Pad, if any, and the Resize before a Conv."""
     source = input_of(node, 0)
+    if has_quantized_weights(node, scope):
+        source = _unquantized(source, scope)
     before = None if source is None else source.producer()
     pad = None
     if scope.own(before, "Pad"):
@@ -133,6 +141,41 @@ def _trace(node: ir.Node, scope: Scope) -> tuple[ir.Node | None, ir.Node] | None
     if not scope.own(before, "Resize", "Upsample") or before.inputs[0] is None:
         return None
     return pad, before
+
+
+def _unquantized(value: ir.Value | None, scope: Scope) -> ir.Value | None:
+    """What a value was before a DequantizeLinear, and the QuantizeLinear before that."""
+    last = None if value is None else value.producer()
+    if not is_linear(last, "DequantizeLinear", scope) or last.inputs[0] is None:
+        return value
+    first = last.inputs[0].producer()
+    return first.inputs[0] if is_linear(first, "QuantizeLinear", scope) else last.inputs[0]
+
+
+def _check_sums(node: ir.Node, resize: ir.Node, scope: Scope) -> None:
+    """Refuse quantised weights whose sums, which stand for the Resize, are known and too large."""
+    facts, source = scope.facts, node.inputs[1].producer()
+    values = input_of(source, 0)
+    tensor = None if values is None else facts.tensor(values)
+    zero = input_of(source, 2)
+    zeros = np.zeros(()) if zero is None else facts.array(zero)
+    dims = facts.static(values)
+    if tensor is None or not is_there(tensor) or zeros is None or dims is None or len(dims) < 3:
+        return
+    axis = attribute(source, "axis", 1)
+    if zeros.size > 1 and (axis not in range(-len(dims), len(dims)) or dims[axis] != zeros.size):
+        return
+    factors = integer_repeats(resize, scope)[2:]
+    dilations = attribute(node, "dilations", [1] * (len(dims) - 2))
+    if len(factors) != len(dims) - 2 or len(dilations or ()) != len(dims) - 2:
+        return
+    sums = spread(centred(tensor, zeros, axis), factors, dilations)
+    least, most = sums.min(initial=0), sums.max(initial=0)
+    if least < -128 or most > 127:
+        raise Refusal(
+            "its weights are quantised, and the sums of them that stand for the "
+            f"{resize.op_type} reach from {least} to {most}, beyond int8"
+        )
 
 
 def _gone(node: ir.Node, pad: ir.Node | None, resize: ir.Node) -> list[ir.Node]:

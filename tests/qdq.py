@@ -28,6 +28,7 @@ class Layer:
     opset: int = 17
     w_scale: np.ndarray | None = None
     constants: Literal["initializer", "node"] = "initializer"
+    domain: str = ""  #: of the nodes that quantise and dequantise
 
     def __post_init__(self) -> None:
         if not self.tail and self.how.activation:
@@ -95,12 +96,15 @@ class Layer:
         if self.constants == "node":
             nodes = [helper.make_node("Constant", [], [c.name], value=c) for c in constants] + nodes
             constants = []
+        for node in nodes:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                node.domain = self.domain
         dtype = OUTPUTS[self.how.y] if self.quantize else np.float32
         result = helper.make_tensor_value_info(
             output, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
         )
         graph = helper.make_graph(nodes, "qdq", infos, [result], constants)
-        return model(graph, self.opset)
+        return model(graph, self.opset, domains={self.domain: 1} if self.domain else None)
 
     def feeds(self) -> dict[str, np.ndarray]:
         inputs = self.inputs()

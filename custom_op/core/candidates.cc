@@ -211,9 +211,7 @@ void add_gemms(const Shape& s, int64_t channels, int64_t block, double tiles, in
   if (rest > 0) add(1, rest);
 }
 
-int64_t weight_bytes(const Shape& s) {
-  return s.problem.weights == WeightStorage::kCompute ? compute_bytes(s.dtype) : 2;
-}
+int64_t weight_bytes(const Shape& s) { return ort_tconv::weight_bytes(s.problem.weights, s.dtype); }
 
 // Weights that outgrow the near caches are fetched ahead, unless the task that uses them has just packed them.  Those
 // that are not constant are packed by that task if no other uses them, and beforehand otherwise.
@@ -547,7 +545,8 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
   const size_t d = aligned.axes.size();
   unsigned possible = 0;
   WinogradAxis ignored;
-  for (size_t i = 0; i < d; ++i) possible |= unsigned{winograd_axis(aligned.axes[i], &ignored)} << i;
+  if (problem.weights != WeightStorage::kInt8)  // sums of weights need more bits
+    for (size_t i = 0; i < d; ++i) possible |= unsigned{winograd_axis(aligned.axes[i], &ignored)} << i;
   for (unsigned mask = 1; mask < 1u << d; ++mask) {
     if (mask & ~possible) continue;
     std::vector<bool> transform(d);

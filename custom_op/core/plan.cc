@@ -83,9 +83,11 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
   }
   if (!best) {
     Plan plan = make_plan(problem, dtype, machine, name(Algorithm::kDirect));
-    plan.reason = algorithm == name(Algorithm::kWinograd)
-                      ? "direct stands in: these sub-kernels have no Winograd form that saves products in little memory"
-                      : "direct stands in: these sub-kernels have different taps";
+    plan.reason =
+        algorithm != name(Algorithm::kWinograd) ? "direct stands in: these sub-kernels have different taps"
+        : problem.weights == WeightStorage::kInt8
+            ? "direct stands in: sums of weights do not fit into int8"
+            : "direct stands in: these sub-kernels have no Winograd form that saves products in little memory";
     return plan;
   }
   Plan plan = *best;

@@ -17,6 +17,9 @@ const char* name(DType dtype);
 inline bool is_double(DType dtype) { return dtype == DType::kFloat64; }
 int storage_bytes(DType dtype);
 inline int compute_bytes(DType dtype) { return is_double(dtype) ? 8 : 4; }
+inline int weight_bytes(WeightStorage storage, DType dtype) {
+  return storage == WeightStorage::kCompute ? compute_bytes(dtype) : storage == WeightStorage::kInt8 ? 1 : 2;
+}
 
 // kDirect: lanes are output channels; one GEMM a residue class over a channels-last window.
 // kStacked: as direct, but all sub-kernels, which have equal taps, in one GEMM, as lanes beside the channels.

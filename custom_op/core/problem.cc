@@ -114,6 +114,7 @@ const char* name(WeightStorage storage) {
     case WeightStorage::kCompute: return "float32";
     case WeightStorage::kFloat16: return "float16";
     case WeightStorage::kBFloat16: return "bfloat16";
+    case WeightStorage::kInt8: return "int8";
   }
   return "?";
 }
@@ -200,7 +201,13 @@ void check_attributes(const Attributes& a) {
   check_each("output_shape", a.output_shape, 0);
   require(a.allow_tf32 == 0 || a.allow_tf32 == 1, "attribute allow_tf32 = ", a.allow_tf32, ": must be 0 or 1");
   parse_activation(a.activation, a.activation_params, -1);
-  parse_weights(a.weights, "attribute");
+  const WeightStorage weights = parse_weights(a.weights, "attribute");
+  require(a.weight_scales.empty() || weights == WeightStorage::kInt8, "attribute weight_scales has ",
+          a.weight_scales.size(), " entries, and attribute weights is '", name(weights),
+          "': only those kept as int8 have scales");
+  for (size_t i = 0; i < a.weight_scales.size(); ++i)
+    require(std::isfinite(a.weight_scales[i]), "attribute weight_scales: entry ", i, " is ", a.weight_scales[i],
+            ", must be finite");
   // The first list that fixes the number of spatial axes fixes it for the others.
   for (const Dims* v : {&a.kernel_shape, &a.strides, &a.dilations, &a.output_padding}) {
     if (!v->empty()) {
@@ -278,6 +285,10 @@ Problem make_problem(const Attributes& a, const InputShapes& shapes) {
   }
   p.activation = parse_activation(a.activation, a.activation_params, p.out_channels);
   p.weights = parse_weights(a.weights, "attribute");
+  const auto scales = static_cast<int64_t>(a.weight_scales.size());
+  require(scales <= 1 || scales == p.out_channels, "attribute weight_scales has ", scales,
+          " entries, must have 1 or one for each of the ", p.out_channels, " output channels");
+  p.weight_scales = a.weight_scales;
   return p;
 }
 

@@ -52,14 +52,16 @@ struct Attributes {
   int64_t group = 1;
   std::string activation;
   std::vector<float> activation_params;
-  std::string algorithm;   // "" or "auto": the plan decides
-  std::string weights;     // "" or "float32", "float16", "bfloat16": how constant weights are kept
-  int64_t allow_tf32 = 1;  // CUDA may round float32 inputs to TensorFloat-32; 0 or 1
+  std::string algorithm;             // "" or "auto": the plan decides
+  std::string weights;               // "" or "float32", "float16", "bfloat16", "int8": how constant weights are kept
+  std::vector<float> weight_scales;  // of int8: what an integer stands for, of each output channel or of all
+  int64_t allow_tf32 = 1;            // CUDA may round float32 inputs to TensorFloat-32; 0 or 1
 };
 
-// How packed weights are kept: in the type that arithmetic is done in, or (float32 only) rounded to 16 bits.
-enum class WeightStorage { kCompute, kFloat16, kBFloat16 };
-constexpr int kWeightStorages = 3;
+// How packed weights are kept: in the type that arithmetic is done in, or (float32 only) rounded to 16 bits, or as
+// 8-bit multiples of a scale of their output channel.
+enum class WeightStorage { kCompute, kFloat16, kBFloat16, kInt8 };
+constexpr int kWeightStorages = 4;
 const char* name(WeightStorage storage);
 
 // The storage of a name, "" being the type that arithmetic is done in.  Throws Error that calls the text `what`.
@@ -74,6 +76,7 @@ struct Problem {
   Activation activation;
   bool constant_weights = true;  // W is known before the first run, and packed once
   WeightStorage weights = WeightStorage::kCompute;
+  std::vector<float> weight_scales;  // of kInt8: one, or one for each output channel; empty: the weights decide
 
   int rank() const { return static_cast<int>(in.size()); }
   int64_t group_in() const { return channels / group; }

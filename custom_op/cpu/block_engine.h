@@ -2,6 +2,8 @@
 // block of output channels, one short vector a pixel, out through a transpose.  Internal to cpu/.
 #pragma once
 
+#include <cstring>
+
 #include "cpu/engine.h"
 
 namespace ort_tconv {
@@ -16,10 +18,16 @@ class BlockEngine : public EngineBase<S> {
   BlockEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads)
       : Base(p, pl, set, threads), pitch_(round_up(std::max<int64_t>(1, p.group_in()), this->k_.lanes)),
         gemm_(this->k_.gemm[static_cast<int>(p.weights)]) {
-    if (p.weights != WeightStorage::kCompute) this->weight_bytes_ = 2;
+    this->weight_bytes_ = weight_bytes(p.weights, storage_tag<S>());
+    this->integers = p.weights == WeightStorage::kInt8;
     for (auto& sub : this->sub_kernels_)
       for (auto& o : sub.offsets) o *= pitch_;
     this->layout.push_back(static_cast<int64_t>(p.weights));
+    for (float scale : p.weight_scales) {
+      int32_t bits;
+      std::memcpy(&bits, &scale, sizeof bits);
+      this->layout.push_back(bits);
+    }
   }
 
   // Scratch memory of these engines.
@@ -99,7 +107,7 @@ class BlockEngine : public EngineBase<S> {
     }
   }
 
-  // Weights in 16 bits are converted on the way by the product that reads them, or, if it would in more passes than
+  // Weights of fewer bits are converted on the way by the product that reads them, or, if it would in more passes than
   // this, once beforehand.
   static constexpr int64_t kConvertingPasses = 3;
 
@@ -113,7 +121,8 @@ class BlockEngine : public EngineBase<S> {
     const auto vectors = width / this->k_.lanes;
     if (this->weight_bytes_ == sizeof(T) || passes <= kConvertingPasses) return gemm_[vectors];
     if constexpr (std::is_same_v<T, float>) {
-      if (this->problem.weights == WeightStorage::kFloat16)
+      if (this->integers) this->set_.load_int8(reinterpret_cast<const int8_t*>(w), n, converted);
+      else if (this->problem.weights == WeightStorage::kFloat16)
         this->set_.half_io.load(reinterpret_cast<const Half*>(w), n, converted);
       else this->set_.bfloat16_io.load(reinterpret_cast<const BFloat16*>(w), n, converted);
     }

@@ -89,7 +89,8 @@ void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int
   if (t.b) io.load(static_cast<const S*>(t.b) + m, 1, &bias);
   const auto& slopes = p.activation.slopes;
   const auto slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
-  io.finish(sums, n, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
+  const typename ComputeType<S>::type scale = t.w_scales ? t.w_scales[m] : 1;
+  io.finish(sums, n, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
             static_cast<S*>(t.y) + at, ahead);
 }
 
@@ -303,6 +304,7 @@ class Engine : public Tiling {
 
   std::vector<int64_t> layout;
   size_t packed_bytes = 0;
+  bool integers = false;  // packs int8, from weights that are such integers
 };
 
 template <class S>
@@ -382,12 +384,14 @@ class EngineBase : public Engine {
   // Of the form that weights are kept in.
   T largest() const {
     if (weight_bytes_ == sizeof(T)) return std::numeric_limits<T>::max();
+    if (integers) return 128;
     return problem.weights == WeightStorage::kFloat16 ? T(65504) : T(3.38953139e38);
   }
 
   void keep(const T* from, int64_t n, char* to) const {
     if constexpr (std::is_same_v<T, float>) {
-      if (problem.weights == WeightStorage::kFloat16) set_.half_io.store(from, n, reinterpret_cast<Half*>(to));
+      if (integers) std::copy_n(from, n, reinterpret_cast<int8_t*>(to));
+      else if (problem.weights == WeightStorage::kFloat16) set_.half_io.store(from, n, reinterpret_cast<Half*>(to));
       else set_.bfloat16_io.store(from, n, reinterpret_cast<BFloat16*>(to));
     }
   }

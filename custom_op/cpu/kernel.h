@@ -114,9 +114,10 @@ struct StorageKernels {
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
   // multiple of L channels of each position.
   void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst, int64_t dst_stride);
-  // y[i] = act(v[i] + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.  Also fetches the lines at
+  // y[i] = act(v[i] * scale + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.  Also fetches the lines at
   // y + ahead, where the next row of the channel goes.
-  void (*finish)(const T* v, int64_t n, T bias, const S* z, const Activation& act, T slope, S* y, int64_t ahead);
+  void (*finish)(const T* v, int64_t n, T scale, T bias, const S* z, const Activation& act, T slope, S* y,
+                 int64_t ahead);
 };
 
 // One table an instruction set.
@@ -128,6 +129,8 @@ struct KernelSet {
   StorageKernels<double> double_io;
   StorageKernels<Half> half_io;
   StorageKernels<BFloat16> bfloat16_io;
+  // dst[i] = src[i], i < n.
+  void (*load_int8)(const int8_t* src, int64_t n, float* dst);
 };
 
 }  // namespace ort_tconv

@@ -8,7 +8,7 @@
 // see kernel.h.
 #pragma once
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -125,11 +125,50 @@ inline __attribute__((always_inline)) void from_compute(float v, Half& out) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------
 
+// As many of 8 bits as a vector has lanes.
+template <class T>
+inline __attribute__((always_inline)) Vec<T> load_integers(const int8_t* w) {
+  static_assert(sizeof(T) == 4);
+  Vec<T> v;
+#if defined(__AVX2__)
+  const auto eight = [](const int8_t* at) __attribute__((always_inline)) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))));
+  };
+  if constexpr (sizeof(v) == 32) {
+    v = reinterpret_cast<Vec<T>>(eight(w));
+  } else {
+#ifdef __AVX512F__
+    v = reinterpret_cast<Vec<T>>(
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)))));
+#else
+    const __m256 half[2] = {eight(w), eight(w + 8)};
+    std::memcpy(&v, half, sizeof(v));
+#endif
+  }
+#elif defined(__SSE2__) || defined(__aarch64__)
+  static_assert(sizeof(v) == 16);
+  uint32_t four;
+  std::memcpy(&four, w, sizeof(four));
+#ifdef __SSE2__  // each byte to the top of a lane, then down with its sign
+  const __m128i bytes = _mm_cvtsi32_si128(static_cast<int>(four)), pairs = _mm_unpacklo_epi8(bytes, bytes);
+  v = reinterpret_cast<Vec<T>>(_mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24)));
+#else
+  const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+  v = reinterpret_cast<Vec<T>>(vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))));
+#endif
+#else
+  for (int i = 0; i < Simd<T>::L; ++i) v[i] = w[i];
+#endif
+  return v;
+}
+
 // A vector of weights.
 template <class T, class W>
 inline __attribute__((always_inline)) Vec<T> load_weights(const W* w) {
   if constexpr (sizeof(W) == sizeof(T)) {
     return loadu(w);
+  } else if constexpr (sizeof(W) == 1) {
+    return load_integers<T>(w);
   } else {
     static_assert(sizeof(T) == 4);
     typedef uint16_t Bits16 __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES / 2)));
@@ -556,6 +595,10 @@ void load(const S* src, int64_t n, T_of<S>* dst) {
   to_compute(src, n, dst);
 }
 
+void load_int8(const int8_t* src, int64_t n, float* dst) {
+  for (int64_t i = 0; i < n; ++i) dst[i] = src[i];
+}
+
 template <class S>
 void store(const T_of<S>* src, int64_t n, S* dst) {
   from_compute(src, n, dst);
@@ -725,14 +768,14 @@ inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) {
 }
 
 template <class S, class F>
-inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, S* y,
-                                                       F f) {
+inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias,
+                                                       const S* z, S* y, F f) {
   using T = T_of<S>;
   if constexpr (sizeof(S) == sizeof(T)) {
     if (z) {
-      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] + bias + z[i]);
+      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias + z[i]);
     } else {
-      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] + bias);
+      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias);
     }
   } else {  // some vectors at a time, so that each loop is of one kind
     constexpr int64_t kPiece = 128;
@@ -741,9 +784,9 @@ inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t
       const int64_t m = n - at < kPiece ? n - at : kPiece;
       if (z) {
         to_compute(z + at, m, residual);
-        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] + bias + residual[i]);
+        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] * scale + bias + residual[i]);
       } else {
-        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] + bias);
+        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] * scale + bias);
       }
       from_compute(sums, m, y + at);
     }
@@ -751,33 +794,39 @@ inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t
 }
 
 template <class S>
-void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope, S* y,
-            int64_t ahead) {
+void finish(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope,
+            S* y, int64_t ahead) {
   using T = T_of<S>;
   // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
   for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S)))
     __builtin_prefetch(y + ahead + i, 1);
   const T a = act.a, b = act.b;
   switch (act.kind) {
-    case ActivationKind::kNone: finish_with(v, n, bias, z, y, [](T u) { return u; }); return;
-    case ActivationKind::kRelu: finish_with(v, n, bias, z, y, [](T u) { return u < 0 ? T(0) : u; }); return;
-    case ActivationKind::kLeakyRelu: finish_with(v, n, bias, z, y, [a](T u) { return u < 0 ? a * u : u; }); return;
-    case ActivationKind::kPRelu: finish_with(v, n, bias, z, y, [slope](T u) { return u < 0 ? slope * u : u; }); return;
-    case ActivationKind::kClip: finish_with(v, n, bias, z, y, [a, b](T u) { return clip_(u, a, b); }); return;
-    case ActivationKind::kSigmoid: finish_with(v, n, bias, z, y, [](T u) { return 1 / (1 + exp_(-u)); }); return;
-    case ActivationKind::kTanh: finish_with(v, n, bias, z, y, [](T u) { return tanh_(u); }); return;
+    case ActivationKind::kNone: finish_with(v, n, scale, bias, z, y, [](T u) { return u; }); return;
+    case ActivationKind::kRelu: finish_with(v, n, scale, bias, z, y, [](T u) { return u < 0 ? T(0) : u; }); return;
+    case ActivationKind::kLeakyRelu:
+      finish_with(v, n, scale, bias, z, y, [a](T u) { return u < 0 ? a * u : u; });
+      return;
+    case ActivationKind::kPRelu:
+      finish_with(v, n, scale, bias, z, y, [slope](T u) { return u < 0 ? slope * u : u; });
+      return;
+    case ActivationKind::kClip: finish_with(v, n, scale, bias, z, y, [a, b](T u) { return clip_(u, a, b); }); return;
+    case ActivationKind::kSigmoid: finish_with(v, n, scale, bias, z, y, [](T u) { return 1 / (1 + exp_(-u)); }); return;
+    case ActivationKind::kTanh: finish_with(v, n, scale, bias, z, y, [](T u) { return tanh_(u); }); return;
     case ActivationKind::kHardSigmoid:
-      finish_with(v, n, bias, z, y, [a, b](T u) { return clip_(a * u + b, T(0), T(1)); });
+      finish_with(v, n, scale, bias, z, y, [a, b](T u) { return clip_(a * u + b, T(0), T(1)); });
       return;
     case ActivationKind::kHardSwish:
-      finish_with(v, n, bias, z, y, [](T u) { return u * clip_(u * T(1.0 / 6) + T(0.5), T(0), T(1)); });
+      finish_with(v, n, scale, bias, z, y, [](T u) { return u * clip_(u * T(1.0 / 6) + T(0.5), T(0), T(1)); });
       return;
-    case ActivationKind::kSilu: finish_with(v, n, bias, z, y, [](T u) { return u / (1 + exp_(-u)); }); return;
-    case ActivationKind::kElu: finish_with(v, n, bias, z, y, [a](T u) { return u < 0 ? a * expm1_(u) : u; }); return;
-    case ActivationKind::kSoftplus: finish_with(v, n, bias, z, y, [](T u) { return softplus_(u); }); return;
-    case ActivationKind::kGelu: finish_with(v, n, bias, z, y, [](T u) { return gelu_(u); }); return;
+    case ActivationKind::kSilu: finish_with(v, n, scale, bias, z, y, [](T u) { return u / (1 + exp_(-u)); }); return;
+    case ActivationKind::kElu:
+      finish_with(v, n, scale, bias, z, y, [a](T u) { return u < 0 ? a * expm1_(u) : u; });
+      return;
+    case ActivationKind::kSoftplus: finish_with(v, n, scale, bias, z, y, [](T u) { return softplus_(u); }); return;
+    case ActivationKind::kGelu: finish_with(v, n, scale, bias, z, y, [](T u) { return gelu_(u); }); return;
     case ActivationKind::kGeluTanh:
-      finish_with(v, n, bias, z, y, [](T u) {
+      finish_with(v, n, scale, bias, z, y, [](T u) {
         return T(0.5) * u * (1 + tanh_(T(0.79788456080286535588) * (u + T(0.044715) * u * u * u)));
       });
       return;
@@ -788,7 +837,7 @@ void finish(const T_of<S>* v, int64_t n, T_of<S> bias, const S* z, const Activat
 
 template <class T, class W, int NV>
 constexpr void (*gemm_entry())(const GemmArgs<T>&) {
-  constexpr bool stored = sizeof(T) == sizeof(W) || sizeof(T) == 4;  // 16 bits stand for float only
+  constexpr bool stored = sizeof(T) == sizeof(W) || sizeof(T) == 4;  // fewer bits stand for float only
   if constexpr (stored && NV > 0 && NV <= ORT_TCONV_MAX_VECTORS) return gemm<T, W, NV>;
   else return nullptr;
 }
@@ -836,7 +885,9 @@ constexpr Kernels<T> make_kernels() {
            {gemm_entry<T, Half, 0>(), gemm_entry<T, Half, 1>(), gemm_entry<T, Half, 2>(), gemm_entry<T, Half, 3>(),
             gemm_entry<T, Half, 4>()},
            {gemm_entry<T, BFloat16, 0>(), gemm_entry<T, BFloat16, 1>(), gemm_entry<T, BFloat16, 2>(),
-            gemm_entry<T, BFloat16, 3>(), gemm_entry<T, BFloat16, 4>()}},
+            gemm_entry<T, BFloat16, 3>(), gemm_entry<T, BFloat16, 4>()},
+           {gemm_entry<T, int8_t, 0>(), gemm_entry<T, int8_t, 1>(), gemm_entry<T, int8_t, 2>(),
+            gemm_entry<T, int8_t, 3>(), gemm_entry<T, int8_t, 4>()}},
           {rows_entry<T, 0>(), rows_entry<T, 1>(), rows_entry<T, 2>(), rows_entry<T, 3>(), rows_entry<T, 4>(),
            rows_entry<T, 5>(), rows_entry<T, 6>(), rows_entry<T, 7>(), rows_entry<T, 8>(), rows_entry<T, 9>(),
            rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
@@ -856,8 +907,8 @@ constexpr StorageKernels<S> make_storage() {
 }  // namespace
 
 extern const KernelSet ORT_TCONV_SET;
-constexpr KernelSet kSet{ORT_TCONV_NAME,         make_kernels<float>(), make_kernels<double>(),  make_storage<float>(),
-                         make_storage<double>(), make_storage<Half>(),  make_storage<BFloat16>()};
+constexpr KernelSet kSet{ORT_TCONV_NAME,         make_kernels<float>(), make_kernels<double>(),   make_storage<float>(),
+                         make_storage<double>(), make_storage<Half>(),  make_storage<BFloat16>(), load_int8};
 const KernelSet ORT_TCONV_SET = kSet;
 
 }  // namespace ort_tconv

@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "cpu/engine.h"
 #include "cpu/exact.h"
+#include "cpu/integer_weights.h"
 
 namespace ort_tconv {
 
@@ -56,7 +57,10 @@ Problem normal_form(const Problem& problem) {
     p.kernel.assign(p.kernel.size(), 1);
     p.dilation.assign(p.dilation.size(), 1);
   }
-  if (!p.constant_weights) p.weights = WeightStorage::kCompute;  // nothing is kept
+  if (!p.constant_weights) {  // nothing is kept
+    p.weights = WeightStorage::kCompute;
+    p.weight_scales.clear();
+  }
   return spread_single_positions(p);
 }
 
@@ -83,21 +87,32 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   if (!packed->finite) return packed;
   Weights weights;
   weights.packed = static_cast<char*>(packed->buffer.data.get());
-  engine_->pack(w, &weights, nullptr);
+  if (engine_->integers) {
+    IntegerWeights integers = integer_weights(p, static_cast<const float*>(w));
+    packed->scales = std::move(integers.scales);
+    engine_->pack(integers.values.data.get(), &weights, nullptr);
+  } else {
+    engine_->pack(w, &weights, nullptr);
+  }
   require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights),
           "': only bfloat16 and float32 have the range");
   packed->regular = weights.regular;
   return packed;
 }
 
-void Prepared::run(const PackedWeights& packed, const Tensors& tensors, Executor& executor) const {
+void Prepared::run(const PackedWeights& packed, const Tensors& given, Executor& executor) const {
+  Tensors tensors = given;
   require(packed.layout == engine_->layout, "packed weights of another layout");
   Weights weights;
   weights.packed = static_cast<char*>(packed.buffer.data.get());
   weights.regular = packed.regular;
   // Without channels there is nothing to multiply, and X may be a null pointer.
-  if (packed.finite && problem().channels > 0) engine_->run(weights, tensors, executor);
-  else run_by_definition(problem(), dtype_, kernels_, tensors, executor);
+  if (packed.finite && problem().channels > 0) {
+    if (!packed.scales.empty()) tensors.w_scales = packed.scales.data();
+    engine_->run(weights, tensors, executor);
+  } else {
+    run_by_definition(problem(), dtype_, kernels_, tensors, executor);
+  }
 }
 
 void Prepared::run(const Tensors& tensors, Executor& executor) const {

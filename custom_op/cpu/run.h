@@ -26,6 +26,7 @@ class Executor {
 struct Tensors {  // contiguous, of the operator's dtype; b and z may be null
   const void *x = nullptr, *w = nullptr, *b = nullptr, *z = nullptr;
   void* y = nullptr;
+  const float* w_scales = nullptr;  // of each output channel, if its packed weights are multiples of one
 };
 
 // Memory of the process, aligned for vectors; large ones in large pages, where the system has them.
@@ -41,8 +42,9 @@ class Engine;
 struct PackedWeights {
   std::vector<int64_t> layout;
   AlignedBuffer buffer;
-  bool regular = true;  // no value so large, or not a number, that a transform would spread it
-  bool finite = true;   // no NaN or Inf among the weights
+  bool regular = true;        // no value so large, or not a number, that a transform would spread it
+  bool finite = true;         // no NaN or Inf among the weights
+  std::vector<float> scales;  // of each output channel, if they are integers
 };
 
 // The problem that is planned for: the same one, but for taps that meet nothing and strides of axes with a single

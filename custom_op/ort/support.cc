@@ -129,6 +129,7 @@ Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info) {
   a.activation_params = read.floats("activation_params");
   a.algorithm = read.text("algorithm", "");
   a.weights = read.text("weights", "");
+  a.weight_scales = read.floats("weight_scales");
   a.allow_tf32 = read.integer("allow_tf32", 1);
   return a;
 }

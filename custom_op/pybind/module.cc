@@ -236,6 +236,7 @@ Attributes attributes(const py::kwargs& kw) {
     else if (k == "group") a.group = py::cast<int64_t>(value);
     else if (k == "allow_tf32") a.allow_tf32 = py::cast<int64_t>(value);
     else if (k == "weights") a.weights = py::cast<std::string>(value);
+    else if (k == "weight_scales") a.weight_scales = py::cast<std::vector<float>>(value);
     else if (k == "activation") a.activation = py::cast<std::string>(value);
     else if (k == "activation_params") a.activation_params = py::cast<std::vector<float>>(value);
     else throw py::type_error("unknown attribute '" + k + "'");

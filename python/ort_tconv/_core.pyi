@@ -23,6 +23,7 @@ class Attributes(TypedDict, total=False):
     strides: Sequence[int] | None
     activation: str | None
     weights: str | None
+    weight_scales: Sequence[float] | None
     allow_tf32: int | None
     activation_params: Sequence[float] | None
 

@@ -196,8 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--weights",
         metavar="TYPE",
-        help="keep constant weights as float16 or bfloat16: half the memory and traffic, rounded "
-        "once; everything else stays float32",
+        help="keep constant weights as float16, bfloat16 or int8: half or a quarter of the memory "
+        "and traffic, rounded once; everything else stays float32",
     )
     convert.add_argument(
         "--check", action="store_true", help="validate the result; exit with 1 if it differs"

@@ -383,8 +383,186 @@ def test_weights_that_do_not_fit_are_named() -> None:
     ):
         _core.run(x, w, strides=[2], weights="int4")
     double = x.astype(np.float64), w.astype(np.float64)
-    with pytest.raises(_core.Error, match=r"weights = 'float16': inputs are float64"):
-        _core.run(*double, strides=[2], weights="float16")
+    for weights in ("float16", "int8"):
+        with pytest.raises(_core.Error, match=rf"weights = '{weights}': inputs are float64"):
+            _core.run(*double, strides=[2], weights=weights)
+
+
+# ---- weights in 8 bits ---------------------------------------------------------------------------
+
+
+def by_channel(case: Case, w: np.ndarray) -> np.ndarray:
+    """Weights [C, M/group, ...] as rows of output channels."""
+    taps = math.prod(case.kernel)
+    rows = w.reshape(case.group, case.group_in, case.group_out, taps).swapaxes(1, 2)
+    return rows.reshape(case.out_channels, case.group_in * taps)
+
+
+def spread(case: Case, channels: np.ndarray) -> np.ndarray:
+    """Weights that are one number for each output channel."""
+    rows = channels.reshape(case.group, 1, case.group_out).repeat(case.group_in, axis=1)
+    ones = (1,) * len(case.spatial)
+    return np.broadcast_to(rows.reshape(case.w_shape[:2] + ones), case.w_shape).astype(np.float64)
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
+def test_weights_in_8_bits(isa: str, algorithm: str, case: Case) -> None:
+    """Each weight is off by half a scale at most, a 127th of the channel's largest."""
+    arrays = case.arrays()
+    options = {"isa": isa, "threads": 2, "weights": "int8"}
+    assert not is_transformed(case, algorithm, **options)
+    y = run(case, arrays, algorithm=algorithm, **options)
+    scales = np.abs(by_channel(case, arrays["w"])).max(axis=1, initial=0) / 127
+    magnitude = {"x": np.abs(arrays["x"]).astype(np.float64), "w": spread(case, scales / 2)}
+    off = reference(dataclasses.replace(case, bias=False), magnitude)
+    assert_within(y, reference(case, arrays), 1.01 * (allowed(case, arrays) + off + 2.0**-24))
+
+
+def multiples(case: Case, scales: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays whose weights are float32 products of integers from -128 to 127 and their channel's
+    scale."""
+    arrays = case.arrays(seed)
+    integers = np.random.default_rng(seed).integers(-128, 128, case.w_shape)
+    each = spread(case, scales).astype(np.float32)
+    return {**arrays, "w": integers.astype(np.float32) * each}
+
+
+EPILOGUES_OF_INTEGERS = [PLAIN, Epilogue("Relu"), Epilogue("Clip", (-1.0, 2.0)), Epilogue("Silu")]
+
+
+@each_isa
+@each_algorithm
+@pytest.mark.parametrize("epilogue", EPILOGUES_OF_INTEGERS, ids=str)
+def test_weights_that_were_integers(isa: str, algorithm: str, epilogue: Epilogue) -> None:
+    """With their own scales nothing is lost but to the rounding of sums and of their scaling."""
+    for case in (
+        Case((6, 5), (4, 4), group_in=37, group_out=53, strides=(2, 2), pads=(1, 1, 1, 1)),
+        Case((9,), (64,), group_in=70, group_out=2, strides=(16,)),
+        Case((4, 3, 5), (3, 3, 3), group=3, group_in=5, group_out=7, strides=(2, 1, 2)),
+        Case((7, 9), (4, 4), group=40, group_in=1, group_out=1, strides=(2, 2)),
+    ):
+        scales = np.random.default_rng(1).uniform(1e-4, 3e-2, case.out_channels)
+        scales[::3] *= -1
+        scales = scales.astype(np.float32)
+        arrays = with_residual(case, multiples(case, scales))
+        given = {"weights": "int8", "weight_scales": scales.tolist()}
+        y = run(case, arrays, epilogue, isa=isa, algorithm=algorithm, **given)
+        # One rounding more, of the weights as they are given here.
+        bound = allowed(case, arrays, epilogue) + 2.0**-23 * epilogue.slope * reference(
+            case, {name: np.abs(value) for name, value in arrays.items()}
+        )
+        assert_within(y, reference(case, arrays, epilogue), 1.01 * bound)
+
+
+@each_isa
+@pytest.mark.parametrize("algorithm", ["direct", "stacked"])
+def test_scales_that_are_powers_of_two_change_no_bit(isa: str, algorithm: str) -> None:
+    for case in (
+        Case((4, 4), (4, 4), group_in=37, group_out=53, strides=(2, 2), pads=(1, 1, 1, 1)),
+        Case((9,), (64,), group_in=70, group_out=2, strides=(16,)),
+    ):
+        scales = 2.0 ** np.random.default_rng(2).integers(-9, 3, case.out_channels)
+        arrays = multiples(case, scales)
+        options = {"isa": isa, "algorithm": algorithm}
+        kept = run(case, arrays, weights="int8", weight_scales=scales.tolist(), **options)
+        assert same_bits(kept, run(case, arrays, **options))
+
+
+@each_isa
+@pytest.mark.parametrize("pixels", [1, 30])  # read by the product, and converted beforehand
+def test_every_int8_is_read_back(isa: str, pixels: int) -> None:
+    integers = np.arange(-128, 128).astype(np.float32)
+    for scale in (np.float32(0.3), np.float32(1e-45), np.float32(-2.5e36)):
+        w = (integers * scale).reshape(1, -1, 1)
+        x = np.ones((1, 1, pixels), np.float32)
+        options = {"weights": "int8", "weight_scales": [scale.item()]}
+        y = _core.run(x, w, isa=isa, algorithm="direct", **options)
+        assert np.array_equal(y, np.broadcast_to(w.reshape(1, -1, 1), y.shape))
+
+
+@each_isa
+def test_scales_of_weights_that_are_all_zero_or_subnormal(isa: str) -> None:
+    """A scale that is rounded down would leave the largest weight without an integer."""
+    tiny = np.float32(1e-45)
+    for steps in (0, 1, 100, 127, 128, 190, 254, 255, 1000):
+        w = np.full((1, 4, 1), steps * tiny, np.float32)
+        w[0, 1] *= -1
+        y = _core.run(
+            np.ones((1, 1, 3), np.float32), w, isa=isa, algorithm="direct", weights="int8"
+        )
+        # Off by half a scale, which is itself a whole number of the smallest steps.
+        assert np.abs(y - w).max() <= tiny * (1 + steps // 254)
+
+
+def test_inputs_and_weights_that_are_not_finite_stay_so() -> None:
+    case = Case((5, 6), (4, 4), group_in=20, group_out=20, strides=(2, 2), pads=(1, 1, 1, 1))
+    arrays = case.arrays()
+    arrays["w"][3, 4, 1, 2] = np.nan
+    y = run(case, arrays, algorithm="direct", weights="int8")
+    assert np.isnan(y[:, 4]).any() and np.isfinite(y[:, :4]).all()
+    arrays = case.arrays()
+    arrays["x"][0, 0, 2, 2] = np.inf
+    expected = np.isfinite(run(case, arrays, algorithm="direct"))
+    assert np.array_equal(
+        np.isfinite(run(case, arrays, algorithm="direct", weights="int8")), expected
+    )
+
+
+def test_8_bit_weights_take_a_quarter_of_the_memory() -> None:
+    shapes = (1, 256, 4, 4), (256, 128, 4, 4)
+    for algorithm in ("direct", "stacked"):
+        options = {"strides": [2, 2], "algorithm": algorithm}
+        full = _core.plan(*shapes, **options)["packed_bytes"]
+        assert _core.plan(*shapes, weights="int8", **options)["packed_bytes"] == full // 4
+    options = {"strides": [2, 2], "weights": "int8"}
+    assert _core.plan(*shapes, **options)["algorithm"] != "winograd"
+    stands_in = _core.plan(*shapes, algorithm="winograd", **options)
+    assert stands_in["algorithm"] == "direct"
+    assert "sums of weights do not fit into int8" in stands_in["reason"]
+    narrow = [
+        _core.plan(*shapes, strides=[2, 2], algorithm="narrow", weights=w)["packed_bytes"]
+        for w in ("float32", "int8")
+    ]
+    assert narrow[0] == narrow[1]
+
+
+def test_weights_of_other_scales_are_packed_apart() -> None:
+    w = np.ones((8, 16, 4), np.float32)
+    options = {"algorithm": "direct", "weights": "int8"}
+    one, same, other, own = (
+        _core.pack((1, 8, 4), w, **options, **({} if scale is None else {"weight_scales": [scale]}))
+        for scale in (1.0, 1.0, 0.5, None)
+    )
+    assert one is same and one is not other and own is not one and own is not other
+
+
+def test_scales_are_checked() -> None:
+    x, w = np.ones((1, 8, 4), np.float32), np.full((8, 6, 4), 3.0, np.float32)
+
+    def refused(words: str, weights: str = "int8", **options) -> None:
+        with pytest.raises(_core.Error, match=words):
+            _core.run(x, w, strides=[2], algorithm="direct", weights=weights, **options)
+
+    refused(
+        "attribute weight_scales has 1 entries, and attribute weights is 'float16'",
+        "float16",
+        weight_scales=[1.0],
+    )
+    refused(
+        "attribute weight_scales has 2 entries, must have 1 or one for each of the 6 output",
+        weight_scales=[1.0, 2.0],
+    )
+    refused(
+        "attribute weight_scales: entry 1 is nan, must be finite", weight_scales=[1.0, math.nan] * 3
+    )
+    refused("entry 0 is inf", weight_scales=[math.inf])
+    words = "input W has the value 3 in output channel 2, where attribute weight_scales is "
+    refused(words + "0: must be -128 to 127 times that", weight_scales=[1.0, 1.0, 0.0] * 2)
+    refused(words + "0.01: must be", weight_scales=[1.0, 1.0, 0.01] * 2)
+    y = _core.run(x, 0 * w, algorithm="direct", weights="int8", weight_scales=[0.0])
+    assert not y.any()
 
 
 # ---- borders -------------------------------------------------------------------------------------

@@ -180,30 +180,34 @@ int main() {
     for (int64_t k : p.kernel) terms *= static_cast<double>(k);
     for (const auto& isa : isas)
       for (DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16})
-        for (Algorithm algorithm : kAlgorithms) {
-          const KernelSet& kernels = kernel_set(isa);
-          const Prepared prepared(p, dtype, kernels, machine(kernels, 2), name(algorithm));
-          const auto xs = stored(dtype, x), ws = stored(dtype, w), bs = stored(dtype, b);
-          std::vector<char> y(expected.size() * storage_bytes(dtype), 0x7F);
-          Serial executor;
-          prepared.run(*prepared.pack(ws.data()), {xs.data(), ws.data(), bs.data(), nullptr, y.data()}, executor);
-          // One rounding to storage, and the growth of sums of `terms` products of at most 1.875^2.
-          const double storage = dtype == DType::kFloat16 ? 0x1p-11 : dtype == DType::kBFloat16 ? 0x1p-8 : 0;
-          const double sums = (dtype == DType::kFloat64 ? 0x1p-53 : 0x1p-24) * terms * terms * 4;
-          double worst = 0;
-          for (size_t i = 0; i < expected.size(); ++i) {
-            const double error = std::fabs(fetch(dtype, y.data() + i * storage_bytes(dtype)) - expected[i]);
-            const double allowed = storage * std::fabs(expected[i]) + sums;
-            worst = std::fmax(worst, std::isnan(error) ? INFINITY : error / allowed);
+        for (Algorithm algorithm : kAlgorithms)
+          for (int storage = 0; storage < (dtype == DType::kFloat32 ? kWeightStorages : 1); ++storage) {
+            // Weights are multiples of 1/8 that every storage holds.
+            p.weights = static_cast<WeightStorage>(storage);
+            p.weight_scales.assign(p.weights == WeightStorage::kInt8 ? 1 : 0, 0.125f);
+            const KernelSet& kernels = kernel_set(isa);
+            const Prepared prepared(p, dtype, kernels, machine(kernels, 2), name(algorithm));
+            const auto xs = stored(dtype, x), ws = stored(dtype, w), bs = stored(dtype, b);
+            std::vector<char> y(expected.size() * storage_bytes(dtype), 0x7F);
+            Serial executor;
+            prepared.run(*prepared.pack(ws.data()), {xs.data(), ws.data(), bs.data(), nullptr, y.data()}, executor);
+            // One rounding to storage, and the growth of sums of `terms` products of at most 1.875^2.
+            const double rounding = dtype == DType::kFloat16 ? 0x1p-11 : dtype == DType::kBFloat16 ? 0x1p-8 : 0;
+            const double sums = (dtype == DType::kFloat64 ? 0x1p-53 : 0x1p-24) * terms * terms * 4;
+            double worst = 0;
+            for (size_t i = 0; i < expected.size(); ++i) {
+              const double error = std::fabs(fetch(dtype, y.data() + i * storage_bytes(dtype)) - expected[i]);
+              const double allowed = rounding * std::fabs(expected[i]) + sums;
+              worst = std::fmax(worst, std::isnan(error) ? INFINITY : error / allowed);
+            }
+            if (worst <= 1) {
+              ++passed;
+            } else {
+              ++failed;
+              std::printf("%s %s, weights %s, %s %s: error %g of what is allowed\n", isa.c_str(), name(dtype),
+                          name(p.weights), concat(c.x, c.w).c_str(), prepared.plan().describe().c_str(), worst);
+            }
           }
-          if (worst <= 1) {
-            ++passed;
-          } else {
-            ++failed;
-            std::printf("%s %s %s %s: error %g of what is allowed\n", isa.c_str(), name(dtype),
-                        concat(c.x, c.w).c_str(), prepared.plan().describe().c_str(), worst);
-          }
-        }
   }
   std::string names;
   for (const auto& isa : isas) names += " " + isa;

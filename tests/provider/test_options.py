@@ -62,7 +62,10 @@ def test_a_build_without_it_is_an_error_that_names_convert(monkeypatch):
     [
         ({"algorithm": "fast"}, "option algorithm = 'fast': must be one of auto, direct"),
         ({"strict": "maybe"}, "option strict = 'maybe': must be 0 or 1"),
-        ({"weights": "int8"}, "option weights = 'int8': must be one of float32, float16, bfloat16"),
+        (
+            {"weights": "int4"},
+            "option weights = 'int4': must be one of float32, float16, bfloat16, int8",
+        ),
         ({"speed": "11"}, "there is no option 'speed'"),
     ],
 )
@@ -95,7 +98,7 @@ def test_the_algorithm_is_taken_as_given(algorithm):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_weights_in_16_bits(weights):
+def test_weights_in_fewer_bits(weights):
     """As the converter's option of this name."""
     case = CORNERS["many channels"]
     model, feeds = conv_transpose_model(case), {"x": case.arrays()["x"]}

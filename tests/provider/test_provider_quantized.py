@@ -60,6 +60,17 @@ def test_a_layer_is_one_node():
     assert site.nodes == ("dq_x", "dq_w", "b_float", "up", "act", "q_y")
 
 
+@pytest.mark.parametrize("zero_points", [True, False])
+@pytest.mark.parametrize("opset", [9, 17])
+def test_nodes_of_onnxruntimes_own_domain(opset, zero_points):
+    layer = Layer(USUAL, zero_points=zero_points, domain="com.microsoft", opset=opset)
+    source = layer.model()
+    assert patterns(report_of(source, NONE)) == ["quantized"]
+    assert difference(source) is None
+    (expected,) = our_session(ort_tconv.convert(source)).run(None, layer.feeds())
+    assert same_bits(run_provider(source, layer.feeds())[0], expected)
+
+
 @pytest.mark.parametrize("level", [NONE, BASIC, ort.GraphOptimizationLevel.ORT_ENABLE_ALL])
 @pytest.mark.parametrize("quantize", [True, False])
 def test_levels_of_optimisation(level, quantize):
@@ -274,6 +285,26 @@ def test_sixteen_bit_weights_of_a_quantised_constant():
     converted = ort_tconv.convert(source, weights="float16")
     (expected,) = our_session(converted).run(None, feeds)
     assert same_bits(run_provider(source, feeds, weights="float16")[0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "uint4", "int16"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_eight_bit_weights_of_a_quantised_constant(dtype, scaled):
+    """As the converter keeps them: as they are, if 8 bits hold them, and else in float32."""
+    source = weights_alone(dtype)
+    if scaled:
+        nodes = source.graph.node
+        act = next(node for node in nodes if node.name == "act")
+        act.input[0] = "d"
+        nodes.insert(len(nodes) - 1, helper.make_node("Mul", ["c", "f"], ["d"], name="mul"))
+        factors = np.linspace(-2, 3, 6).astype(np.float32).reshape(6, 1, 1)
+        source.graph.initializer.append(numpy_helper.from_array(factors, "f"))
+    feeds = {"x": np.random.default_rng(0).standard_normal(USUAL.x_shape).astype(np.float32)}
+    converted = ort_tconv.convert(source, weights="int8")
+    (expected,) = our_session(converted).run(None, feeds)
+    (found,) = run_provider(source, feeds, weights="int8")
+    assert same_bits(found, expected)
+    close_to_stock(found, source, feeds)
 
 
 # ---- options and reports -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import onnx
 import pytest
 from cases import (
     DTYPES,
@@ -17,13 +18,14 @@ from cases import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, TensorProto, external_data_helper, helper
 
 import ort_tconv
 from ort_tconv import _core
 from ort_tconv.validation.tolerance import (
     Reduction,
     absolute_floor,
+    int8_roundoff,
     reductions_by_node,
     relative_tolerance,
 )
@@ -157,3 +159,54 @@ def test_functions_into_the_unit_interval_have_an_absolute_floor() -> None:
     assert absolute_floor([relu, sigmoid]) == 4 * 2.0**-24
     assert absolute_floor([sigmoid], TensorProto.DOUBLE) == 4 * 2.0**-53
     assert absolute_floor([sigmoid], TensorProto.FLOAT16) == 4 * 2.0**-24
+
+
+# ---- weights in 8 bits ---------------------------------------------------------------------------
+
+
+def test_what_rounding_to_8_bits_does():
+    w = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
+    rows = w.reshape(2, 3, 4, -1).swapaxes(1, 2).reshape(8, -1).astype(np.float64)
+    errors = []
+    for row in rows:
+        scale = np.abs(row).max() / 127
+        errors.append(np.linalg.norm(row - np.rint(row / scale) * scale))
+    expected = max(errors) / np.linalg.norm(rows, axis=1).max()
+    assert int8_roundoff(w, 2) == pytest.approx(expected)
+    assert 2.0**-9 < expected < 2.0**-6
+    assert int8_roundoff(np.rint(w * 20) * np.float32(0.5), 2, [0.5]) < 1e-7
+    assert int8_roundoff(np.zeros((2, 3, 4)), 1) == 0
+    assert int8_roundoff(np.zeros((0, 3, 4)), 1) == 0
+
+
+def test_a_large_weight_coarsens_its_channel():
+    """The tolerance follows from the weights: what is kept worse may differ by more."""
+    case = Case((5, 4), (4, 4), group_in=40, group_out=8, strides=(2, 2), pads=(1, 1, 1, 1))
+    tolerances = []
+    for largest in (1.0, 30.0):
+        arrays = case.arrays()
+        arrays["w"][:, :, 0, 0] = 0
+        arrays["w"][0, :, 0, 0] = largest
+        original = conv_transpose_model(case, arrays)
+        kept = ort_tconv.convert(original, weights="int8")
+        report = ort_tconv.validate(original, kept)
+        assert report.ok
+        (output,) = report.outputs
+        assert output.max_abs > output.tolerance / 100
+        tolerances.append(relative_tolerance(reductions_by_node(kept, {})[0]))
+    assert tolerances[1] > 3 * tolerances[0]
+
+
+def test_weights_in_8_bits_whose_values_are_not_known(tmp_path):
+    case = Case((5, 4), (4, 4), group_in=5, strides=(2, 2))
+    kept = ort_tconv.convert(conv_transpose_model(case), weights="int8")
+    (known,) = reductions_by_node(kept, {})[0]
+    assert 0 < known.weights < 2.0**-6
+    external_data_helper.convert_model_to_external_data(kept, location="w.data", size_threshold=0)
+    onnx.save(kept, tmp_path / "model.onnx")
+    outside = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    (node,) = reductions_by_node(outside, {})
+    assert [r.weights for r in node] == [2.0**-6]
+    (node,) = reductions_by_node(outside, {}, tmp_path)
+    assert [r.weights for r in node] == [known.weights]
+    assert ort_tconv.validate(conv_transpose_model(case), tmp_path / "model.onnx").ok

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import CORNERS, Case, drawn_cases, nodes_of
+from cases import CORNERS, Case, drawn_cases, model, nodes_of, tensor
 from hypothesis import given
 from onnx import helper
 from qdq import Layer
@@ -99,6 +99,55 @@ def test_any_case(case, how):
 def test_constants_and_zero_points(zero_points, constants):
     layer = Layer(USUAL, Quantized(y="uint8"), zero_points, constants=constants)
     check(layer)
+
+
+@pytest.mark.parametrize("opset", [9, 17, 21])
+@pytest.mark.parametrize("bias", ["", "units", "other units", "float32"])
+@pytest.mark.parametrize("zero_points", [True, False])
+def test_nodes_of_onnxruntimes_own_domain(zero_points, bias, opset):
+    """They mean the same, and are there before ONNX's own, which came with opset 10."""
+    domain = "com.microsoft"
+    for how in (Quantized(), Quantized("uint8", "uint8", "int8", "one", True, "int32", "Relu")):
+        layer = Layer(USUAL, how, zero_points, bias=bias, domain=domain, opset=opset)
+        layer.quantize = zero_points or how.y == "uint8"
+        # Stock rounds a float32 bias with a Round that opset 9 does not have, and fails.
+        converted = check(layer, stock=(opset, bias) != (9, "float32"))
+        assert {n.op_type for n in converted.graph.node} <= {OP, "DequantizeLinear"}
+    mixed = Layer(USUAL, domain=domain).model()
+    for node in mixed.graph.node:
+        node.domain = "" if node.name == "dq_x" else node.domain
+    result = ort_tconv.convert(mixed)
+    assert nodes_of(result, OP)
+    agrees(mixed, result, Layer(USUAL).feeds())
+
+
+def test_weights_of_onnxruntimes_own_domain_alone():
+    layer = Layer(USUAL, quantize=False, domain="com.microsoft", bias="")
+    original = layer.model()
+    del original.graph.node[0]
+    original.graph.node[-1].input[0] = "x"
+    original.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    result = convert_with_report(original, weights="int8")
+    assert [node.op_type for node in result.model.graph.node] == ["SegregatedConvTranspose"]
+    assert "its input X is not quantised" in result.changes[0].became
+    report = ort_tconv.validate(original, result.model)
+    assert report.ok
+    layer.w_scale = np.full(6, 0.01, np.float16)
+    half = convert_with_report(layer.model())
+    (skip,) = (skip for skip in half.skips if skip.node == "up")
+    assert "W is not dequantised to float32" in skip.reason
+
+
+def test_a_function_of_that_name_is_none_of_them():
+    original = Layer(USUAL, domain="com.microsoft").model()
+    opset = helper.make_opsetid("", 17)
+    body = [helper.make_node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT)]
+    original.functions.append(
+        helper.make_function(
+            "com.microsoft", "DequantizeLinear", ["a", "s", "z"], ["b"], body, [opset]
+        )
+    )
+    assert not nodes_of(ort_tconv.convert(original), OP)
 
 
 def test_activations_become_bounds():
@@ -311,3 +360,81 @@ def test_validation_finds_many_small_differences():
     report = ort_tconv.validate(original, converted)
     assert not report.ok
     assert "differ by a step" in report.outputs[0].reason
+
+
+# ---- Conv with what makes it a transposed one ----------------------------------------------------
+
+
+def quantised_conv(
+    before: str = "", after: str = "", integers: np.ndarray | None = None, around: str = "both"
+) -> onnx.ModelProto:
+    """Conv 3x3 of uint8 by int8, a Resize before or a DepthToSpace behind it, quantised around."""
+
+    def dequantize(name: str, output: str) -> onnx.NodeProto:
+        return helper.make_node("DequantizeLinear", [name, "scale"], [output])
+
+    if integers is None:
+        integers = np.random.default_rng(0).integers(-127, 128, (8, 4, 3, 3)).astype(np.int8)
+    constants = {
+        "w": integers,
+        "scale": np.float32(0.02),
+        "factors": np.array([1, 1, 2, 2], np.float32),
+    }
+    nodes = [dequantize("x", "x_float"), dequantize("w", "w_float")]
+    value = "x_float"
+    if before:
+        options = {"mode": "nearest", "nearest_mode": "floor"}
+        modes = {**options, "coordinate_transformation_mode": "asymmetric"}
+        nodes.append(helper.make_node(before, [value, "", "factors"], ["large"], **modes))
+        value = "large"
+        if around == "both":
+            nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["large_q"]))
+            nodes.append(dequantize("large_q", "large_float"))
+            value = "large_float"
+    nodes.append(helper.make_node("Conv", [value, "w_float"], ["c"], name="up", pads=[1] * 4))
+    value = "c"
+    if after:
+        if around == "both":
+            nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["c_q"]))
+            nodes.append(dequantize("c_q", "c_float"))
+            value = "c_float"
+        nodes.append(helper.make_node(after, [value], ["d"], blocksize=2))
+        value = "d"
+    nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "conv",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 4, 6, 5])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [1, None, 12, 10])],
+        [tensor(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return model(graph)
+
+
+@pytest.mark.parametrize("around", ["both", "one"])
+@pytest.mark.parametrize("integers", [None, np.ones((8, 4, 3, 3), np.int8)])
+def test_a_resize_before_a_quantised_conv_is_left_with_a_reason(integers, around):
+    original = quantised_conv(before="Resize", integers=integers, around=around)
+    result = convert_with_report(original)
+    assert result.model == original
+    (skip,) = result.skips
+    assert (skip.node, skip.rewrite) == ("up", "upsample_conv")
+    if integers is None:
+        w = onnx.numpy_helper.to_array(original.graph.initializer[0]).astype(int)
+        rows = w[:, :, 0] + w[:, :, 1], w[:, :, 1] + w[:, :, 2]
+        sums = [s for row in rows for s in (row[..., 0] + row[..., 1], row[..., 1] + row[..., 2])]
+        least, most = min(s.min() for s in sums), max(s.max() for s in sums)
+        assert f"that stand for the Resize reach from {least} to {most}, beyond int8" in skip.reason
+    else:
+        assert skip.reason.endswith("of such only a ConvTranspose is rewritten")
+    assert ort_tconv.validate(original, result.model).ok
+
+
+@pytest.mark.parametrize("around", ["both", "one"])
+def test_a_shuffle_behind_a_quantised_conv_is_left_with_a_reason(around):
+    original = quantised_conv(after="DepthToSpace", around=around)
+    result = convert_with_report(original)
+    assert result.model == original
+    (skip,) = result.skips
+    assert (skip.node, skip.rewrite) == ("up", "subpixel_conv")
+    assert skip.reason.endswith("of such only a ConvTranspose is rewritten")

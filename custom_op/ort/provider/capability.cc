@@ -1,8 +1,10 @@
 #include "ort/provider/capability.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "core/status.h"
 #include "ort/provider/fused_node.h"
@@ -27,6 +29,7 @@ class Search {
   Capability run() && {
     for (const auto& node : graph_.nodes()) begin(*node);
     for (const auto& node : graph_.nodes()) extend(*node);
+    for (Site& site : result_.sites) keep_weights(site);
     return std::move(result_);
   }
 
@@ -67,7 +70,6 @@ class Search {
       site->attributes.algorithm = options_.algorithm;
       taken_.insert(site->nodes.begin(), site->nodes.end());
       if (!site->quantized) {
-        if (site->constant_w && site->dtype == DType::kFloat32) site->attributes.weights = options_.weights;
         by_output_[site->output] = result_.sites.size();
       }
       result_.sites.push_back(std::move(*site));
@@ -98,6 +100,22 @@ class Search {
     by_output_[longer->output] = *index;
     taken_.insert(longer->nodes.begin(), longer->nodes.end());
     site = std::move(*longer);
+  }
+
+  void keep_weights(Site& site) const {
+    if (site.quantized || !site.constant_w || site.dtype != DType::kFloat32) return;
+    site.attributes.weights = options_.weights;
+    const auto scales = std::exchange(site.w_scales, nullptr);
+    if (!scales || parse_weights(options_.weights, "option") != WeightStorage::kInt8) return;
+    try {
+      for (double scale : scales()) {
+        if (!std::isfinite(scale)) refuse("not all of their scales are finite");
+        site.attributes.weight_scales.push_back(static_cast<float>(scale));
+      }
+    } catch (const Refusal&) {  // they stay float32
+      site.attributes.weights.clear();
+      site.attributes.weight_scales.clear();
+    }
   }
 
   const Graph& graph_;

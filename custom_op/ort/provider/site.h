@@ -55,6 +55,9 @@ struct Site {
   Dims w_shape;
   std::function<std::vector<double>(std::vector<double>)> reform;
   std::optional<std::vector<double>> bias;  // computed, in place of b
+  // Of constant weights that the graph holds as integers: the scales, one for each output channel, that these are to
+  // be multiplied by; throws Refusal if int8 does not hold them so.  Null for others.
+  std::function<std::vector<double>()> w_scales;
 
   std::optional<QuantizedSite> quantized;
 

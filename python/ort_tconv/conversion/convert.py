@@ -99,10 +99,13 @@ def convert(
         algorithm: ``"auto"``, ``"direct"``, ``"stacked"``, ``"narrow"`` or ``"winograd"``, stored
             in every rewritten node.  ``"direct"`` sums tap by tap and turns Winograd off.  By
             default nothing is stored and the plan decides.
-        weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``, stored in every node of the
-            operator whose weights are float32 constants, converted before or now: the latter two
-            keep them in 16 bits, half the memory and traffic, rounded once; the rest stays float32.
-            :func:`ort_tconv.validate` allows for it.  By default they are kept as they are.
+        weights: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``, stored in every node of
+            the operator whose weights are float32 constants, converted before or now: the others
+            keep them in 16 or 8 bits, half or a quarter of the memory and traffic, rounded once;
+            the rest stays float32.  ``"int8"`` has a scale for each output channel: that of a model
+            whose weights alone are quantised, which are then kept as they are, or else a 127th of
+            the channel's largest weight.  :func:`ort_tconv.validate` allows for it.  By default
+            weights are kept as they are.
         tune: Time stock's and the rewritten form of each site on this machine, and keep stock where
             it wins; see :mod:`ort_tconv.tuning`.  Sites that are not expected to win, and plain
             Convs of stride 1, are left alone otherwise; here they are tried as well.  The decisions

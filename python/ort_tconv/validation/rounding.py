@@ -122,7 +122,7 @@ class Site:
             absolute = helper.make_node("Abs", [f"magnitudes_{i}"], [f"magnitudes_{i}_abs"])
             result.graph.node.extend((cast, absolute))
             sums.input.append(f"magnitudes_{i}_abs")
-        left_out = ("activation", "activation_params", "algorithm")
+        left_out = ("activation", "activation_params", "algorithm", "weights", "weight_scales")
         sums.attribute.extend(a for a in self.node.attribute if a.name not in left_out)
         sums.attribute.append(helper.make_attribute("algorithm", "direct"))
         result.graph.node.append(sums)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +173,9 @@ def compare_models(
         raise
     baseline, expected = run_baseline(source, all_feeds)
     by_provider = providers is None
-    limits = _Limits(target.proto, all_feeds[0], tested.tf32, rtol, atol, by_provider)
+    limits = _Limits(
+        target.proto, target.folder, all_feeds[0], tested.tf32, rtol, atol, by_provider
+    )
 
     report = ValidationReport(
         baseline=baseline.label,
@@ -446,14 +449,16 @@ class _Limits:
     def __init__(
         self,
         model: onnx.ModelProto,
+        folder: Path | None,
         feeds: Mapping[str, np.ndarray],
         tf32: bool,
         rtol: float | None,
         atol: float,
         by_provider: bool,
     ) -> None:
-        self._reductions = reductions_by_node(model, {n: v.shape for n, v in feeds.items()})
-        self._nodes = model.graph.node
+        shapes = {name: value.shape for name, value in feeds.items()}
+        self._reductions = reductions_by_node(model, shapes, folder)
+        self._nodes, self._folder = model.graph.node, folder
         self.tf32, self.rtol, self._atol, self._by_provider = tf32, rtol, atol, by_provider
         self._steps = steps_of(model, by_provider) if rtol is None else {}
 
@@ -468,7 +473,9 @@ class _Limits:
 
     def of_model(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> _Limits:
         """The same limits for another form of the model."""
-        return _Limits(model, feeds, self.tf32, self.rtol, self._atol, self._by_provider)
+        return _Limits(
+            model, self._folder, feeds, self.tf32, self.rtol, self._atol, self._by_provider
+        )
 
     def of_output(self, name: str) -> Limit:
         return self.after_node(len(self._reductions), name)

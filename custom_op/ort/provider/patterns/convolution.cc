@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "cpu/arch.h"
 #include "cpu/run.h"
+#include "ort/provider/patterns/dequantized.h"
 
 namespace ort_tconv::provider {
 
@@ -27,6 +28,8 @@ Convolution read_convolution(const Node& node, const Graph& graph) {
   if (node.inputs.size() < 2 || node.inputs.size() > 3 || !node.inputs[0] || !node.inputs[1] ||
       node.outputs.size() != 1)
     refuse("it does not have Conv's inputs X, W and optionally B, and one output");
+  if (is_linear(node.inputs[1]->producer, "DequantizeLinear"))
+    refuse("its weights are quantised, and of such only a ConvTranspose is rewritten");
   const auto tensor = graph.constant(node.inputs[1]);
   if (!tensor) refuse("its input W is not a constant");
   Convolution conv;

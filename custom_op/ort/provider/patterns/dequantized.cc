@@ -1,6 +1,7 @@
 #include "ort/provider/patterns/dequantized.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "ort/provider/weights.h"
 
@@ -20,6 +21,8 @@ bool is_integer(ONNXTensorElementDataType type) {
   }
 }
 
+double at(const std::vector<double>& each, size_t m) { return each[each.size() == 1 ? 0 : m]; }
+
 }  // namespace
 
 std::optional<Dims> known_shape(const Value& value, const Graph& graph) {
@@ -34,11 +37,15 @@ bool is_single(const Value& value, const Graph& graph) {
   return shape && (shape->empty() || *shape == Dims{1});
 }
 
+bool is_linear(const Node* node, std::string_view type) {
+  return node && node->op == type && (node->domain.empty() || node->domain == "com.microsoft");
+}
+
 std::optional<Dequantized> read_dequantized(const Value* value, const char* name, const Graph& graph) {
   const Node* const node = value ? value->producer : nullptr;
-  if (!node || !node->own("DequantizeLinear")) return std::nullopt;
+  if (!is_linear(node, "DequantizeLinear")) return std::nullopt;
   constexpr int kVersions[] = {10, 13, 19, 21, 23, 24, 25};
-  if (std::find(std::begin(kVersions), std::end(kVersions), node->since) == std::end(kVersions))
+  if (node->domain.empty() && std::find(std::begin(kVersions), std::end(kVersions), node->since) == std::end(kVersions))
     refuse("the version of the DequantizeLinear of ", name, ", ", node->since, ", is not one that is known here");
   Dequantized d{node, name, node->input(0), node->input(1), node->input(2)};
   if (!d.values || !d.scale) refuse("the DequantizeLinear of ", name, " lacks an input");
@@ -71,14 +78,44 @@ std::optional<Dequantized::Constant> Dequantized::constant(const Graph& graph) c
 }
 
 std::vector<double> Dequantized::Constant::operator()(std::vector<double> v) const {
-  int64_t inner = 1;
-  for (size_t i = static_cast<size_t>(axis) + 1; scale.size() > 1 && i < shape.size(); ++i) inner *= shape[i];
-  const auto at = [](const std::vector<double>& each, size_t m) { return each[each.size() == 1 ? 0 : m]; };
+  const int64_t inner = inner_values();
   for (size_t i = 0; i < v.size(); ++i) {
-    const size_t m = scale.size() > 1 ? i / static_cast<size_t>(inner) % scale.size() : 0;
+    const size_t m = place(i, inner);
     v[i] = static_cast<float>(v[i] - at(zero, m)) * static_cast<float>(at(scale, m));
   }
   return v;
+}
+
+std::vector<double> Dequantized::Constant::channel_scales(const std::vector<double>& v, int64_t group) const {
+  if (shape.size() < 2) refuse("their number of output channels is not known");
+  const int64_t inputs = shape[0], outputs = shape[1], channels = outputs * group, inner = inner_values();
+  double least = 0, most = 0;
+  for (size_t i = 0; i < v.size(); ++i) {
+    const double integer = v[i] - at(zero, place(i, inner));
+    least = std::min(least, integer);
+    most = std::max(most, integer);
+  }
+  const bool single = std::adjacent_find(scale.begin(), scale.end(), std::not_equal_to<>()) == scale.end();
+  if (!single && axis != 1 && (axis != 0 || inputs != group))
+    refuse("they have a scale for each position of axis ", axis, ", not for each output channel");
+  if (least < -128 || most > 127)
+    refuse("less their zero points they reach from ", least, " to ", most, ", beyond int8");
+  std::vector<double> scales(static_cast<size_t>(channels));
+  for (size_t m = 0; m < scales.size(); ++m) {
+    const size_t of = single ? 0 : axis == 1 ? m % scale.size() : m / static_cast<size_t>(outputs);
+    scales[m] = scale[of];
+  }
+  return scales;
+}
+
+int64_t Dequantized::Constant::inner_values() const {
+  int64_t inner = 1;
+  for (size_t i = static_cast<size_t>(axis) + 1; scale.size() > 1 && i < shape.size(); ++i) inner *= shape[i];
+  return inner;
+}
+
+size_t Dequantized::Constant::place(size_t i, int64_t inner) const {
+  return scale.size() > 1 ? i / static_cast<size_t>(inner) % scale.size() : 0;
 }
 
 }  // namespace ort_tconv::provider

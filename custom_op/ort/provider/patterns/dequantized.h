@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ort/provider/site.h"
@@ -14,6 +15,9 @@ std::optional<Dims> known_shape(const Value& value, const Graph& graph);
 
 // Whether a value is known to be a scalar, or a list of one.
 bool is_single(const Value& value, const Graph& graph);
+
+// Whether it is ONNX's QuantizeLinear or DequantizeLinear, or ONNX Runtime's, which means the same.
+bool is_linear(const Node* node, std::string_view type);
 
 // A DequantizeLinear: (values - zero) * scale in float32, one scale or one along `axis`.
 struct Dequantized {
@@ -30,6 +34,13 @@ struct Dequantized {
     Dims shape;
     int64_t axis;
     std::vector<double> operator()(std::vector<double> values) const;
+    // Of weights [C, M/group, ...] the scale of each output channel.  Throws Refusal if there is no such, or if int8
+    // does not hold the values less their zero points.
+    std::vector<double> channel_scales(const std::vector<double>& values, int64_t group) const;
+
+   private:
+    int64_t inner_values() const;                 // that follow each other with one scale
+    size_t place(size_t i, int64_t inner) const;  // of the scale of value i
   };
   std::optional<Constant> constant(const Graph& graph) const;
 };

@@ -91,6 +91,12 @@ Site with_constants(const Site& site, const Node& node, const Affine& affine, in
       for (size_t i = 0; i < w.size(); ++i) w[i] *= at(scale, channel(w, i));
       return w;
     };
+    if (site.w_scales)
+      result.w_scales = [before = site.w_scales, scale = affine.scale] {
+        auto scales = before();
+        for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(scales[i] * at(scale, i));
+        return scales;
+      };
     if (site.dtype == DType::kFloat16) {
       const auto tensor = graph.constant(graph.find(site.w));
       if (tensor) check_range(result.reform(to_double(*tensor)), site.dtype, "weights");

@@ -184,7 +184,7 @@ void read_tail(Site& site, const Graph& graph) {
       set_activation(site, *activation);
     }
   const Node* const last = follows();
-  if (!last || !last->own("QuantizeLinear")) {
+  if (!is_linear(last, "QuantizeLinear")) {
     q.types.y = QuantizedType::kFloat32;
     q.operands[Input::kYScale] = kept<float>({}, {1.f});
     q.operands[Input::kYZero] = kept<float>({}, {0.f});

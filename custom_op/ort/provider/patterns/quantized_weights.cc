@@ -24,6 +24,9 @@ std::optional<Site> quantized_weights(const Node& node, const Graph& graph) {
     site->w = w->values->name;
     site->w_shape = found->shape;
     site->reform = *found;
+    site->w_scales = [found = *found, values = w->values, group = site->attributes.group, &graph] {
+      return found.channel_scales(to_double(*graph.constant(values)), group);
+    };
   }
   if (const auto found = constant(b)) {
     site->bias = (*found)(to_double(*graph.constant(b->values)));

@@ -595,11 +595,19 @@ def readme_table(layers: Sequence[Record], models: Sequence[Record]) -> Table:
             [
                 f"{record.name} ({record.machine['isa']})",
                 f"{mean} ({min(speeds):.2f} to {max(speeds):.2f})",
-                times(record.over_runs(lambda run: mean_ratio(run, "best_peer"))),
+                best_of_others(record),
                 *cells,
             ]
         )
     return header, rows
+
+
+def best_of_others(record: Record) -> str:
+    """A dash if no engine ran beside stock that computes every kind of layer."""
+    names = {name for row in record.runs[0]["results"] for name in row["engines"]}
+    if names <= {"stock", "ours", "overlap_add"}:
+        return "-"
+    return times(record.over_runs(lambda run: mean_ratio(run, "best_peer")))
 
 
 def memory_ratio(results: list[dict]) -> float | None:

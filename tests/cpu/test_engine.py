@@ -406,7 +406,7 @@ def spread(case: Case, channels: np.ndarray) -> np.ndarray:
 
 
 @each_isa
-@pytest.mark.parametrize("algorithm", ["direct", "stacked"])  # the others keep float32, or are these
+@pytest.mark.parametrize("algorithm", ["direct", "stacked"])  # the others keep float32
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
 def test_weights_in_8_bits(isa: str, algorithm: str, case: Case) -> None:
     """Each weight is off by half a scale at most, a 127th of the channel's largest."""

@@ -292,32 +292,29 @@ template <class T, int NP, int F, int R>
 inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, int64_t i, int64_t ntaps,
                                                         const ptrdiff_t*& taps, const T*& w, Vec<T> (*acc)[NP]) {
   constexpr int L = Simd<T>::L;
-  // The shorter side stays in registers.
-  const auto add = [&](const T* x, const T* weights) __attribute__((always_inline)) {
-    if constexpr (R < NP) {
-      Vec<T> s[R];
-      for (int n = 0; n < R; ++n) s[n] = broadcast(weights[n]);
-      for (int p = 0; p < NP; ++p) {
-        if constexpr (R == 1) {
-          multiply_add<T>(acc[F][p], s[0], x + p * L);
-        } else {
+  for (int64_t t = 0; t < ntaps; ++t) {
+    const T* x = a.x + i + *taps++;
+    for (int64_t c = 0; c < a.channels; ++c, x += a.channel_stride, w += R) {
+      // The shorter side stays in registers.
+      if constexpr (R == 1) {
+        const Vec<T> s = broadcast(*w);
+        for (int p = 0; p < NP; ++p) multiply_add<T>(acc[F][p], s, x + p * L);
+      } else if constexpr (R < NP) {
+        Vec<T> s[R];
+        for (int n = 0; n < R; ++n) s[n] = broadcast(w[n]);
+        for (int p = 0; p < NP; ++p) {
           const Vec<T> v = loadu(x + p * L);
           for (int n = 0; n < R; ++n) multiply_add<T>(acc[F + n][p], s[n], v);
         }
-      }
-    } else {
-      Vec<T> v[NP];
-      for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
-      for (int n = 0; n < R; ++n) {
-        const Vec<T> s = broadcast(weights[n]);
-        for (int p = 0; p < NP; ++p) multiply_add<T>(acc[F + n][p], s, v[p]);
+      } else {
+        Vec<T> v[NP];
+        for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
+        for (int n = 0; n < R; ++n) {
+          const Vec<T> s = broadcast(w[n]);
+          for (int p = 0; p < NP; ++p) multiply_add<T>(acc[F + n][p], s, v[p]);
+        }
       }
     }
-  };
-  for (int64_t t = 0; t < ntaps; ++t) {
-    const T* x = a.x + i + *taps++;
-    int64_t c = 0;
-    for (; c < a.channels; ++c, x += a.channel_stride, w += R) add(x, w);
   }
 }
 

@@ -146,7 +146,7 @@ class QuantizedEngine : public Tiling {
     const char* weights;
     const int32_t* sums;  // [group][sub-kernel][padded_channels()]
     int32_t x_zero;       // in the form of the kernels
-    bool w_zeros;         // whether any is not 0 there
+    bool w_zeros;         // whether any is not 0 there and meets an input
     std::vector<int32_t> w_zero, bias;
     std::vector<float> multiplier, offset;
     QuantizedEpilogue epilogue;
@@ -179,7 +179,7 @@ class QuantizedEngine : public Tiling {
     for (int64_t m = 0; m < problem.out_channels; ++m) {
       const int64_t at = m / mg_ * padded + m % mg_;
       c.w_zero[at] = static_cast<int8_t>(static_cast<uint8_t>(r.w_zero[m]) ^ w_flip());
-      c.w_zeros = c.w_zeros || c.w_zero[at] != 0;
+      c.w_zeros = c.w_zeros || (cg_ > 0 && c.w_zero[at] != 0);
       c.bias[at] = r.bias[m];
       c.multiplier[at] = r.multiplier[m];
       c.offset[at] = r.offset[m];

@@ -91,6 +91,16 @@ def test_extreme_values_do_not_saturate_on_the_way(algorithm, isa):
 
 @each_isa
 @each_algorithm
+@pytest.mark.parametrize("w", BYTES)
+def test_without_input_channels_the_bias_is_left(w, algorithm, isa):
+    """Zero points of weights would be multiplied with sums of inputs, of which there are none."""
+    case = Case((3, 4), (3, 3), strides=(2, 1), group_in=0, group_out=5)
+    for w_zeros in (False, True):
+        check(case, Quantized("uint8", w, w_zeros=w_zeros), algorithm=algorithm, isa=isa)
+
+
+@each_isa
+@each_algorithm
 def test_many_channels_in_chunks(algorithm, isa):
     case = Case((2, 3), (5, 5), strides=(1, 1), group_in=1030, group_out=33)
     check(case, Quantized(), algorithm=algorithm, isa=isa)

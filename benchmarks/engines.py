@@ -266,7 +266,8 @@ class TorchPacked(Torch):
 
 
 class OpenVino:
-    """The same ONNX model, compiled by OpenVINO for the CPU in float32 for low latency."""
+    """The same ONNX model, compiled by OpenVINO for the CPU for low latency. What it has in float
+    is computed in float32."""
 
     name = "openvino"
     package = "openvino"
@@ -288,8 +289,12 @@ class OpenVino:
 
     def prepare(self, layer, model: ModelProto, x: np.ndarray, w: np.ndarray) -> Prepared:
         refuse_computed(layer)
-        network = self.core.read_model(model.SerializeToString())
-        request = self.core.compile_model(network, "CPU", self.settings).create_infer_request()
+        try:
+            network = self.core.read_model(model.SerializeToString())
+            compiled = self.core.compile_model(network, "CPU", self.settings)
+        except RuntimeError as error:
+            raise Unsupported(str(error).strip().splitlines()[-1]) from error
+        request = compiled.create_infer_request()
         request.set_input_tensor(self.openvino.Tensor(x, shared_memory=True))
         # share_outputs: without it every call copies the result once more.
         return (

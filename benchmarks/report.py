@@ -3,9 +3,9 @@
     python benchmarks/report.py
 
 writes what benchmarks/results has recorded into README.md, docs/performance.md and the chart
-beside it. A file there is called DATE-PROCESSOR[-runN]-KIND.json, where KIND is layers, models or
-rewrites: files of one processor, one number of threads and one date are runs of the same thing, and
-the newest date counts.
+beside it, and docs/quantization.md. A file there is called DATE-PROCESSOR[-runN]-KIND.json, where
+KIND is layers, models, rewrites or quantized: files of one processor, one number of threads and one
+date are runs of the same thing, and the newest date counts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 MEAN, SUM, MOST = "geometric mean", "sum", "greatest"
 OF_GROUPS = (MEAN, SUM, MOST)  # how rows begin that stand for a group
 ALL = "all layers"
+OURS = ("ours", "tuned", "provider", "float32")  # engines that are ours, in one form or another
 
 Table = tuple[list[str], list[list[str]]]  # the header and the rows
 
@@ -48,6 +49,12 @@ def add_ratios(row: dict) -> None:
     ours = ms.pop("ours")
     row["best_peer"] = min(ms, key=ms.get)
     row["ratio"] = {"stock": ms["stock"] / ours, "best_peer": ms[row["best_peer"]] / ours}
+
+
+def ratios(engines: dict) -> dict[str, float]:
+    """How many times as fast as each of the others ours is."""
+    ms = {name: engine["median_ms"] for name, engine in engines.items()}
+    return {name: value / ms["ours"] for name, value in ms.items() if name != "ours"}
 
 
 def groups(results: list[dict]) -> dict[str, list[dict]]:
@@ -220,6 +227,55 @@ def rewrite_table(data: dict) -> Table:
     return header, rows
 
 
+QUANTIZED = (
+    "stock",
+    "openvino",
+    "openvino_zero",
+    "float32",
+)  # what ours is compared with, in 8 bits
+
+
+def quantized_table(data: dict) -> Table:
+    """Layers in 8 bits."""
+    results = data["results"]
+    others = [n for n in QUANTIZED if any(n in row["engines"] for row in results)]
+    names = [others[0], "ours", *others[1:]]
+    header = ["layer", *(f"{n} ms" for n in names), *(f"{n} / ours" for n in others), "equal"]
+    rows = []
+    for row in results:
+        engines, ratio = row["engines"], ratios(row["engines"])
+        rows.append(
+            [
+                f"{row['group']}/{row['layer']}",
+                *(milliseconds(engines[n]["median_ms"]) if n in engines else "-" for n in names),
+                *(f"{ratio[n]:.2f}" if n in ratio else "-" for n in others),
+                f"{row['equal']:.3%}",
+            ]
+        )
+    means = (f"{statistics.geometric_mean(quantized_ratios(data, n)):.2f}" for n in others)
+    rows.append([MEAN, *[""] * len(names), *means, ""])
+    return header, rows
+
+
+def quantized_ratios(data: dict, name: str) -> list[float]:
+    """Of the layers that this engine has a time for."""
+    every = (ratios(row["engines"]) for row in data["results"])
+    return [ratio[name] for ratio in every if name in ratio]
+
+
+def quantized_notes(data: dict) -> list[str]:
+    lines = [
+        *left_out(data),
+        "Medians. A ratio above 1: ours is faster. float32: our operator on the layer in float32.",
+        "equal: outputs of ours that are stock's; the others differ by one step.",
+    ]
+    if any("openvino_zero" in row["engines"] for row in data["results"]):
+        lines.append(
+            "openvino_zero: with an x_zero_point of 0, without which OpenVINO computes in float32."
+        )
+    return lines
+
+
 def machine_lines(machine: dict) -> list[str]:
     def text(value):
         return f"{value:.1f}" if isinstance(value, float) else value
@@ -227,19 +283,24 @@ def machine_lines(machine: dict) -> list[str]:
     return [f"{key.replace('_', ' '):16} {text(value)}" for key, value in machine.items()]
 
 
-def notes(data: dict) -> list[str]:
-    """What the numbers leave out, one line each."""
+def left_out(data: dict) -> list[str]:
+    """Engines without a time, one line for each reason."""
     lines = [f"not run: {name}, {why}" for name, why in data["missing"].items()]
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in data["results"]:
         for name, why in row["unsupported"].items():
             reasons.setdefault((name, why), []).append(row["layer"])
     lines += [
-        f"{name} cannot express {', '.join(layers)}: {why}"
+        f"{name} has no time for {', '.join(layers)}: {why}"
         for (name, why), layers in reasons.items()
     ]
-    lines.append("Medians. A ratio above 1: ours is faster. best: the fastest engine but ours.")
     return lines
+
+
+def notes(data: dict) -> list[str]:
+    """What the numbers leave out, one line each."""
+    last = "Medians. A ratio above 1: ours is faster. best: the fastest engine but ours."
+    return [*left_out(data), last]
 
 
 def markdown(table: Table) -> list[str]:
@@ -374,7 +435,7 @@ def middle_of(record: Record) -> dict:
             "stock": ms["stock"] / ms["ours"],
             **({"tuned": ms["stock"] / ms["tuned"]} if "tuned" in ms else {}),
         }
-        others = {name: value for name, value in ms.items() if name not in ("ours", "tuned")}
+        others = {name: value for name, value in ms.items() if name not in OURS}
         row["best_peer"] = min(others, key=others.get)
         row["ratio"]["best_peer"] = others[row["best_peer"]] / ms["ours"]
         ratios = [r["ratio"]["stock"] for r in same]
@@ -391,6 +452,7 @@ def mean_ratio(data: dict, ratio: str, group: str | None = None) -> float:
 
 def times(values: Iterable[float], digits: int = 2) -> str:
     """ "1.70x", or "1.70 to 1.76x" where runs differ."""
+    values = list(values)
     low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
     return f"{low}x" if low == high else f"{low} to {high}x"
 
@@ -554,6 +616,43 @@ def models_section(models: Sequence[Record], rewrites: Sequence[Record]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def quantized_section(records: Sequence[Record]) -> str:
+    """Layers in 8 bits, a row and a table for each record."""
+    header = ["processor, threads", "layers", *(f"against {COMPARED[n]}" for n in QUANTIZED)]
+    rows = []
+    for record in records:
+        cells = [f"{record.name} ({record.machine['quantized_isa']})"]
+        cells.append(str(max(len(run["results"]) for run in record.runs)))
+        for name in QUANTIZED:
+            each = [found for run in record.runs if (found := quantized_ratios(run, name))]
+            if not each:
+                cells.append("-")
+                continue
+            mean = times(statistics.geometric_mean(one) for one in each)
+            every = [ratio for one in each for ratio in one]
+            cells.append(f"{mean} ({min(every):.2f} to {max(every):.2f})")
+        rows.append(cells)
+    lines = [
+        "How many times as fast as each the 8-bit node is, as geometric means; in brackets the",
+        "slowest and the fastest layer of any run. A dash means not measured.",
+        "",
+        *markdown((header, rows)),
+        "",
+    ]
+    for record in records:
+        data = middle_of(record)
+        body = [*of_machine(record), "", *markdown(quantized_table(data)), ""]
+        body += [f"- {line}" for line in quantized_notes(data)]
+        lines += details(f"Every layer: {record.name}, {record.machine['date']}", body)
+    return "\n".join(lines).rstrip()
+
+
+COMPARED = {
+    "stock": "stock, same model",
+    "openvino": "OpenVINO, same model",
+    "openvino_zero": "OpenVINO, x_zero_point 0",
+    "float32": "our operator in float32",
+}
 WORKLOADS = {
     "gan": "GAN generators",
     "images": "224x224x3 images",
@@ -666,13 +765,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder (%(default)s)")
     parser.add_argument("--root", type=Path, default=ROOT, help="of the documents (%(default)s)")
     args = parser.parse_args()
-    layers, models, rewrites = (
-        records(kind, args.results) for kind in ("layers", "models", "rewrites")
+    layers, models, rewrites, quantized = (
+        records(kind, args.results) for kind in ("layers", "models", "rewrites", "quantized")
     )
     performance = args.root / "docs/performance.md"
     performance.with_suffix(".svg").write_text(str(chart(layers)))
     fill(performance, section(layers, "performance.svg"))
     fill(performance, models_section(models, rewrites), "models")
+    fill(args.root / "docs/quantization.md", quantized_section(quantized))
     fill(args.root / "README.md", readme_section(layers, models))
 
 

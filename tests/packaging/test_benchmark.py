@@ -13,7 +13,7 @@ import pytest
 from cases import Case, conv_transpose_model
 from scripts import BENCHMARKS, ROOT, output_of, run
 
-MODULES = ("bench_session", "compare", "drawing", "engines", "measure", "report")
+MODULES = ("bench_int8", "bench_session", "compare", "drawing", "engines", "measure", "report")
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +264,107 @@ def test_models_and_sites_in_the_document(modules):
     assert report.replace_section(document, text, "models").count(text) == 1
 
 
+# ---- layers in 8 bits --------------------------------------------------------------------------
+
+
+def test_quantized_layers_run_and_are_recorded(modules, tmp_path, monkeypatch, capsys):
+    """With one thread and with two, into a file each."""
+    monkeypatch.setattr(modules["measure"], "RESULTS", tmp_path)
+    for threads in ("1", "2"):
+        command = ["bench_int8.py", "--quick", "--layers", "gpgan_4x4", "--threads", threads]
+        monkeypatch.setattr("sys.argv", [*command, "--record", "a-cpu"])
+        modules["bench_int8"].main()
+    assert "geometric mean" in capsys.readouterr().out
+    found = modules["report"].records("quantized", tmp_path)
+    assert [(record.threads, len(record.runs)) for record in found] == [(1, 1), (2, 1)]
+    (row,) = found[0].runs[0]["results"]
+    ms = {name: engine["median_ms"] for name, engine in row["engines"].items()}
+    assert {"stock", "ours", "float32"} <= ms.keys() and row["equal"] > 0.99
+    assert row["ratio"]["stock"] == ms["stock"] / ms["ours"]
+    peers = {"openvino", "openvino_zero"} & (ms.keys() | row["unsupported"].keys())
+    assert len(peers) == (0 if "openvino" in found[0].runs[0]["missing"] else 2)
+
+
+def test_an_engine_that_does_not_agree_in_8_bits_has_no_time(modules, bench):
+    class Shifted:
+        """Stock, and then one value of a hundred by two steps off, or none at all."""
+
+        name = "openvino"
+        settle = 0.0
+
+        def __init__(self, stock):
+            self.stock = stock
+
+        def prepare(self, layer, model, x, w):
+            run, output = self.stock.prepare(layer, model, x, w)
+            zero = next(t for t in model.graph.initializer if t.name == "x_zero")
+            if onnx.numpy_helper.to_array(zero) == 0:
+                raise modules["engines"].Unsupported("no such zero point")
+
+            def wrong():
+                y = output().astype(np.int32)
+                y.flat[::100] += np.where(y.flat[::100] < 128, 2, -2)
+                return y.astype(np.uint8)
+
+            return run, wrong
+
+    (stock, ours), _ = modules["engines"].start(["stock", "ours"], threads=1)
+    sides = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4}
+    layer = bench.Layer("g", "l", (1, 8, 5, 6), 4, sides)
+    row = modules["bench_int8"].measure(layer, [stock, ours, Shifted(stock)], 1, 0.0)
+    assert list(row["engines"]) == ["stock", "ours", "float32"]
+    assert row["unsupported"] == {
+        "openvino": "1.0% of its values differ from stock's by more than a step",
+        "openvino_zero": "no such zero point",
+    }
+
+
+def test_agreement_in_8_bits(modules):
+    disagreement = modules["bench_int8"].disagreement
+    y = np.arange(256, dtype=np.uint8).repeat(8)
+    assert disagreement(y, y ^ np.uint8(1)) is None  # all a step off, which may wrap around no end
+    other = y.copy()
+    other[:2] += 2
+    assert disagreement(y, other) is None
+    other[:3] = 2
+    assert "0.1% of its values" in disagreement(y, other)
+    assert "shape" in disagreement(y, y[1:])
+
+
+def test_quantized_layers_in_the_document(modules):
+    report = modules["report"]
+
+    def run_(threads, *rows):
+        machine = {"date": "today", "quantized_isa": "avx2", "threads": threads}
+        return {"machine": machine, "missing": {}, "results": list(rows)}
+
+    def row(layer, **ms):
+        engines = {name: {"median_ms": value} for name, value in ms.items()}
+        result = {"group": "g", "layer": layer, "engines": engines, "unsupported": {}}
+        return result | {"ratio": report.ratios(engines), "equal": 1.0}
+
+    rows = [
+        row("a", stock=8.0, ours=2.0, float32=4.0, openvino=1.0),
+        row("b", stock=2.0, ours=2.0, float32=1.0),
+    ]
+    rows[1]["unsupported"]["openvino"] = "too odd"
+    text = report.quantized_section(
+        [
+            report.Record("A Cpu", 1, [run_(1, *rows), run_(1, *rows)]),
+            report.Record("A Cpu", 2, [run_(2, row("a", stock=6.0, ours=2.0, float32=4.0))]),
+        ]
+    )
+    assert (
+        "| A Cpu, 1 thread (avx2) | 2 | 2.00x (1.00 to 4.00) | 0.50x (0.50 to 0.50) | - "
+        "| 1.00x (0.50 to 2.00) |" in text
+    )
+    assert "| A Cpu, 2 threads (avx2) | 1 | 3.00x (3.00 to 3.00) | - | - |" in text
+    assert "| g/a | 8.000 | 2.000 | 1.000 | 4.000 | 4.00 | 0.50 | 2.00 | 100.000% |" in text
+    assert "| g/b | 2.000 | 2.000 | - | 1.000 | 1.00 | - | 0.50 | 100.000% |" in text
+    assert "openvino has no time for b: too odd" in text
+    assert "<summary>Every layer: A Cpu, 2 threads, today</summary>" in text
+
+
 # ---- reporting ---------------------------------------------------------------------------------
 
 
@@ -296,7 +397,7 @@ def test_report_fills_the_document(modules, complete):
     assert "| one | 8.000 | 2.000 | 4.000 | 4.00 | 2.00 | torch | 10.0 |" in text
     assert "| three | 16.0 | 1.000 | - | 16.00 | 16.00 | stock | 10.0 |" in text
     assert "2.0 KB | 100 B | 3.0 MB" in text and "(plot.svg)" in text
-    assert "torch cannot express three: groups" in text
+    assert "torch has no time for three: groups" in text
     assert "not run: openvino, not installed" in text
     assert "| a | 2 | 2.00x (1.00 to 4.00) |" in text
     assert "Every layer: A Cpu, 2 threads, today</summary>" in text
@@ -360,7 +461,12 @@ def test_records_are_the_newest_of_each_processor(modules, complete, tmp_path):
 def test_documents_show_what_is_recorded(tmp_path):
     """That is: running the script would change nothing."""
     (tmp_path / "docs").mkdir()
-    names = ("README.md", "docs/performance.md", "docs/performance.svg")
+    names = (
+        "README.md",
+        "docs/performance.md",
+        "docs/performance.svg",
+        "docs/quantization.md",
+    )
     for name in names:
         shutil.copy(ROOT / name, tmp_path / name)
     output_of("report.py", "--root", tmp_path)

@@ -1,4 +1,4 @@
-"""Fuzzes the engine against the reference, and ONNX Runtime with malformed models of the operator.
+"""Fuzzes the engines against the reference, and ONNX Runtime with malformed models of the operator.
 
     python tests/fuzz/fuzz.py --seconds 30          # each target, after its seeds
     python tests/fuzz/fuzz.py --target model --runs 100000
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fuzz"
 SEEDS = Path(__file__).parent / "seeds"
-TARGETS = ("engine", "model")
+TARGETS = ("engine", "quantized", "model")
 CHECKS = ("engine_check", "stress", "engine_faults", "session_stress", "session_faults")
 ENVIRONMENT = {
     # A tensor too large is an allocation that fails, as it is in production.
@@ -123,7 +123,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", choices=TARGETS, action="append", help="default: both")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
     parser.add_argument("--seconds", type=int, default=0, help="for each target")
     parser.add_argument("--runs", type=int, default=0, help="inputs for each target")
     parser.add_argument("--checks", action="store_true", help="run the other programs, too")

@@ -1,23 +1,24 @@
-// Fuzz target: attributes x shapes x element types x algorithms x instruction sets x machines, each run
-// of the engine against the float64 reference, with an error bound that rounding explains.  Scratch memory
-// and results start as NaN, so that a value which is read but never written shows.
+// Fuzz target: attributes x shapes x element types x forms of weights x algorithms x instruction sets x machines, each
+// run of the engine against the float64 reference, with an error bound that rounding explains.  Scratch memory and
+// results start as NaN, so that a value which is read but never written shows.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "core/reference.h"
 #include "core/status.h"
 #include "cpu/arch.h"
+#include "cpu/integer_weights.h"
 #include "cpu/run.h"
-#include "fuzz/values.h"
+#include "fuzz/problems.h"
 
 using namespace ort_tconv;
 using namespace ort_tconv::fuzz;
 
 namespace {
-
-constexpr int64_t kMostMacs = 20000, kMostOutputs = 4000;
 
 struct Counts {
   int64_t run = 0, refused = 0;
@@ -27,47 +28,36 @@ struct Counts {
   }
 } counts;
 
-// Scratch memory full of NaN, from malloc, where the address sanitizer guards its ends.
-class Serial final : public Executor {
- public:
-  void parallel(int64_t n, const std::function<void(int64_t)>& fn) override {
-    for (int64_t i = n; i-- > 0;) fn(i);
-  }
-  void* allocate(size_t bytes) override {
-    void* p = std::malloc(bytes);
-    if (!p) throw std::bad_alloc();
-    std::memset(p, 0xFF, bytes);
-    return p;
-  }
-  void release(void* p) override { std::free(p); }
-};
-
 enum class Values { kUniform, kIntegers, kScales, kTiny, kNonFiniteInputs, kNonFinite, kCount };
+
+// An element type, and how weights of it are kept.
+struct Kept {
+  DType dtype;
+  WeightStorage weights = WeightStorage::kCompute;
+};
+constexpr Kept kKept[] = {{DType::kFloat32},
+                          {DType::kFloat64},
+                          {DType::kFloat16},
+                          {DType::kBFloat16},
+                          {DType::kFloat32, WeightStorage::kFloat16},
+                          {DType::kFloat32, WeightStorage::kBFloat16},
+                          {DType::kFloat32, WeightStorage::kInt8}};
+constexpr int kForms = static_cast<int>(std::size(kKept));
+const char* const kAlgorithmNames[] = {"auto", "direct", "stacked", "narrow", "winograd"};
+constexpr int kChoices = static_cast<int>(std::size(kAlgorithmNames));
 
 struct Case {
   Attributes attributes;
   InputShapes shapes;
   DType dtype;
+  WeightStorage weights;
+  bool constant_weights;
+  bool beyond = false;  // a weight does not fit the form that it is to be kept in
   std::string isa, algorithm;
   Machine machine;
   Values values;
   uint64_t seed;
 };
-
-// Rising, so that small changes of a byte are small changes of a case.
-constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 65, 80, 0};
-
-Dims each(Reader& r, int axes, int64_t low, int64_t high) {
-  Dims v;
-  for (int i = 0; i < axes; ++i) v.push_back(r.between(low, high));
-  return v;
-}
-
-int64_t volume(const Dims& v) {
-  int64_t n = 1;
-  for (int64_t e : v) n *= std::max<int64_t>(1, e);
-  return n;
-}
 
 const std::vector<std::string>& isas() {
   static const std::vector<std::string> all = [] {
@@ -78,11 +68,27 @@ const std::vector<std::string>& isas() {
   return all;
 }
 
+// Of what int8 stands for; some are negative, and some are 0.
+std::vector<float> draw_scales(const Case& c, int64_t count) {
+  Random random(c.seed + 77);
+  std::vector<float> scales(static_cast<size_t>(count));
+  for (auto& scale : scales) {
+    const int exponent = c.values == Values::kTiny     ? -142
+                         : c.values == Values::kScales ? static_cast<int>(random.next() % 24) - 16
+                                                       : -6;
+    const double u = random.uniform();
+    scale = random.next() % 8 ? static_cast<float>(rounded(DType::kFloat32, std::ldexp(u, exponent))) : 0;
+  }
+  return scales;
+}
+
 Case draw(Reader& r) {
   Case c;
   const int kind = r.byte();  // choices first: they matter more than sizes
-  c.dtype = static_cast<DType>(kind % 4);
-  c.algorithm = std::vector<std::string>{"auto", "direct", "narrow", "winograd"}[kind / 4 % 4];
+  c.dtype = kKept[kind % kForms].dtype;
+  c.weights = kKept[kind % kForms].weights;
+  c.algorithm = kAlgorithmNames[kind / kForms % kChoices];
+  c.constant_weights = kind / kForms / kChoices % 4 != 3;
   c.isa = isas()[r.byte() % isas().size()];
   c.values = static_cast<Values>(r.pick(static_cast<int>(Values::kCount)));
   c.seed = r.byte();
@@ -91,54 +97,9 @@ Case draw(Reader& r) {
   c.machine.l3_bytes = int64_t{1} << (12 + r.pick(14));
   c.machine.l3_sharers = 1;
 
-  const int axes = 1 + r.pick(4);
+  draw_shapes(r, c.attributes, c.shapes);
   Attributes& a = c.attributes;
-  Dims kernel = each(r, axes, 1, axes == 1 ? 40 : axes == 2 ? 7 : 4);
-  Dims in = each(r, axes, 1, axes == 1 ? 90 : axes == 2 ? 20 : 6);
-  a.strides = each(r, axes, 1, axes == 1 ? 20 : 5);
-  int64_t group = 1, group_in = r.one_of(kChannels), group_out = r.one_of(kChannels);
-  const int given = r.byte();
-  if (given & 1) a.dilations = each(r, axes, 1, 5);
-  if (given & 2) group = r.between(1, 12);
-  const int64_t batch = given & 4 ? r.between(0, 5) : 1;
-  // Within reach of the slow reference: the largest size gives way.
-  const auto macs = [&] {
-    return volume(in) * volume(kernel) * group * std::max<int64_t>(1, group_in) * std::max<int64_t>(1, group_out) *
-           std::max<int64_t>(1, batch);
-  };
-  while (macs() > kMostMacs) {
-    int64_t* most = &group_in;
-    for (int64_t* v : {&group_out, &group})
-      if (*v > *most) most = v;
-    for (auto& v : in)
-      if (v > *most) most = &v;
-    for (auto& v : kernel)
-      if (v > *most) most = &v;
-    *most = (*most + 1) / 2;
-  }
-  for (int i = 0; i < axes; ++i)
-    while (a.strides[i] > 1 && volume(a.strides) * volume(in) * group * group_out > kMostOutputs) --a.strides[i];
-  a.group = group;
-  if (given & 8) {
-    for (int i = 0; i < axes; ++i) {
-      const int64_t dilation = a.dilations.empty() ? 1 : a.dilations[i];
-      a.output_padding.push_back(r.byte() % std::max(a.strides[i], dilation));
-    }
-  }
-  const auto full = [&](int i) {
-    const int64_t dilation = a.dilations.empty() ? 1 : a.dilations[i];
-    return (in[i] - 1) * a.strides[i] + (kernel[i] - 1) * dilation + 1 +
-           (a.output_padding.empty() ? 0 : a.output_padding[i]);
-  };
-  if (given & 16)
-    for (int side = 0; side < 2; ++side)
-      for (int i = 0; i < axes; ++i) a.pads.push_back(r.byte() % (full(i) / 2 + 1));
-  if (given & 32) {
-    static const char* const kinds[] = {"SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"};
-    a.auto_pad = r.one_of(kinds);
-  }
-  if (given & 64 && given & 128)
-    for (int i = 0; i < axes; ++i) a.output_shape.push_back(r.byte() % (full(i) + 3));
+  const int64_t out_channels = a.group * c.shapes.w[1];
   const int epilogue = r.byte();
   static const char* const activations[] = {"",        "Relu",     "LeakyRelu",   "PRelu",     "Clip",
                                             "Sigmoid", "Tanh",     "HardSigmoid", "HardSwish", "Silu",
@@ -147,21 +108,22 @@ Case draw(Reader& r) {
   if (a.activation == "Clip") a.activation_params = {-0.75f, 1.5f};
   if (a.activation == "PRelu") {
     Random slopes(c.seed);
-    for (int64_t m = 0; m < (epilogue & 8 ? group * group_out : 1); ++m)
+    for (int64_t m = 0; m < (epilogue & 8 ? out_channels : 1); ++m)
       a.activation_params.push_back(static_cast<float>(slopes.uniform()));
   }
-  c.shapes.x = {batch, group * group_in};
-  c.shapes.w = {group * group_in, group_out};
-  c.shapes.x.insert(c.shapes.x.end(), in.begin(), in.end());
-  c.shapes.w.insert(c.shapes.w.end(), kernel.begin(), kernel.end());
-  if (epilogue & 2) c.shapes.b = Dims{group * group_out};
+  if (c.weights != WeightStorage::kCompute) a.weights = name(c.weights);
+  if (c.weights == WeightStorage::kInt8 && epilogue & 16)
+    a.weight_scales = draw_scales(c, epilogue & 32 ? out_channels : 1);
+  const bool has_range = c.weights == WeightStorage::kFloat16 || !a.weight_scales.empty();
+  c.beyond = has_range && (epilogue & 192) == 192;
+  if (epilogue & 2) c.shapes.b = Dims{out_channels};
   if (epilogue & 4) c.shapes.z = make_problem(a, c.shapes).y_shape();
   return c;
 }
 
 std::vector<double> draw_values(const Case& c, const std::optional<Dims>& shape, char which, Random& random) {
   std::vector<double> v(shape ? static_cast<size_t>(element_count(*shape, "input")) : 0);
-  const bool half = c.dtype == DType::kFloat16;
+  const bool half = c.dtype == DType::kFloat16 || (which == 'w' && c.weights == WeightStorage::kFloat16);
   for (auto& e : v) {
     const double u = random.uniform();
     switch (c.values) {
@@ -183,6 +145,70 @@ std::vector<double> draw_values(const Case& c, const std::optional<Dims>& shape,
   return v;
 }
 
+// The output channel of each weight.
+std::vector<int64_t> channels_of_weights(const Problem& p) {
+  const int64_t taps = volume(p.kernel), mg = p.group_out();
+  std::vector<int64_t> channels(static_cast<size_t>(p.channels * mg * taps));
+  for (int64_t i = 0; i < static_cast<int64_t>(channels.size()); ++i)
+    channels[i] = i / (mg * taps) / p.group_in() * mg + i / taps % mg;
+  return channels;
+}
+
+std::vector<double> draw_weights(const Case& c, const Problem& p, Random& random) {
+  std::vector<double> w = draw_values(c, c.shapes.w, 'w', random);
+  const std::vector<float>& scales = p.weight_scales;
+  const auto channels = channels_of_weights(p);
+  const auto scale = [&](size_t i) -> double { return scales[scales.size() == 1 ? 0 : channels[i]]; };
+  // Multiples of their scale, or nearly so.
+  for (size_t i = 0; i < w.size() && !scales.empty(); ++i) {
+    const double off = c.seed & 1 ? 0.49 * random.uniform() : 0, multiple = std::floor(random.uniform() * 128);
+    if (std::isfinite(w[i])) w[i] = rounded(c.dtype, std::clamp(multiple + off, -128.0, 127.0) * scale(i));
+  }
+  if (c.beyond && !w.empty()) {
+    const size_t i = random.next() % w.size();
+    w[i] = scales.empty() ? 7e4 : scale(i) == 0 ? 1 : rounded(c.dtype, 200 * scale(i));
+  }
+  return w;
+}
+
+bool all_finite(const std::vector<double>& v) {
+  return std::all_of(v.begin(), v.end(), [](double e) { return std::isfinite(e); });
+}
+
+// Whether the engine keeps the weights in the form that is asked for.
+bool keeps(const Case& c, const Plan& plan, const std::vector<double>& w) {
+  return c.weights != WeightStorage::kCompute && c.constant_weights && plan.algorithm != Algorithm::kNarrow &&
+         all_finite(w);
+}
+
+DType of_16_bits(WeightStorage storage) {
+  return storage == WeightStorage::kFloat16 ? DType::kFloat16 : DType::kBFloat16;
+}
+
+[[noreturn]] void report(const Case& c, const Prepared& prepared, const std::string& what);
+
+// What the weights stand for that the engine multiplies.  Winograd's are rounded after they were summed: see bounds().
+std::vector<double> kept_weights(const Case& c, const Problem& p, const Prepared& prepared, std::vector<double> w) {
+  if (!keeps(c, prepared.plan(), w) || prepared.plan().algorithm == Algorithm::kWinograd) return w;
+  if (c.weights != WeightStorage::kInt8) {
+    for (auto& e : w) e = rounded(of_16_bits(c.weights), e);
+    return w;
+  }
+  const std::vector<float> given(w.begin(), w.end());
+  const IntegerWeights integers = integer_weights(p, given.data());
+  const float* const values = static_cast<const float*>(integers.values.data.get());
+  const auto channels = channels_of_weights(p);
+  for (size_t i = 0; i < w.size(); ++i) {
+    const double scale = integers.scales[channels[i]], was = w[i];
+    w[i] = values[i] * scale;
+    // Half a scale, and the rounding of the quotient.
+    const bool good = values[i] == std::nearbyint(values[i]) && values[i] >= -128 && values[i] <= 127 &&
+                      std::fabs(w[i] - was) <= (0.5 + 0x1p-16) * std::fabs(scale);
+    if (!good) report(c, prepared, concat("weight ", i, ", ", was, ", is kept as ", values[i], " times ", scale));
+  }
+  return w;
+}
+
 std::vector<double> magnitudes(std::vector<double> v) {
   for (auto& e : v) e = std::isfinite(e) ? std::fabs(e) : 0;
   return v;
@@ -194,16 +220,17 @@ const double* pointer(const std::vector<double>& v, const std::optional<Dims>& s
 
 [[noreturn]] void report(const Case& c, const Prepared& prepared, const std::string& what) {
   const Attributes& a = c.attributes;
-  std::fprintf(
-      stderr,
-      "MISMATCH %s\n  %s %s threads %d l2 %lld l3 %lld values %d seed %d\n  %s\n  x %s w %s b %d z %d group %lld\n"
-      "  strides %s dilations %s pads %s output_padding %s output_shape %s auto_pad %s activation %s\n",
-      what.c_str(), c.isa.c_str(), name(c.dtype), c.machine.threads, (long long)c.machine.l2_bytes,
-      (long long)c.machine.l3_bytes, static_cast<int>(c.values), static_cast<int>(c.seed),
-      prepared.plan().describe().c_str(), concat(c.shapes.x).c_str(), concat(c.shapes.w).c_str(), bool(c.shapes.b),
-      bool(c.shapes.z), (long long)a.group, concat(a.strides).c_str(), concat(a.dilations).c_str(),
-      concat(a.pads).c_str(), concat(a.output_padding).c_str(), concat(a.output_shape).c_str(), a.auto_pad.c_str(),
-      a.activation.c_str());
+  std::fprintf(stderr,
+               "MISMATCH %s\n  %s %s weights %s of %d scales, constant %d, beyond %d threads %d l2 %lld l3 %lld values "
+               "%d seed %d\n  %s\n  x %s w %s b %d z %d group %lld\n"
+               "  strides %s dilations %s pads %s output_padding %s output_shape %s auto_pad %s activation %s\n",
+               what.c_str(), c.isa.c_str(), name(c.dtype), name(c.weights), static_cast<int>(a.weight_scales.size()),
+               c.constant_weights, c.beyond, c.machine.threads, (long long)c.machine.l2_bytes,
+               (long long)c.machine.l3_bytes, static_cast<int>(c.values), static_cast<int>(c.seed),
+               prepared.plan().describe().c_str(), concat(c.shapes.x).c_str(), concat(c.shapes.w).c_str(),
+               bool(c.shapes.b), bool(c.shapes.z), (long long)a.group, concat(a.strides).c_str(),
+               concat(a.dilations).c_str(), concat(a.pads).c_str(), concat(a.output_padding).c_str(),
+               concat(a.output_shape).c_str(), a.auto_pad.c_str(), a.activation.c_str());
   std::abort();
 }
 
@@ -215,16 +242,18 @@ double slope(const Activation& act) {
 }
 
 // The bounds of tests/cpu/forced.py: sums in any order (Higham, section 3.1), with Winograd's transforms
-// growing them by 6 an axis; the activation; the storage.
+// growing them by 6 an axis, and its weights in 16 bits off by their roundoff; the activation; the storage.
 std::vector<double> bounds(const Case& c, const Problem& p, const Plan& plan, const std::vector<double>& x,
-                           const std::vector<double>& w, const std::vector<double>& b, const std::vector<double>& z,
-                           const std::vector<double>& expected) {
+                           const std::vector<double>& w, bool kept, const std::vector<double>& b,
+                           const std::vector<double>& z, const std::vector<double>& expected) {
   Problem plain = p;
   plain.activation = {};
   const auto ax = magnitudes(x), aw = magnitudes(w), ab = magnitudes(b), az = magnitudes(z);
   std::vector<double> size = reference(plain, ax.data(), aw.data(), pointer(ab, c.shapes.b), pointer(az, c.shapes.z));
+  std::vector<double> of_weights(size.size());  // errors
   const int64_t taps = volume(p.kernel), in = volume(p.in), out = element_count(p.out, "out");
   double roundings = static_cast<double>(p.group_in() * taps + 2);
+  if (kept && c.weights == WeightStorage::kInt8) ++roundings;  // of the sum, to its scale
   if (plan.algorithm == Algorithm::kWinograd) {
     roundings += 6 * p.rank();
     const double growth = std::pow(6, p.rank());
@@ -237,7 +266,16 @@ std::vector<double> bounds(const Case& c, const Problem& p, const Plan& plan, co
           double sum = 0;
           for (int64_t t = 0; t < taps; ++t) sum += tap[t];
           const int64_t channel = ch / p.group_in() * p.group_out() + m;
-          for (int64_t o = 0; o < out; ++o) size[(n * p.out_channels + channel) * out + o] += growth * most * sum;
+          double off = 0;
+          if (kept) {
+            const DType storage = of_16_bits(c.weights);
+            off = std::ldexp(sum, -format(storage).fraction - 1) + static_cast<double>(taps) * half_subnormal(storage);
+          }
+          for (int64_t o = 0; o < out; ++o) {
+            const int64_t at = (n * p.out_channels + channel) * out + o;
+            size[at] += growth * most * sum;
+            of_weights[at] += growth * most * off;
+          }
         }
       }
   }
@@ -248,7 +286,7 @@ std::vector<double> bounds(const Case& c, const Problem& p, const Plan& plan, co
   const double underflow =
       roundings * std::pow(6, p.rank()) * 2 * half_subnormal(is_double(c.dtype) ? c.dtype : DType::kFloat32);
   for (size_t i = 0; i < size.size(); ++i) {
-    double error = gamma * size[i] + underflow;
+    double error = gamma * size[i] + underflow + of_weights[i];
     if (steep > 0) error = steep * (error + 16 * u * (size[i] + 1));
     const double y = std::isfinite(expected[i]) ? std::fabs(expected[i]) : 0;
     size[i] = error + storage * (y + error) + half_subnormal(c.dtype);
@@ -259,30 +297,41 @@ std::vector<double> bounds(const Case& c, const Problem& p, const Plan& plan, co
 
 void run(Reader& r) {
   const Case c = draw(r);
-  const Problem p = make_problem(c.attributes, c.shapes);
+  Problem p = make_problem(c.attributes, c.shapes);
+  p.constant_weights = c.constant_weights;
   if (element_count(p.y_shape(), "y") > 4 * kMostOutputs) throw Error("too large");
   const Prepared prepared(p, c.dtype, kernel_set(c.isa), c.machine, c.algorithm);
 
   Random random(c.seed + 1000 * static_cast<uint64_t>(c.values));
-  const auto x = draw_values(c, c.shapes.x, 'x', random), w = draw_values(c, c.shapes.w, 'w', random);
+  const auto x = draw_values(c, c.shapes.x, 'x', random), w = draw_weights(c, p, random);
   const auto b = draw_values(c, c.shapes.b, 'b', random), z = draw_values(c, c.shapes.z, 'z', random);
-  const auto expected = reference(p, x.data(), w.data(), pointer(b, c.shapes.b), pointer(z, c.shapes.z));
   const auto xs = stored(c.dtype, x), ws = stored(c.dtype, w), bs = stored(c.dtype, b), zs = stored(c.dtype, z);
+  const bool kept = keeps(c, prepared.plan(), w) && !w.empty();
+  std::shared_ptr<const PackedWeights> packed;
+  try {
+    if (c.constant_weights) packed = prepared.pack(ws.data());
+  } catch (const Error& error) {
+    if (!(kept && c.beyond)) report(c, prepared, error.what());
+    throw;
+  }
+  // Of float16 those that meet no output are not looked at; any other would be infinite below.
+  if (kept && c.beyond && c.weights == WeightStorage::kInt8) report(c, prepared, "weights out of reach are accepted");
+  const auto multiplied = kept_weights(c, p, prepared, w);
+  const auto expected = reference(p, x.data(), multiplied.data(), pointer(b, c.shapes.b), pointer(z, c.shapes.z));
   const size_t element = storage_bytes(c.dtype);
   std::vector<char> y(expected.size() * element, '\xFF'), again(y);
   Serial executor;
-  const auto packed = prepared.pack(ws.data());
   const auto call = [&](std::vector<char>& result) {
-    prepared.run(
-        *packed,
-        {xs.data(), ws.data(), c.shapes.b ? bs.data() : nullptr, c.shapes.z ? zs.data() : nullptr, result.data()},
-        executor);
+    const Tensors tensors{xs.data(), ws.data(), c.shapes.b ? bs.data() : nullptr, c.shapes.z ? zs.data() : nullptr,
+                          result.data()};
+    if (packed) prepared.run(*packed, tensors, executor);
+    else prepared.run(tensors, executor);
   };
   call(y);
   call(again);
   if (y != again) report(c, prepared, "two runs differ");
 
-  const auto bound = bounds(c, p, prepared.plan(), x, w, b, z, expected);
+  const auto bound = bounds(c, p, prepared.plan(), x, multiplied, kept, b, z, expected);
   for (size_t i = 0; i < expected.size(); ++i) {
     const double actual = fetch(c.dtype, y.data() + i * element), wanted = expected[i];
     const bool may_overflow = std::fabs(wanted) + bound[i] > greatest(c.dtype);

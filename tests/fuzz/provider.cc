@@ -8,7 +8,8 @@
 
 namespace ort_tconv::fuzz {
 
-void add_provider(const OrtApiBase* base, OrtEnv* env, OrtSessionOptions* options, bool strict) {
+void add_provider(const OrtApiBase* base, OrtEnv* env, OrtSessionOptions* options,
+                  const std::map<std::string, std::string>& settings) {
   constexpr const char* kName = "TConvExecutionProvider";
   const OrtApi* const api = base->GetApi(23);
   const auto done = [&](OrtStatus* status) {
@@ -26,9 +27,11 @@ void add_provider(const OrtApiBase* base, OrtEnv* env, OrtSessionOptions* option
   std::vector<const OrtEpDevice*> ours;
   for (size_t i = 0; i < count; ++i)
     if (!std::strcmp(api->EpDevice_EpName(devices[i]), kName)) ours.push_back(devices[i]);
-  const char *const key = "strict", *const value = strict ? "1" : "0";
+  std::vector<const char*> keys, values;
+  for (const auto& [key, value] : settings) keys.push_back(key.c_str()), values.push_back(value.c_str());
   if (!registered || ours.empty()) std::abort();
-  done(api->SessionOptionsAppendExecutionProvider_V2(options, env, ours.data(), ours.size(), &key, &value, 1));
+  done(api->SessionOptionsAppendExecutionProvider_V2(options, env, ours.data(), ours.size(), keys.data(), values.data(),
+                                                     keys.size()));
 }
 
 }  // namespace ort_tconv::fuzz

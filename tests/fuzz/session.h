@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "fuzz/provider.h"
@@ -60,20 +61,30 @@ struct Attribute {
 
 struct Input {
   std::string name;
-  int element = 1;  // as in onnx.proto: 1 float, 7 int64, 10 float16, 11 double, 16 bfloat16
+  int element = 1;  // as in onnx.proto: 1 float, 2 uint8, 3 int8, 6 int32, 7 int64, 10 float16, 11 double, 16 bfloat16
   Dims declared;    // a negative size is open
   bool shape_known = true;
   bool constant = false;
-  Dims dims;                  // of the initializer, or of the value fed
-  int64_t missing_bytes = 0;  // the initializer's data is this much too short
+  Dims dims;                   // of the initializer, or of the value fed
+  int64_t missing_bytes = 0;   // the initializer's data is this much too short
+  std::optional<float> value;  // of all elements, if they are of type float
+};
+
+// What the nodes of a model compute, each in ONNX's own operators and in ours.
+enum class Form {
+  kFloat,             // ConvTranspose
+  kQuantizedWeights,  // DequantizeLinear of W, ConvTranspose; inputs are x, w, b, w_scale
+  kQuantized,         // DequantizeLinear of x, w and b, ConvTranspose, QuantizeLinear; inputs are QLinearConv's
 };
 
 struct Model {
   std::map<std::string, Attribute> attributes;
   std::vector<Input> inputs;
+  Form form = Form::kFloat;
+  std::string weights;  // the provider's option
   int nodes = 1, outputs = 1;
   bool extra_attribute = false;
-  bool onnx = false;  // its nodes are ONNX's ConvTranspose, as execution providers meet it
+  bool onnx = false;  // its nodes are ONNX's, as execution providers meet them
 };
 
 constexpr int64_t kMostElements = 1 << 14;  // of a tensor that exists
@@ -88,7 +99,17 @@ inline int64_t elements(const Dims& dims) {
   return n;
 }
 
-inline int64_t element_bytes(int type) { return type == 1 ? 4 : type == 7 || type == 11 ? 8 : 2; }
+inline int64_t element_bytes(int type) {
+  switch (type) {
+    case 2:
+    case 3: return 1;
+    case 1:
+    case 6: return 4;
+    case 7:
+    case 11: return 8;
+  }
+  return 2;
+}
 
 inline Message value_info(const std::string& name, int element, const Dims* shape) {
   Message tensor;
@@ -106,44 +127,96 @@ inline Message value_info(const std::string& name, int element, const Dims* shap
   return Message().text(1, name).message(2, Message().message(1, tensor));
 }
 
-inline Message node(const Model& m, int index) {
+inline Message attribute_message(const std::string& name, const Attribute& a) {
+  Message m;
+  m.text(1, name);
+  if (a.type == 1) m.number(2, a.floats.empty() ? 0.5f : a.floats[0]);
+  if (a.type == 2) m.integer(3, a.integers.empty() ? 0 : a.integers[0]);
+  if (a.type == 3) m.text(4, a.text);
+  if (a.type == 6)
+    for (float v : a.floats) m.number(7, v);
+  if (a.type == 7)
+    for (int64_t v : a.integers) m.integer(8, v);
+  if (a.type == 8) m.text(9, a.text);
+  return m.integer(20, a.type);
+}
+
+// Without its attributes.
+inline Message bare_node(const std::string& type, const std::vector<std::string>& inputs,
+                         const std::vector<std::string>& outputs, const std::string& domain = "") {
   Message n;
+  for (const auto& name : inputs) n.text(1, name);
+  for (const auto& name : outputs) n.text(2, name);
+  return n.text(3, outputs.empty() ? type : outputs[0]).text(4, type).text(7, domain);
+}
+
+// The convolution number `index` of the model, which may be several nodes.
+inline std::vector<Message> nodes(const Model& m, int index) {
+  const std::string number = std::to_string(index);
+  std::vector<std::string> inputs, outputs;
   for (const Input& input : m.inputs)
-    n.text(1, index > 0 && input.name == "x" ? "y" + std::to_string(index - 1) : input.name);
-  for (int i = 0; i < m.outputs; ++i) n.text(2, (i ? "second" : "y") + std::to_string(index));
-  n.text(3, "up").text(4, m.onnx ? "ConvTranspose" : "SegregatedConvTranspose");
+    inputs.push_back(index > 0 && input.name == "x" ? "y" + std::to_string(index - 1) : input.name);
+  for (int i = 0; i < m.outputs; ++i) outputs.push_back((i ? "second" : "y") + number);
+
+  std::vector<Message> result;
+  const auto dequantized = [&](std::vector<std::string> from, int64_t axis) {
+    const std::string to = from[0] + "_float" + number;
+    Attribute a;
+    a.type = 2;
+    a.integers = {axis};
+    result.push_back(bare_node("DequantizeLinear", from, {to}).message(5, attribute_message("axis", a)));
+    return to;
+  };
+  std::string type = m.form == Form::kQuantized ? "QLinearSegregatedConvTranspose" : "SegregatedConvTranspose";
+  std::optional<Message> last;
+  if (m.onnx) {
+    type = "ConvTranspose";
+    if (m.form == Form::kQuantizedWeights && inputs.size() > 3) {
+      const std::string w = dequantized({inputs[1], inputs[3]}, 1);
+      inputs.erase(inputs.begin() + 3);
+      inputs[1] = w;
+    } else if (m.form == Form::kQuantized && inputs.size() > 7) {
+      std::vector<std::string> floats = {dequantized({inputs[0], inputs[1], inputs[2]}, 1),
+                                         dequantized({inputs[3], inputs[4], inputs[5]}, 1)};
+      const bool integers = inputs.size() > 8 && m.inputs[8].element == 6;
+      if (integers) floats.push_back(dequantized({inputs[8], inputs[4]}, 0));  // x_scale is 1
+      floats.insert(floats.end(), inputs.begin() + (integers ? 9 : 8), inputs.end());
+      if (!outputs.empty() && m.inputs[7].element != 1) {
+        last = bare_node("QuantizeLinear", {"sum" + number, inputs[6], inputs[7]}, {outputs[0]});
+        outputs[0] = "sum" + number;
+      }
+      inputs = floats;
+    }
+  }
+  Message n = bare_node(type, inputs, outputs, m.onnx ? "" : "ort_tconv");
   for (const auto& [name, a] : m.attributes) {
-    if (m.onnx && (name.rfind("activation", 0) == 0 || name == "algorithm")) continue;
-    Message attribute;
-    attribute.text(1, name);
-    if (a.type == 1) attribute.number(2, a.floats.empty() ? 0.5f : a.floats[0]);
-    if (a.type == 2) attribute.integer(3, a.integers.empty() ? 0 : a.integers[0]);
-    if (a.type == 3) attribute.text(4, a.text);
-    if (a.type == 6)
-      for (float v : a.floats) attribute.number(7, v);
-    if (a.type == 7)
-      for (int64_t v : a.integers) attribute.integer(8, v);
-    if (a.type == 8) attribute.text(9, a.text);
-    n.message(5, attribute.integer(20, a.type));
+    const bool ours = name == "algorithm" || name.rfind("activation", 0) == 0 || name.rfind("weight", 0) == 0;
+    if (!m.onnx || !ours) n.message(5, attribute_message(name, a));
   }
   if (m.extra_attribute) n.message(5, Message().text(1, "unheard_of").integer(3, 1).integer(20, 2));
-  return n.text(7, m.onnx ? "" : "ort_tconv");
+  result.push_back(n);
+  if (last) result.push_back(*last);
+  return result;
 }
 
 inline std::string content(const Input& input) {
   std::string data(static_cast<size_t>(elements(input.dims) * element_bytes(input.element)), '\0');
   Random random(data.size());
   const size_t bytes = static_cast<size_t>(element_bytes(input.element));
+  const bool integers = input.element == 2 || input.element == 3 || input.element == 6;
   for (size_t i = 0; i < data.size(); ++i) {
     data[i] = static_cast<char>(random.next());
-    if (i % bytes == bytes - 1) data[i] &= '\xBF';  // the exponent's first bit: below 2, so not NaN or Inf
+    if (i % bytes == bytes - 1 && !integers) data[i] &= '\xBF';  // the exponent's first bit: below 2, not NaN or Inf
   }
+  for (size_t i = 0; input.value && input.element == 1 && i < data.size(); i += 4)
+    std::memcpy(&data[i], &*input.value, 4);
   return data;
 }
 
 inline std::string serialized(const Model& m) {
   Message graph;
-  for (int i = 0; i < m.nodes; ++i) graph.message(1, node(m, i));
+  for (int i = 0; i < m.nodes; ++i)
+    for (const Message& node : nodes(m, i)) graph.message(1, node);
   graph.text(2, "graph");
   for (const Input& input : m.inputs) {
     if (input.constant) {
@@ -157,7 +230,8 @@ inline std::string serialized(const Model& m) {
       graph.message(11, value_info(input.name, input.element, input.shape_known ? &input.declared : nullptr));
     }
   }
-  graph.message(12, value_info("y" + std::to_string(m.nodes - 1), m.inputs[0].element, nullptr));
+  const size_t like = m.form == Form::kQuantized && m.inputs.size() > 7 ? 7 : 0;  // y_zero_point
+  graph.message(12, value_info("y" + std::to_string(m.nodes - 1), m.inputs[like].element, nullptr));
   return Message()
       .integer(1, 8)
       .message(8, Message().text(1, "").integer(2, 17))
@@ -179,7 +253,8 @@ constexpr bool kWays[] = {false, true};  // to have the operator, or the executi
 constexpr bool kWays[] = {false};
 #endif
 
-inline Ort::SessionOptions options(bool provider = false) {
+// `weights` is the provider's option.
+inline Ort::SessionOptions options(bool provider = false, const std::string& weights = "") {
   Ort::SessionOptions result;
   result.SetIntraOpNumThreads(1);
   result.SetLogSeverityLevel(4);
@@ -189,9 +264,11 @@ inline Ort::SessionOptions options(bool provider = false) {
     std::abort();
   }
 #ifdef ORT_TCONV_PROVIDER
-  if (provider) add_provider(OrtGetApiBase(), environment(), result, /*strict=*/true);
+  std::map<std::string, std::string> settings{{"strict", "1"}};
+  if (!weights.empty()) settings["weights"] = weights;
+  if (provider) add_provider(OrtGetApiBase(), environment(), result, settings);
 #endif
-  (void)provider;
+  (void)provider, (void)weights;
   return result;
 }
 

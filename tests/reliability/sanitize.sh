@@ -62,6 +62,7 @@ address() {
   step "engine: threads and the weight cache" $dir/tests/stress
   step "engine: each allocation fails once, leaks" $dir/tests/engine_faults
   step "engine: the fuzzer's seeds" $dir/tests/fuzz_engine $seeds/engine
+  step "quantised engine: the fuzzer's seeds" $dir/tests/fuzz_quantized $seeds/quantized
   step "sessions: threads, creation and destruction, leaks" $dir/tests/session_stress
   step "sessions: each allocation fails once, leaks" $dir/tests/session_faults
   ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=32 \

@@ -94,8 +94,8 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   } else {
     engine_->pack(w, &weights, nullptr);
   }
-  require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights),
-          "': only bfloat16 and float32 have the range");
+  require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights), "': only ",
+          p.weights == WeightStorage::kFloat16 ? "bfloat16 and float32 have" : "float32 has", " the range");
   packed->regular = weights.regular;
   return packed;
 }

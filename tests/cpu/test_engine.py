@@ -378,6 +378,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
         _core.run(x, w, strides=[2], algorithm="direct", weights="float16")
     y = _core.run(x, w, strides=[2], algorithm="direct", weights="bfloat16")
     assert np.isfinite(y).all()
+    w[0, 0, 0] = np.finfo(np.float32).max  # which bfloat16 would round up
+    with pytest.raises(_core.Error, match=r"weights = 'bfloat16': only float32 has the range"):
+        _core.run(x, w, strides=[2], algorithm="direct", weights="bfloat16")
     with pytest.raises(
         _core.Error, match=r"attribute weights = 'int4': must be one of float32, float16"
     ):

@@ -95,8 +95,11 @@ class Convolution:
         return weights * np.reshape(self.scale, (-1, *[1] * (weights.ndim - 1)))
 
 
-def read_convolution(node: ir.Node, scope: Scope) -> Convolution:
-    """The convolution that ``node`` is; raises Refusal for what the passes cannot treat."""
+def read_convolution(
+    node: ir.Node, scope: Scope, integers: ir.TensorProtocol | None = None
+) -> Convolution:
+    """The convolution that ``node`` is, if its weights are quantised with these ``integers`` for
+    weights; raises Refusal for what the passes cannot treat."""
     check_opset("Conv", (1, 11, 22), scope)
     if not 2 <= len(node.inputs) <= 3 or None in node.inputs[:2] or len(node.outputs) != 1:
         raise Refusal("it does not have Conv's inputs X, W and optionally B, and one output")
@@ -108,14 +111,14 @@ def read_convolution(node: ir.Node, scope: Scope) -> Convolution:
             raise Refusal(f"attribute '{name}' refers to an attribute of the enclosing function")
         if found.type != expected:
             raise Refusal(f"attribute '{name}' has type {found.type.name}")
-    if has_quantized_weights(node, scope):
-        raise Refusal("its weights are quantised, and of such only a ConvTranspose is rewritten")
-    tensor = constant_tensor(node.inputs[1], "W", scope.facts)
+    if integers is None and has_quantized_weights(node, scope):
+        raise Refusal("its weights are quantised")
+    tensor = integers or constant_tensor(node.inputs[1], "W", scope.facts)
     shape = tuple(int(n) for n in tensor.shape)
     axes = len(shape) - 2
     if axes < 1 or 0 in shape:
         raise Refusal(f"its weights have shape {list(shape)}")
-    if tensor.dtype not in FLOATS:
+    if integers is None and tensor.dtype not in FLOATS:
         raise Refusal(f"its weights have type {tensor.dtype}, which is not a float type")
 
     def ints(name: str, default: Sequence[int]) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from .convolution import (
     check_range,
     check_scale,
     constant_tensor,
+    has_quantized_weights,
     read_convolution,
     rounded,
     swap_channels,
@@ -29,7 +30,7 @@ from .padding import insert_pad
 from .rewrite import Refusal, Rewrite, Scope, Site
 from .shape_readers import ShapeRule, is_live_shape, release_shapes
 
-_MOST_NODES = 8  # between a Conv and its pixels
+MOST_NODES = 8  # between a Conv and its pixels
 
 
 class SubpixelConvRewrite(Rewrite):
@@ -69,37 +70,23 @@ class SubpixelConvRewrite(Rewrite):
     name = "subpixel_conv"
 
     def matches(self, node: ir.Node, scope: Scope) -> bool:
-        return scope.own(node, "Conv") and _trace(node, scope) is not None
+        if not scope.own(node, "Conv") or has_quantized_weights(node, scope):
+            return False
+        return _trace(node, scope) is not None
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         trace: _Trace = _trace(node, scope)  # type: ignore[assignment]
         conv = replace(read_convolution(node, scope), scale=trace.affine[0])
         if trace.reason:
             raise Refusal(trace.reason)
-        index, group = trace.index, conv.group
-        if index.size != conv.shape[0] or index.ndim != conv.axes + 1:
-            raise Refusal(f"the shuffle deals out {index.size} of {conv.shape[0]} channels")
-        m, *factors = index.shape
-        owner = index // (conv.shape[0] // group)
-        if m % group or (owner.reshape(group, -1) != np.arange(group)[:, None]).any():
-            raise Refusal(f"its {group} groups do not become groups of the output's channels")
-        begins, ends = conv.transposed_pads()
+        index = trace.index
+        check_dealt(conv, index)
         biases = _biases(conv, index, trace.affine, scope.facts)
         at = None if biases is None or biases.uniform else _tap_inside(conv)
         extra = 0 if at is None else 1
 
-        form = Equivalent(
-            conv.x,
-            (
-                conv.channels + extra,
-                m // group,
-                *(s * (reach + 1) for s, reach in zip(factors, conv.reach)),
-            ),
-            lambda w: _interleave(w if at is None else _append(w, biases.values, at), conv, index),
-            tuple(factors),
-            tuple(s * pad for s, pad in zip(factors, begins)),
-            tuple(s * pad for s, pad in zip(factors, ends)),
-            group=group,
+        form = dealt_form(
+            conv, index, lambda w: w if at is None else _append(w, biases.values, at), extra
         )
         check_scale(conv.scale, lambda: conv.tensor.numpy().astype(np.float64), conv.dtype)
         check_range(conv, form)
@@ -129,14 +116,51 @@ class SubpixelConvRewrite(Rewrite):
                 added, moved = [ones], replace(form, x=ones.outputs[0])
             elif biases is not None:
                 name = f"{(conv.bias or node.outputs[0]).name}_shuffled"
-                first = index.reshape(m, -1)[:, 0]
+                first = index.reshape(index.shape[0], -1)[:, 0]
                 bias = add_constant(
-                    target, name, conv.dtype, (m,), lambda: biases.values[first], scope
+                    target, name, conv.dtype, first.shape, lambda: biases.values[first], scope
                 )
             attributes = [*self.algorithm_attribute(), *_activation_attributes(trace.activation)]
             return [*added, write_operator(target, conv, moved, attributes, scope, bias)]
 
         return Site([node, *trace.nodes], apply)
+
+
+def check_dealt(conv: Convolution, index: np.ndarray) -> None:
+    """Raise Refusal unless ``index`` [M, s1, ..., sd] deals out all channels, within groups."""
+    if index.size != conv.shape[0] or index.ndim != conv.axes + 1:
+        raise Refusal(f"the shuffle deals out {index.size} of {conv.shape[0]} channels")
+    owner = index // (conv.shape[0] // conv.group)
+    if (
+        len(index) % conv.group
+        or (owner.reshape(conv.group, -1) != np.arange(conv.group)[:, None]).any()
+    ):
+        raise Refusal(f"its {conv.group} groups do not become groups of the output's channels")
+
+
+def dealt_form(
+    conv: Convolution,
+    index: np.ndarray,
+    appended: Callable[[np.ndarray], np.ndarray] = lambda w: w,
+    extra: int = 0,
+) -> Equivalent:
+    """The transposed convolution that gives channel ``index`` [M, s1, ..., sd] of ``conv`` at each
+    place; ``appended`` gives the Conv's weights ``extra`` input channels more."""
+    m, *factors = index.shape
+    begins, ends = conv.transposed_pads()
+    return Equivalent(
+        conv.x,
+        (
+            conv.channels + extra,
+            m // conv.group,
+            *(s * (reach + 1) for s, reach in zip(factors, conv.reach)),
+        ),
+        lambda w: _interleave(appended(w), conv, index),
+        tuple(factors),
+        tuple(s * pad for s, pad in zip(factors, begins)),
+        tuple(s * pad for s, pad in zip(factors, ends)),
+        group=conv.group,
+    )
 
 
 # ---- bias --------------------------------------------------------------------------------------
@@ -233,10 +257,10 @@ def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
         return None
     before, affine = _folded(value, dims, scope)
     value = before[-1].outputs[0] if before else value
-    activation, found, reason = _activation(value, dims, scope)
-    before += found
-    shuffle = _shuffle(before[-1].outputs[0] if before else value, dims, scope)
-    while shuffle is None and len(before) < _MOST_NODES:
+    activation, nodes, reason = _activation(value, dims, scope)
+    before += nodes
+    found = shuffle(before[-1].outputs[0] if before else value, dims, scope)
+    while found is None and len(before) < MOST_NODES:
         between = only_reader(before[-1].outputs[0] if before else value)
         if between is None or scope.facts.dims(between.outputs[0]) != dims:
             return None
@@ -245,26 +269,33 @@ def _trace(node: ir.Node, scope: Scope) -> _Trace | None:
             "cannot be taken in"
         )
         before.append(between)
-        shuffle = _shuffle(between.outputs[0], dims, scope)
-    if shuffle is None:
+        found = shuffle(between.outputs[0], dims, scope)
+    if found is None:
         return None
-    nodes, index = shuffle
+    nodes, index = found
     if activation is not None and activation.name == "PRelu" and len(activation.params) > 1:
         slopes = np.array(activation.params)[index].reshape(index.shape[0], -1)
         if (slopes != slopes[:, :1]).any():
             reason = "PRelu's slopes differ among the channels of a pixel"
         activation = replace(activation, params=tuple(slopes[:, 0].tolist()))
-    chain = {*before, *nodes}
-    for each in (node, *before, *nodes[:-1]):
+    reason = shared(node, before, nodes) or reason
+    return _Trace(before, nodes, index, affine, activation, reason)
+
+
+def shared(node: ir.Node, before: Sequence[ir.Node], shuffle: Sequence[ir.Node]) -> str:
+    """Why a convolution, and the nodes between it and the end of the ``shuffle``, are not there for
+    each other alone; "" if they are."""
+    chain, reason = {*before, *shuffle}, ""
+    for each in (node, *before, *shuffle[:-1]):
         value = each.outputs[0]
         others = [user for user in readers(value) if user not in chain]
-        if each in nodes:  # its shape is not that of the convolution
+        if each in shuffle:  # its shape is not that of the convolution
             others += [user for user, _ in value.uses() if is_live_shape(user, chain)]
         if value.is_graph_output():
             reason = f"'{value.name}' is an output of the graph"
         elif others:
             reason = f"'{value.name}' has other readers"
-    return _Trace(before, nodes, index, affine, activation, reason)
+    return reason
 
 
 def _activation(
@@ -288,7 +319,7 @@ def _folded(value: ir.Value, dims: tuple[Size, ...], scope: Scope) -> tuple[list
     """Nodes that do something affine to each channel, and all of it."""
     nodes: list[ir.Node] = []
     affine: Affine = (1.0, 0.0)
-    while (node := only_reader(value)) is not None and len(nodes) < _MOST_NODES:
+    while (node := only_reader(value)) is not None and len(nodes) < MOST_NODES:
         try:
             found = read_affine(node, value, dims[1].number, len(dims), scope)
         except Refusal:
@@ -313,13 +344,13 @@ class _Digit:
 _Layout = list[list[_Digit]]  # the digits of each axis, outermost first; none for size 1
 
 
-def _shuffle(
+def shuffle(
     value: ir.Value, dims: tuple[Size, ...], scope: Scope
 ) -> tuple[list[ir.Node], np.ndarray] | None:
     """Nodes that deal out channels to the spatial axes, and which one gets where."""
     layout = [[_Digit(axis, size)] if size.number != 1 else [] for axis, size in enumerate(dims)]
     nodes: list[ir.Node] = []
-    for _ in range(_MOST_NODES):
+    for _ in range(MOST_NODES):
         users = {user for user, _ in value.uses()}
         steps = [user for user in users if scope.own(user, *_STEPS)]
         if len(steps) != 1 or steps[0].graph is not value.graph:

@@ -11,18 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from .convolution import (
+    Convolution,
     Equivalent,
-    centred,
     check_gain,
     check_opset,
     check_range,
     has_quantized_weights,
-    is_linear,
     read_convolution,
     swap_channels,
     write_operator,
 )
-from .external_data import is_there
 from .facts import Size, enlargement
 from .nodes import attribute, input_of, only_consumer, only_reader
 from .padding import Padding, edge_pad, read_padding
@@ -63,42 +61,15 @@ class UpsampleConvRewrite(Rewrite):
     name = "upsample_conv"
 
     def matches(self, node: ir.Node, scope: Scope) -> bool:
-        return scope.own(node, "Conv") and _trace(node, scope) is not None
+        if not scope.own(node, "Conv") or has_quantized_weights(node, scope):
+            return False
+        return _trace(node, scope) is not None
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         pad, resize = _trace(node, scope)  # type: ignore[misc]
-        if has_quantized_weights(node, scope):
-            _check_sums(node, resize, scope)
-        conv = read_convolution(node, scope)
-        factors = integer_repeats(resize, scope)
-        if len(factors) != conv.axes + 2 or factors[:2] != (1, 1):
-            raise Refusal(
-                f"{resize.op_type} enlarges by {list(factors)}; batch and channels must stay"
-            )
-        factors = factors[2:]
-        if max(factors) == 1:
-            raise Refusal(f"{resize.op_type} enlarges no axis")
-        padding = read_padding(pad, conv.axes, scope) if pad else Padding.none(conv.axes)
-
-        x: ir.Value = resize.inputs[0]  # type: ignore[assignment]
-        begins, ends, repeated = _borders(conv, padding, factors)
-        padded = replace(conv, begins=begins, ends=ends)
-        begins, ends = padded.transposed_pads()
-        if repeated is None:
-            conv = padded
-        form = Equivalent(
-            x,
-            (
-                conv.channels,
-                conv.shape[0] // conv.group,
-                *(r + s for r, s in zip(conv.reach, factors)),
-            ),
-            lambda w: spread(swap_channels(w, conv.group), factors, conv.dilations),
-            factors,
-            begins,
-            ends,
-            group=conv.group,
-        )
+        found = upsampling(read_convolution(node, scope), pad, resize, scope)
+        conv, form, factors, repeated = found.conv, found.form, found.factors, found.repeated
+        x = form.x
         check_range(conv, form)
         gone = _gone(node, pad, resize)
         passed = 2 * conv.channels * math.prod(factors)
@@ -128,11 +99,47 @@ class UpsampleConvRewrite(Rewrite):
         return Site(gone, apply)
 
 
+@dataclass(frozen=True)
+class Upsampling:
+    """A Conv of an enlarged image as a transposed convolution of the image."""
+
+    conv: Convolution
+    form: Equivalent
+    factors: tuple[int, ...]  # of the spatial axes
+    repeated: tuple[tuple[int, ...], ...] | None  # the image's edge, before its begins and ends
+
+
+def upsampling(conv: Convolution, pad: ir.Node | None, resize: ir.Node, scope: Scope) -> Upsampling:
+    """What Resize, Pad and Conv are together; raises Refusal where that is no single operator."""
+    factors = integer_repeats(resize, scope)
+    if len(factors) != conv.axes + 2 or factors[:2] != (1, 1):
+        raise Refusal(f"{resize.op_type} enlarges by {list(factors)}; batch and channels must stay")
+    factors = factors[2:]
+    if max(factors) == 1:
+        raise Refusal(f"{resize.op_type} enlarges no axis")
+    padding = read_padding(pad, conv.axes, scope) if pad else Padding.none(conv.axes)
+    begins, ends, repeated = _borders(conv, padding, factors)
+    padded = replace(conv, begins=begins, ends=ends)
+    begins, ends = padded.transposed_pads()
+    form = Equivalent(
+        resize.inputs[0],  # type: ignore[arg-type]
+        (
+            conv.channels,
+            conv.shape[0] // conv.group,
+            *(r + s for r, s in zip(conv.reach, factors)),
+        ),
+        lambda w: spread(swap_channels(w, conv.group), factors, conv.dilations),
+        factors,
+        begins,
+        ends,
+        group=conv.group,
+    )
+    return Upsampling(padded if repeated is None else conv, form, factors, repeated)
+
+
 def _trace(node: ir.Node, scope: Scope) -> tuple[ir.Node | None, ir.Node] | None:
     """The Pad, if any, and the Resize before a Conv."""
     source = input_of(node, 0)
-    if has_quantized_weights(node, scope):
-        source = _unquantized(source, scope)
     before = None if source is None else source.producer()
     pad = None
     if scope.own(before, "Pad"):
@@ -141,41 +148,6 @@ def _trace(node: ir.Node, scope: Scope) -> tuple[ir.Node | None, ir.Node] | None
     if not scope.own(before, "Resize", "Upsample") or before.inputs[0] is None:
         return None
     return pad, before
-
-
-def _unquantized(value: ir.Value | None, scope: Scope) -> ir.Value | None:
-    """What a value was before a DequantizeLinear, and the QuantizeLinear before that."""
-    last = None if value is None else value.producer()
-    if not is_linear(last, "DequantizeLinear", scope) or last.inputs[0] is None:
-        return value
-    first = last.inputs[0].producer()
-    return first.inputs[0] if is_linear(first, "QuantizeLinear", scope) else last.inputs[0]
-
-
-def _check_sums(node: ir.Node, resize: ir.Node, scope: Scope) -> None:
-    """Refuse quantised weights whose sums, which stand for the Resize, are known and too large."""
-    facts, source = scope.facts, node.inputs[1].producer()
-    values = input_of(source, 0)
-    tensor = None if values is None else facts.tensor(values)
-    zero = input_of(source, 2)
-    zeros = np.zeros(()) if zero is None else facts.array(zero)
-    dims = facts.static(values)
-    if tensor is None or not is_there(tensor) or zeros is None or dims is None or len(dims) < 3:
-        return
-    axis = attribute(source, "axis", 1)
-    if zeros.size > 1 and (axis not in range(-len(dims), len(dims)) or dims[axis] != zeros.size):
-        return
-    factors = integer_repeats(resize, scope)[2:]
-    dilations = attribute(node, "dilations", [1] * (len(dims) - 2))
-    if len(factors) != len(dims) - 2 or len(dilations or ()) != len(dims) - 2:
-        return
-    sums = spread(centred(tensor, zeros, axis), factors, dilations)
-    least, most = sums.min(initial=0), sums.max(initial=0)
-    if least < -128 or most > 127:
-        raise Refusal(
-            "its weights are quantised, and the sums of them that stand for the "
-            f"{resize.op_type} reach from {least} to {most}, beyond int8"
-        )
 
 
 def _gone(node: ir.Node, pad: ir.Node | None, resize: ir.Node) -> list[ir.Node]:

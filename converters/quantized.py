@@ -33,7 +33,6 @@ class QuantizedRewrite(Rewrite):
     A ``ConvTranspose``, and a ``Conv`` with a nearest ``Resize`` before it or a shuffle of channels
     into pixels behind it.
 
-
     A quantised model holds the layer as float, between nodes that turn integers into floats and
     back:
 

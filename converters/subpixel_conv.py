@@ -127,7 +127,9 @@ class SubpixelConvRewrite(Rewrite):
 
 
 def check_dealt(conv: Convolution, index: np.ndarray) -> None:
-    """Raise Refusal unless ``index`` [M, s1, ..., sd] deals out all channels, within groups."""
+    """Raise Refusal unless ``index`` [M, s1, ..., sd] deals out all channels, within groups, and
+    the pads are those of a transposed convolution."""
+    conv.transposed_pads()
     if index.size != conv.shape[0] or index.ndim != conv.axes + 1:
         raise Refusal(f"the shuffle deals out {index.size} of {conv.shape[0]} channels")
     owner = index // (conv.shape[0] // conv.group)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import CORNERS, Case, drawn_cases, model, nodes_of, tensor
+from cases import CORNERS, Case, drawn_cases, nodes_of
 from hypothesis import given
 from onnx import helper
 from qdq import Layer
@@ -360,81 +360,3 @@ def test_validation_finds_many_small_differences():
     report = ort_tconv.validate(original, converted)
     assert not report.ok
     assert "differ by a step" in report.outputs[0].reason
-
-
-# ---- Conv with what makes it a transposed one ----------------------------------------------------
-
-
-def quantised_conv(
-    before: str = "", after: str = "", integers: np.ndarray | None = None, around: str = "both"
-) -> onnx.ModelProto:
-    """Conv 3x3 of uint8 by int8, a Resize before or a DepthToSpace behind it, quantised around."""
-
-    def dequantize(name: str, output: str) -> onnx.NodeProto:
-        return helper.make_node("DequantizeLinear", [name, "scale"], [output])
-
-    if integers is None:
-        integers = np.random.default_rng(0).integers(-127, 128, (8, 4, 3, 3)).astype(np.int8)
-    constants = {
-        "w": integers,
-        "scale": np.float32(0.02),
-        "factors": np.array([1, 1, 2, 2], np.float32),
-    }
-    nodes = [dequantize("x", "x_float"), dequantize("w", "w_float")]
-    value = "x_float"
-    if before:
-        options = {"mode": "nearest", "nearest_mode": "floor"}
-        modes = {**options, "coordinate_transformation_mode": "asymmetric"}
-        nodes.append(helper.make_node(before, [value, "", "factors"], ["large"], **modes))
-        value = "large"
-        if around == "both":
-            nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["large_q"]))
-            nodes.append(dequantize("large_q", "large_float"))
-            value = "large_float"
-    nodes.append(helper.make_node("Conv", [value, "w_float"], ["c"], name="up", pads=[1] * 4))
-    value = "c"
-    if after:
-        if around == "both":
-            nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["c_q"]))
-            nodes.append(dequantize("c_q", "c_float"))
-            value = "c_float"
-        nodes.append(helper.make_node(after, [value], ["d"], blocksize=2))
-        value = "d"
-    nodes.append(helper.make_node("QuantizeLinear", [value, "scale"], ["y"]))
-    graph = helper.make_graph(
-        nodes,
-        "conv",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 4, 6, 5])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [1, None, 12, 10])],
-        [tensor(np.asarray(array), name) for name, array in constants.items()],
-    )
-    return model(graph)
-
-
-@pytest.mark.parametrize("around", ["both", "one"])
-@pytest.mark.parametrize("integers", [None, np.ones((8, 4, 3, 3), np.int8)])
-def test_a_resize_before_a_quantised_conv_is_left_with_a_reason(integers, around):
-    original = quantised_conv(before="Resize", integers=integers, around=around)
-    result = convert_with_report(original)
-    assert result.model == original
-    (skip,) = result.skips
-    assert (skip.node, skip.rewrite) == ("up", "upsample_conv")
-    if integers is None:
-        w = onnx.numpy_helper.to_array(original.graph.initializer[0]).astype(int)
-        rows = w[:, :, 0] + w[:, :, 1], w[:, :, 1] + w[:, :, 2]
-        sums = [s for row in rows for s in (row[..., 0] + row[..., 1], row[..., 1] + row[..., 2])]
-        least, most = min(s.min() for s in sums), max(s.max() for s in sums)
-        assert f"that stand for the Resize reach from {least} to {most}, beyond int8" in skip.reason
-    else:
-        assert skip.reason.endswith("of such only a ConvTranspose is rewritten")
-    assert ort_tconv.validate(original, result.model).ok
-
-
-@pytest.mark.parametrize("around", ["both", "one"])
-def test_a_shuffle_behind_a_quantised_conv_is_left_with_a_reason(around):
-    original = quantised_conv(after="DepthToSpace", around=around)
-    result = convert_with_report(original)
-    assert result.model == original
-    (skip,) = result.skips
-    assert (skip.node, skip.rewrite) == ("up", "subpixel_conv")
-    assert skip.reason.endswith("of such only a ConvTranspose is rewritten")

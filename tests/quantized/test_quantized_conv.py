@@ -18,6 +18,7 @@ from onnx import helper
 from quantities import BYTES
 from sessions import options, our_session
 
+import ort_tconv
 from ort_tconv import _core
 from ort_tconv.converters import convert_with_report
 from ort_tconv.converters.model_io import read_model
@@ -398,6 +399,24 @@ def layers(draw) -> Layer:
 @given(layer=layers())
 def test_any_layer(layer):
     check(layer)
+
+
+@pytest.mark.parametrize("kind", ["DCR", "CRD"])
+def test_validate_compares_with_sums_that_do_not_saturate(kind):
+    """Without VNNI, stock's sums of two products saturate, unless it is told not to."""
+    layer = Layer(kind, group_in=32, largest=127)
+    converted = check(layer)
+    x = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), layer.x_shape)
+    report = ort_tconv.validate(layer.model(), converted, {"x": x})
+    assert report.ok, str(report)
+
+
+def test_tuning_times_both():
+    for kind in ("Resize", "DCR"):
+        result = convert_with_report(Layer(kind).model(), tune=True, disable="unit_stride_conv")
+        (site,) = result.tuning.sites
+        assert "conv" in site.nodes
+        assert min(site.stock_ms, site.our_ms) > 0
 
 
 def test_pads_of_zeros_between():

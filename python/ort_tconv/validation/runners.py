@@ -51,6 +51,8 @@ class Session:
     def _open(self, model: onnx.ModelProto):
         options = import_onnxruntime().SessionOptions()
         options.log_severity_level = 3
+        # Without VNNI, the fastest kernels for 8-bit convolutions saturate sums of two products.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if self._custom:
             register(options)
         if self._requested is not None:

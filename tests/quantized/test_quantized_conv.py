@@ -102,6 +102,7 @@ class Layer:
             "y_zero": _draw(rng, self.y, ()) if self.zeros else np.zeros((), self.y),
             "b": bias.astype(np.int32),
             "b_scale": units,
+            "b_zero": np.zeros(self.channels, np.int32),
         }
         if self.bias == "float32":
             arrays["b_float"] = (bias * units).astype(np.float32)
@@ -149,7 +150,9 @@ class Layer:
         inputs = [value, "w_float"]
         if self.bias == "units":
             nodes.append(
-                helper.make_node("DequantizeLinear", ["b", "b_scale"], ["b_float"], axis=0)
+                helper.make_node(
+                    "DequantizeLinear", ["b", "b_scale", "b_zero"], ["b_float"], axis=0
+                )
             )
         if self.bias:
             inputs.append("b_float")

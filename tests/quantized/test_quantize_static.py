@@ -3,7 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from cases import chain_model, nodes_of
+from cases import chain_model, nodes_of, tensor
+from cases import model as make_model
+from onnx import helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -14,6 +16,7 @@ from sessions import options
 
 import ort_tconv
 from ort_tconv.converters.model_io import read_model
+from ort_tconv.converters.pipeline import Options
 from ort_tconv.sessions.provider import unavailable
 from ort_tconv.sessions.provider_report import open_with_report
 
@@ -74,6 +77,48 @@ def test_a_chain(types, per_channel, symmetric, tmp_path):
     converted = ort_tconv.convert(original)
     assert len(nodes_of(converted, OP)) == 3
     check(original, converted, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("types", TYPES, ids=lambda pair: "-".join(t.name for t in pair))
+def test_a_convolution_of_an_enlarged_image(types, tmp_path):
+    """With weights in 7 bits and one scale, sums of four of them fit into 8."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": rng.standard_normal((32, 32, 3, 3)),
+        "b0": rng.standard_normal(32),
+        "w1": rng.standard_normal((16, 32, 3, 3)),
+        "b1": rng.standard_normal(16),
+        "by": np.array([1, 1, 2, 2]),
+    }
+    ways = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Resize", ["r", "", "by"], ["u"], "enlarge", **ways),
+        helper.make_node("Conv", ["u", "w1", "b1"], ["c"], "second", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 32, 6, 7])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 16, 12, 14])],
+        [tensor(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    original = quantized(
+        make_model(graph, 17),
+        (1, 32, 6, 7),
+        tmp_path,
+        activation_type=types[0],
+        weight_type=types[1],
+        reduce_range=True,
+    )
+    source = read_model(original)
+    rewritten = Options(disable="unit_stride_conv").rewrite(source, timed=True)
+    assert [change.node for change in rewritten.report.changes] == ["second"], rewritten.report
+    report = ort_tconv.validate(original, rewritten.to_proto(source), runs=2)
+    assert report.ok, report
 
 
 #: Ways to quantise a network: each kind of types, scales and zero points in one of them.

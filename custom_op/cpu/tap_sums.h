@@ -21,15 +21,16 @@ class TapSums : public BlockEngine<S> {
     const std::vector<ptrdiff_t>* positions;
   };
 
-  struct Lists {  // of one matrix product: its pixels, and its taps
+  // Pixels and taps of matrix products, and room for weights of fewer bits.
+  struct Lists {
     int64_t *x_offset, *acc_offset, *panels;
     ptrdiff_t* taps;
     T* converted;
     Lists(const TapSums& e, int64_t most_taps, int64_t most_width, Carver& c) {
       x_offset = c.take<int64_t>(product(e.plan.tile));
       acc_offset = c.take<int64_t>(product(e.plan.tile));
-      panels = c.take<int64_t>(most_taps);
-      taps = c.take<ptrdiff_t>(most_taps);
+      panels = c.take<int64_t>(kKeptParts * most_taps);
+      taps = c.take<ptrdiff_t>(kKeptParts * most_taps);
       converted = e.take_converted(most_taps * std::min(e.plan.channel_chunk, e.cg_) * most_width, c);
     }
   };
@@ -52,21 +53,24 @@ class TapSums : public BlockEngine<S> {
       parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], others, busy);
       others *= spans[i].most_pixels();
     }
+    // What each part's product reads is listed once for all chunks of channels, if there are few parts.
+    int64_t all_parts = 1;
+    for (int i = 0; i < this->d_; ++i) all_parts *= parts[i];
+    const bool keep = all_parts <= kKeptParts;
+    Part kept[kKeptParts], *next = kept;
+    int64_t listed_pixels = 0, listed_taps = 0;
     Odometer each(parts, parts + this->d_);
     do {
-      int64_t count = 1, ntaps = 1;
-      for (int i = 0; i < this->d_; ++i) {
-        count *= spans[i].at[each.at[i]].pixels();
-        ntaps *= spans[i].at[each.at[i]].taps();
-      }
-      passes += gemm_passes(count) * ntaps;
+      const Part part = measure(spans, each.at, listed_pixels, listed_taps);
+      passes += gemm_passes(part.pixels) * part.taps;
+      if (!keep) continue;
+      list(box, spans, each.at, stride, lists, part);
+      *next++ = part;
+      listed_pixels += part.pixels;
+      listed_taps += part.taps;
     } while (each.next());
     GemmArgs<T> a{};
-    a.x_offset = lists.x_offset;
     a.acc = acc;
-    a.acc_offset = lists.acc_offset;
-    a.taps = lists.taps;
-    a.panels = lists.panels;
     for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
       a.x = window + c;
       a.channels = std::min(chunk, cg - c);
@@ -76,16 +80,23 @@ class TapSums : public BlockEngine<S> {
       w += weights * this->weight_bytes_;
       // The weights that follow are fetched while these are used: memory gives no more at a time.
       if (this->plan.fetch && passes > 0) this->fetch(&a, w, weights * this->weight_bytes_, passes * a.channels);
-      Odometer part(parts, parts + this->d_);
-      do {
-        list(box, spans, part.at, stride, lists, &a);
+      Odometer at(parts, parts + this->d_);
+      for (int64_t i = 0; i < all_parts; ++i, at.next()) {
+        const Part part = keep ? kept[i] : measure(spans, at.at, 0, 0);
+        if (!keep) list(box, spans, at.at, stride, lists, part);
+        a.x_offset = lists.x_offset + part.first_pixel;
+        a.acc_offset = lists.acc_offset + part.first_pixel;
+        a.count = part.pixels;
+        a.taps = lists.taps + part.first_tap;
+        a.panels = lists.panels + part.first_tap;
+        a.ntaps = part.taps;
         if (a.ntaps > 0) {
           gemm(a);
           if (a.ahead) a.ahead += gemm_passes(a.count) * a.ntaps * a.channels * a.ahead_step;
         } else if (!a.accumulate) {
-          for (int64_t i = 0; i < a.count; ++i) std::fill_n(acc + lists.acc_offset[i], width, T(0));
+          for (int64_t p = 0; p < a.count; ++p) std::fill_n(acc + a.acc_offset[p], width, T(0));
         }
-      } while (part.next());
+      }
     }
   }
 
@@ -166,19 +177,28 @@ class TapSums : public BlockEngine<S> {
     }
   };
 
-  // The pixels and taps of one part: a span of each axis.
-  void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,
-            GemmArgs<T>* a) const {
-    int64_t pixels[1 + kMaxSpatial], taps[1 + kMaxSpatial];
-    a->ntaps = 1;
+  // One part, a span of each axis: a matrix product, whose pixels and taps are listed from here on.
+  struct Part { int64_t first_pixel, pixels, first_tap, taps; };
+  static constexpr int kKeptParts = 4;
+
+  Part measure(const SpanList* spans, const int64_t* part, int64_t first_pixel, int64_t first_tap) const {
+    Part p = {first_pixel, 1, first_tap, 1};
     for (int i = 0; i < this->d_; ++i) {
-      const Span& s = spans[i].at[part[i]];
-      pixels[i] = s.pixels();
-      taps[i] = s.taps();
-      a->ntaps *= taps[i];
+      p.pixels *= spans[i].at[part[i]].pixels();
+      p.taps *= spans[i].at[part[i]].taps();
     }
+    return p;
+  }
+
+  void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,
+            const Part& p) const {
+    int64_t pixels[1 + kMaxSpatial], taps[1 + kMaxSpatial];
+    for (int i = 0; i < this->d_; ++i) {
+      pixels[i] = spans[i].at[part[i]].pixels();
+      taps[i] = spans[i].at[part[i]].taps();
+    }
+    int64_t *x_offset = lists.x_offset + p.first_pixel, *acc_offset = lists.acc_offset + p.first_pixel;
     const int last = this->d_ - 1;
-    a->count = 0;
     Odometer pixel(pixels, pixels + last);
     do {
       int64_t position = 0, index = 0;
@@ -188,14 +208,14 @@ class TapSums : public BlockEngine<S> {
         index = index * this->plan.tile[i] + q;
       }
       const int64_t begin = spans[last].at[part[last]].begin;
-      for (int64_t q = begin; q < begin + pixels[last]; ++q, ++a->count) {
-        lists.x_offset[a->count] = (position + q) * this->pitch_;
-        lists.acc_offset[a->count] = (index * this->plan.tile[last] + q) * stride;
+      for (int64_t q = begin; q < begin + pixels[last]; ++q) {
+        *x_offset++ = (position + q) * this->pitch_;
+        *acc_offset++ = (index * this->plan.tile[last] + q) * stride;
       }
     } while (pixel.next());
-    if (a->ntaps == 0) return;
+    if (p.taps == 0) return;
     Odometer tap(taps, taps + this->d_);
-    int64_t t = 0;
+    int64_t t = p.first_tap;
     do {
       int64_t index = 0;
       for (int i = 0; i < this->d_; ++i)

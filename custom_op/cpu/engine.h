@@ -183,7 +183,7 @@ class Tiling {
     return t;
   }
 
-  // Visits the window of a tile as runs of consecutive positions along the last axis:
+  // Visits the window of a tile, position after position, as runs along the last axis:
   // copy(position, input index, n) where the input exists, zero(position, n) elsewhere.
   template <class Copy, class Zero>
   void visit_window(const Dims& q0, Copy copy, Zero zero) const {

@@ -99,8 +99,8 @@ struct Kernels {
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };
 
-// n consecutive positions of a window row: elements of the input from `source` on, or zeros if it is < 0.
-struct WindowRun { int64_t position, source, n; };
+// Consecutive positions of a window: n elements of the input from `source` on, then zeros.
+struct WindowRun { int64_t source, n, zeros; };
 
 template <class S>
 struct StorageKernels {
@@ -109,7 +109,7 @@ struct StorageKernels {
   void (*load)(const S* src, int64_t n, T* dst);
   // dst[i] = src[i] rounded to nearest, i < n.
   void (*store)(const T* src, int64_t n, S* dst);
-  // One channel's window: dst[run.position + i] = src[run.source + i] or 0.
+  // One channel's window, run after run.  May also write zeros up to L - 1 positions past its end.
   void (*load_runs)(const S* src, const WindowRun* runs, int64_t count, T* dst);
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
   // multiple of L channels of each position.

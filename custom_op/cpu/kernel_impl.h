@@ -630,17 +630,13 @@ inline __attribute__((always_inline)) void copy_run(const T* src, int64_t n, T* 
 template <class S>
 void load_runs(const S* src, const WindowRun* runs, int64_t count, T_of<S>* dst) {
   for (int64_t r = 0; r < count; ++r) {
-    T_of<S>* out = dst + runs[r].position;
-    if (runs[r].source < 0) {
-      for (int64_t i = 0; i < runs[r].n; ++i) {
-        out[i] = 0;
-        asm volatile("");  // keeps the compiler from calling memset for what is mostly one element
-      }
-    } else if constexpr (sizeof(S) == sizeof(T_of<S>)) {
-      copy_run(src + runs[r].source, runs[r].n, out);
-    } else {
-      load(src + runs[r].source, runs[r].n, out);
-    }
+    const WindowRun& run = runs[r];
+    if constexpr (sizeof(S) == sizeof(T_of<S>)) copy_run(src + run.source, run.n, dst);
+    else load(src + run.source, run.n, dst);
+    dst += run.n;
+    // Whole vectors: what they write too much is written once more.
+    for (int64_t i = 0; i < run.zeros; i += Simd<T_of<S>>::L) storeu(dst + i, Vec<T_of<S>>{});
+    dst += run.zeros;
   }
 }
 

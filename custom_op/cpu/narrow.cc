@@ -104,8 +104,8 @@ class NarrowEngine final : public EngineBase<S> {
       acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
       row = c.take<T>(p.class_chunk * p.tile.back());
       sources = c.take<const T*>(p.class_chunk);
-      const auto& last = e.window_.back();  // a row is at most zeros, input, zeros for each piece
-      runs = c.take<WindowRun>(3 * (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
+      const auto& last = e.window_.back();  // a row is at most zeros, then input and zeros for each piece
+      runs = c.take<WindowRun>(1 + (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
     }
   };
 
@@ -213,8 +213,11 @@ class NarrowEngine final : public EngineBase<S> {
       const S* x = this->input(t, task);
       int64_t runs = 0;
       this->visit_window(
-          task.q0, [&](int64_t position, int64_t source, int64_t n) { s.runs[runs++] = {position, source, n}; },
-          [&](int64_t position, int64_t n) { s.runs[runs++] = {position, -1, n}; });
+          task.q0, [&](int64_t, int64_t source, int64_t n) { s.runs[runs++] = {source, n, 0}; },
+          [&](int64_t, int64_t n) {
+            if (runs == 0) s.runs[runs++] = {0, 0, 0};
+            s.runs[runs - 1].zeros += n;
+          });
       for (int64_t c = 0; c < cg; ++c)
         this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * this->window_positions_);
       std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));

@@ -53,25 +53,27 @@ class StackedEngine final : public TapSums<S> {
     const int64_t cg = this->cg_, mg = this->mg_, taps = product(this->problem.kernel);
     const int64_t first = b * this->plan.block, end = std::min(padded_lanes(), first + this->plan.block);
     // Where the weights of each lane lie in an input channel's; those of a lane that only fills up are zero.
-    const int64_t m0 = first / stack_, m1 = std::min(mg, ceil_div(end, stack_));
+    const int64_t m0 = first / stack_;
     std::vector<int64_t> source(static_cast<size_t>((end - first) * ntaps_), -1);
     for (int64_t lane = first; lane < std::min(end, lanes()); ++lane) {
       int64_t* const of_lane = source.data() + (lane - first) * ntaps_;
       for (int64_t t = 0; t < ntaps_; ++t)
         of_lane[t] = (lane / stack_ - m0) * taps + this->sub_kernels_[lane % stack_].taps[t];
     }
-    std::vector<T> row(static_cast<size_t>((m1 - m0) * taps));
+    std::vector<S> lanes_of_step(static_cast<size_t>(step_));
     for (int64_t c = 0; c < cg; ++c) {
-      this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * mg + m0) * taps, (m1 - m0) * taps, row.data());
+      const S* const row = static_cast<const S*>(w) + ((g * cg + c) * mg + m0) * taps;
       const int64_t chunk = this->plan.channel_chunk, c0 = c / chunk * chunk, n = std::min(chunk, cg - c0);
       for (int64_t step = first; step < end; step += step_) {
         const int64_t width = std::min(step_, end - step);
         T* out = values + (step - first) * cg * ntaps_ + (ntaps_ * c0 + c - c0) * width;
-        for (int64_t t = 0; t < ntaps_; ++t, out += n * width)
+        for (int64_t t = 0; t < ntaps_; ++t, out += n * width) {
           for (int64_t l = 0; l < width; ++l) {
             const int64_t at = source[(step - first + l) * ntaps_ + t];
-            out[l] = at < 0 ? T(0) : row[at];
+            lanes_of_step[l] = at < 0 ? S{} : row[at];
           }
+          this->io_.load(lanes_of_step.data(), width, out);
+        }
       }
     }
     return (end - first) * cg * ntaps_;

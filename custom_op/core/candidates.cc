@@ -299,6 +299,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
 // All sub-kernels as lanes of one product.  False unless all have the same taps: a weight of zero for one that is
 // missing would make NaN of an input that the sub-kernel does not meet.
 bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
+  if (!have_equal_taps(s.axes)) return false;
   Plan plan;
   plan.algorithm = Algorithm::kStacked;
   plan.share = share;
@@ -307,9 +308,6 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   const int64_t bytes = compute_bytes(s.dtype), classes = s.last_classes();
   double ntaps = 1;
   for (const auto& a : s.axes) ntaps *= static_cast<double>(a.offsets.size());
-  for (const auto& a : s.axes)
-    for (const auto& c : a.classes)
-      if (c.taps.empty() || c.taps.size() != a.offsets.size()) return false;
   const int64_t taps = static_cast<int64_t>(ntaps), rows = s.mg * s.classes();
   // A block is as many lanes as a product takes at a time, or a few times that where it then holds whole rows of
   // short ones.

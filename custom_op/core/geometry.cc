@@ -76,6 +76,15 @@ AxisGeometry batch_axis(const Problem& p) {
   return g;
 }
 
+bool have_equal_taps(const std::vector<AxisGeometry>& axes) {
+  for (const auto& a : axes) {
+    if (a.classes.empty()) return false;
+    for (const auto& c : a.classes)
+      if (c.taps.empty() || c.taps.size() != a.offsets.size()) return false;
+  }
+  return true;
+}
+
 double direct_macs(const Problem& p) {
   double macs = static_cast<double>(p.channels) * p.group_out();
   for (int i = 0; i < p.rank(); ++i) macs *= static_cast<double>(p.in[i]) * p.kernel[i];

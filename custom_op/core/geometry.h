@@ -52,6 +52,9 @@ Problem spread_single_positions(const Problem& problem);
 // The batch as an axis: one class, one tap.
 AxisGeometry batch_axis(const Problem& problem);
 
+// Whether all sub-kernels have equally many taps, and at least one: aligned, they then meet the same inputs.
+bool have_equal_taps(const std::vector<AxisGeometry>& axes);
+
 // Multiply-adds per batch element of the method itself (each output meets its taps, clipped at borders
 // not at all): C * M/group * prod(input sizes * kernel sizes).
 double direct_macs(const Problem& problem);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "core/status.h"
 #include "cpu/engine.h"
@@ -38,50 +39,24 @@ void cut(Plan& plan, const std::vector<AxisGeometry>& axes, int64_t row_ratio, F
 
 Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Machine& m, const std::string& algorithm) {
   const bool automatic = algorithm.empty() || algorithm == "auto";
-  require(automatic || algorithm == "direct" || algorithm == "narrow", "attribute algorithm = '", algorithm,
-          "': of a quantised convolution it must be auto, direct or narrow");
+  require(automatic || algorithm == "direct" || algorithm == "stacked" || algorithm == "narrow",
+          "attribute algorithm = '", algorithm,
+          "': of a quantised convolution it must be auto, direct, stacked or narrow");
   const int64_t cg = p.group_in(), mg = std::max<int64_t>(1, p.group_out()), lanes = k.lanes;
   const int64_t words = ceil_div(std::max<int64_t>(1, cg), word_channels(k.form));
-
-  std::vector<AxisGeometry> axes = segregate(p, false);
-  axes.insert(axes.begin(), batch_axis(p));
-
-  // Multiplications of vectors, and what they wait for loads, for as many positions as there are lanes: with output
-  // channels in the lanes, or with positions, of which a row's last vector may lack some.
-  const int64_t row = std::max<int64_t>(1, axes.back().domain);
-  const double direct = static_cast<double>(round_up(mg, lanes) * words);
-  const double narrow = 1.5 * static_cast<double>(mg * words * round_up(row, lanes)) / static_cast<double>(row);
-
-  Plan plan;
-  plan.algorithm = algorithm == "narrow" || (automatic && narrow <= direct) ? Algorithm::kNarrow : Algorithm::kDirect;
-  const bool is_direct = plan.algorithm == Algorithm::kDirect;
-  const int64_t last_classes = std::max<int64_t>(1, static_cast<int64_t>(axes.back().classes.size()));
-  plan.class_chunk = is_direct ? std::min(last_classes, kMaxClassChunk) : last_classes;
-  plan.block = is_direct ? std::min(round_up(mg, lanes), k.max_vectors * lanes) : std::min<int64_t>(mg, m.max_rows);
-  plan.blocks = ceil_div(mg, plan.block);
-
-  const int64_t pitch = is_direct ? round_up(std::max<int64_t>(1, cg), 16) / word_channels(k.form) : words;
-  const int64_t base = std::max<int64_t>(1, p.group);
-  const int64_t tasks_wanted = m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads);
-  int64_t domain = 1;
-  for (const auto& a : axes) domain *= std::max<int64_t>(1, a.domain);
-  // Positions below which a tile is not cut for more tasks: blocks of channels can be shared out instead.
-  const int64_t least = is_direct ? 64 : 16 * lanes;
-  cut(plan, axes, is_direct ? 16 : 128, [&](const Dims& t) {
-    int64_t window = pitch * 4;
-    for (size_t i = 0; i < axes.size(); ++i) window *= WindowAxis(axes[i], t[i]).extent;
-    const int64_t n = product(t), results = plan.class_chunk * 4 * (is_direct ? n * plan.block : t.back() * plan.block);
-    const bool enough = base * ceil_div(domain, n) >= tasks_wanted || n <= least;
-    return enough && (!is_direct || n <= 256) && (n <= least || window <= m.l2_bytes / 2) &&
-           results <= std::max<int64_t>(m.l2_bytes / 4, 64 * 1024);
-  });
-  const int64_t tiles = base * product(plan.tiles);
-  const int64_t chunks = std::min(plan.blocks, ceil_div(tasks_wanted, tiles));
-  plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
-  plan.tasks = tiles * ceil_div(plan.blocks, plan.blocks_per_task);
-
-  int64_t class_taps = 1;
-  double pairs = 1;
+  const auto all_axes = [&](bool aligned) {
+    std::vector<AxisGeometry> axes = segregate(p, aligned);
+    axes.insert(axes.begin(), batch_axis(p));
+    return axes;
+  };
+  std::vector<AxisGeometry> axes = all_axes(false), aligned = all_axes(true);
+  const auto domain = [](const std::vector<AxisGeometry>& of) {
+    int64_t positions = 1;
+    for (const auto& a : of) positions *= std::max<int64_t>(1, a.domain);
+    return positions;
+  };
+  int64_t class_taps = 1, stack = 1;
+  double pairs = 1;  // of an output and a tap
   for (const auto& a : axes) {
     size_t most = 1;
     double taps = 0;
@@ -90,14 +65,81 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
       taps += static_cast<double>(c.taps.size()) * static_cast<double>(c.count);
     }
     class_taps *= static_cast<int64_t>(most);
+    stack *= std::max<int64_t>(1, static_cast<int64_t>(a.classes.size()));
     pairs *= taps;
   }
-  // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
-  const int64_t line = class_taps * plan.block * word_channels(k.form);
-  plan.channel_chunk = is_direct ? std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line)) : words;
+
+  // Multiplications of vectors, and what they wait for loads, for as many pairs as there are lanes: with output
+  // channels in the lanes; with those of all sub-kernels, at the positions that one of them has; or with positions,
+  // of which a row's last vector may lack some.
+  const int64_t row = std::max<int64_t>(1, axes.back().domain), stacked_lanes = round_up(mg * stack, lanes);
+  const double direct = static_cast<double>(round_up(mg, lanes) * words);
+  const bool stackable = have_equal_taps(aligned);
+  const double stacked = static_cast<double>(stacked_lanes * words) * static_cast<double>(domain(aligned)) *
+                         static_cast<double>(class_taps) / std::max(1., pairs);
+  const double narrow = 1.5 * static_cast<double>(mg * words * round_up(row, lanes)) / static_cast<double>(row);
+
+  Plan plan;
+  double cost = direct;
+  const auto offer = [&](Algorithm other, double its_cost) {
+    if (automatic ? its_cost > cost : algorithm != name(other)) return;
+    plan.algorithm = other;
+    cost = its_cost;
+  };
+  offer(Algorithm::kNarrow, narrow);
+  if (stackable) offer(Algorithm::kStacked, stacked);
+  const bool is_narrow = plan.algorithm == Algorithm::kNarrow, is_stacked = plan.algorithm == Algorithm::kStacked;
+  if (is_stacked) {
+    plan.aligned = true;
+    axes = std::move(aligned);
+  }
+  const int64_t last_classes = std::max<int64_t>(1, static_cast<int64_t>(axes.back().classes.size()));
+  const int64_t step = k.max_vectors * lanes;  // lanes of a product
+  if (is_narrow) {
+    plan.class_chunk = last_classes;
+    plan.block = std::min<int64_t>(mg, m.max_rows);
+    plan.blocks = ceil_div(mg, plan.block);
+  } else if (is_stacked) {
+    // Of short rows a block holds whole ones.
+    const int64_t together = std::lcm(step, last_classes);
+    plan.class_chunk = 1;
+    plan.block = std::min(stacked_lanes, last_classes < 2 * lanes && together <= 16 * step ? together : step);
+    plan.blocks = ceil_div(stacked_lanes, plan.block);
+  } else {
+    plan.class_chunk = std::min(last_classes, kMaxClassChunk);
+    plan.block = std::min(round_up(mg, lanes), step);
+    plan.blocks = ceil_div(mg, plan.block);
+  }
+
+  const int64_t pitch = is_narrow ? words : round_up(std::max<int64_t>(1, cg), 16) / word_channels(k.form);
+  const int64_t base = std::max<int64_t>(1, p.group);
+  const int64_t tasks_wanted = m.threads == 1 ? 1 : 4 * static_cast<int64_t>(m.threads);
+  const int64_t positions = domain(axes);
+  // Positions below which a tile is not cut for more tasks: blocks of channels can be shared out instead.
+  const int64_t least = is_narrow ? 16 * lanes : 64;
+  cut(plan, axes, is_narrow ? 128 : 16, [&](const Dims& t) {
+    int64_t window = pitch * 4;
+    for (size_t i = 0; i < axes.size(); ++i) window *= WindowAxis(axes[i], t[i]).extent;
+    const int64_t n = product(t);
+    const int64_t results = plan.class_chunk * 4 * (is_narrow ? t.back() : n) * plan.block;
+    const bool enough = base * ceil_div(positions, n) >= tasks_wanted || n <= least;
+    return enough && (is_narrow || n <= 256) && (n <= least || window <= m.l2_bytes / 2) &&
+           results <= std::max<int64_t>(m.l2_bytes / 4, 64 * 1024);
+  });
+  const int64_t tiles = base * product(plan.tiles);
+  const int64_t chunks = std::min(plan.blocks, ceil_div(tasks_wanted, tiles));
+  plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
+  plan.tasks = tiles * ceil_div(plan.blocks, plan.blocks_per_task);
+
+  // The weights of one product stay in a quarter of L2 while the tile's pixels pass.
+  const int64_t line = class_taps * std::min(step, plan.block) * word_channels(k.form);
+  plan.channel_chunk = is_narrow ? words : std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line));
   plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
-  plan.cost = static_cast<double>(p.group) * pairs * (is_direct ? direct : narrow) / lanes;
-  plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", direct, " narrow ", narrow);
+  plan.cost = static_cast<double>(p.group) * pairs * cost / lanes;
+  plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", direct,
+                       stackable ? concat(" stacked ", stacked) : "", " narrow ", narrow);
+  if (!automatic && algorithm != name(plan.algorithm))
+    plan.reason = concat("no ", algorithm, " plan for these sub-kernels: ", plan.reason);
   return plan;
 }
 
@@ -246,73 +288,30 @@ class QuantizedEngine : public Tiling {
 
 namespace {
 
-// One implicit GEMM a residue class over a window with channels last, as the float engine's (direct.cc).
-// Packed weights: [group][block][sub-kernel][chunk of words][tap][word][output channel of the block][byte].
-class QuantizedDirect final : public QuantizedEngine {
- public:
-  QuantizedDirect(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+// Implicit GEMMs over a window with channels last.
+class QuantizedProducts : public QuantizedEngine {
+ protected:
+  QuantizedProducts(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
       : QuantizedEngine(p, types, pl, k, threads), pitch_(round_up(std::max<int64_t>(1, cg_), 16) / group_) {
     for (auto& sub : sub_kernels_)
       for (auto& o : sub.offsets) o *= pitch_;
-    Carver measure(nullptr);
-    Scratch(*this, measure);
-    plan.scratch_bytes = static_cast<int64_t>(measure.used());
-    set_packed_bytes(p.group * padded_channels() * words_ * total_taps_ * group_);
   }
 
-  void pack(const uint8_t* w, char* packed) const override {
-    const int64_t taps = product(problem.kernel), chunk = plan.channel_chunk;
-    std::fill_n(packed, sums_at_, 0);
-    for (int64_t g = 0; g < problem.group; ++g)
-      for (int64_t b = 0; b < plan.blocks; ++b) {
-        const int64_t width = block_width(b);
-        char* const block = packed + block_at(g, b);
-        for (int64_t c = 0; c < cg_; ++c) {
-          const uint8_t* row = w + ((g * cg_ + c) * mg_ + b * plan.block) * taps;
-          const int64_t q = c / group_, q0 = q / chunk * chunk, n = std::min(chunk, words_ - q0);
-          for (const auto& sub : sub_kernels_) {
-            const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
-            for (int64_t t = 0; t < ntaps; ++t) {
-              char* out = block + (sub.first_tap * words_ + ntaps * q0 + t * n + q - q0) * width * group_ + c % group_;
-              for (int64_t m = 0; m < block_channels(b); ++m)
-                out[m * group_] = static_cast<char>(row[m * taps + sub.taps[t]] ^ w_flip());
-            }
-          }
-        }
-      }
-    pack_sums(w, packed);
-  }
-
- private:
-  struct Scratch {
+  struct Lists {
     uint32_t* window;
-    int32_t *acc, *start, *position_sums;
-    int64_t *x_offset, *acc_offset, *row_offset, *outputs;
-    char* rows;
-    Scratch(const QuantizedDirect& e, Carver& c) {
-      const int64_t pixels = product(e.plan.tile), run = e.plan.class_chunk * e.plan.tile.back();
+    int32_t *start, *position_sums;
+    int64_t *x_offset, *acc_offset;
+    Lists(const QuantizedProducts& e, Carver& c) {
       window = c.take<uint32_t>(e.window_positions_ * e.pitch_);
-      acc = c.take<int32_t>(e.plan.class_chunk * e.class_stride());
       start = c.take<int32_t>(e.plan.block);
       position_sums = c.take<int32_t>(e.window_positions_);
-      x_offset = c.take<int64_t>(pixels);
-      acc_offset = c.take<int64_t>(pixels);
-      row_offset = c.take<int64_t>(pixels / e.plan.tile.back());
-      outputs = c.take<int64_t>(run);
-      rows = c.take<char>(e.plan.block * e.row_stride() * storage_bytes(e.types_.y));
+      x_offset = c.take<int64_t>(product(e.plan.tile));
+      acc_offset = c.take<int64_t>(product(e.plan.tile));
     }
   };
 
-  int64_t class_stride() const { return product(plan.tile) * plan.block; }
-  int64_t row_stride() const { return round_up(plan.class_chunk * plan.tile.back(), 16); }
-  int64_t padded_channels() const override { return round_up(mg_, k_.lanes); }
-  int64_t block_width(int64_t b) const { return std::min(plan.block, padded_channels() - b * plan.block); }
-  int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
-  int64_t block_at(int64_t g, int64_t b) const {
-    return (g * padded_channels() + b * plan.block) * words_ * total_taps_ * group_;
-  }
-
-  void load_window(const Task& task, const Call& call, Scratch& s) const {
+  void load_window(const Task& task, const Call& call, const Lists& s) const {
+    if (cg_ == 0) return;
     const uint8_t* x = input(call, task);
     visit_window(
         task.q0,
@@ -327,10 +326,110 @@ class QuantizedDirect final : public QuantizedEngine {
     for (int64_t i = 0; i < window_positions_; ++i) s.position_sums[i] = k_.sum(s.window + i * pitch_, words_, 1);
   }
 
+  // acc[s.acc_offset[i] + l] = start[l] + the sums, over the taps and all channels, for the lane's output channel, at
+  // position s.x_offset[i], i < count, l < width; `zeros` are the weights' zero points of the lanes.  Packed weights:
+  // [chunk of words][tap][word][lane][byte].
+  void multiply(const std::vector<ptrdiff_t>& taps, int64_t count, const int8_t* w, int64_t width, const int32_t* start,
+                const int32_t* zeros, const Call& call, const Lists& s, int32_t* acc) const {
+    QuantizedGemmArgs a{};
+    a.count = count;
+    a.x_offset = s.x_offset;
+    a.acc = acc;
+    a.acc_offset = s.acc_offset;
+    a.taps = taps.data();
+    a.ntaps = static_cast<int64_t>(taps.size());
+    a.w = w;
+    a.start = start;
+    const int64_t chunk = plan.channel_chunk;
+    for (int64_t q = 0; q == 0 || q < words_; q += chunk) {
+      a.x = s.window + q;
+      a.words = std::min(chunk, words_ - q);
+      k_.gemm[width / k_.lanes](a);
+      a.w += a.ntaps * a.words * width * group_;
+      a.start = nullptr;
+    }
+    if (!call.w_zeros) return;
+    for (int64_t i = 0; i < count; ++i) {
+      int32_t inputs = 0;
+      for (ptrdiff_t tap : taps) inputs += s.position_sums[(s.x_offset[i] + tap) / pitch_];
+      int32_t* at = acc + s.acc_offset[i];
+      for (int64_t l = 0; l < width; ++l)
+        at[l] = static_cast<int32_t>(static_cast<uint32_t>(at[l]) -
+                                     static_cast<uint32_t>(inputs) * static_cast<uint32_t>(zeros[l]));
+    }
+  }
+
+  // Where channel c's weight of tap t, of so many, lies among those of a product for the first of `width` lanes.
+  int64_t weight_at(int64_t c, int64_t t, int64_t ntaps, int64_t width) const {
+    const int64_t q = c / group_, q0 = q / plan.channel_chunk * plan.channel_chunk;
+    const int64_t n = std::min(plan.channel_chunk, words_ - q0);
+    return (ntaps * q0 + t * n + q - q0) * width * group_ + c % group_;
+  }
+
+  int64_t pitch_;  // words of a window position
+};
+
+// One implicit GEMM a residue class, as the float engine's (direct.cc).
+// Packed weights: [group][block][sub-kernel][chunk of words][tap][word][output channel of the block][byte].
+class QuantizedDirect final : public QuantizedProducts {
+ public:
+  QuantizedDirect(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+      : QuantizedProducts(p, types, pl, k, threads) {
+    Carver measure(nullptr);
+    Scratch(*this, measure);
+    plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    set_packed_bytes(p.group * padded_channels() * words_ * total_taps_ * group_);
+  }
+
+  void pack(const uint8_t* w, char* packed) const override {
+    const int64_t taps = product(problem.kernel);
+    std::fill_n(packed, sums_at_, 0);
+    for (int64_t g = 0; g < problem.group; ++g)
+      for (int64_t b = 0; b < plan.blocks; ++b) {
+        const int64_t width = block_width(b);
+        char* const block = packed + block_at(g, b);
+        for (int64_t c = 0; c < cg_; ++c) {
+          const uint8_t* row = w + ((g * cg_ + c) * mg_ + b * plan.block) * taps;
+          for (const auto& sub : sub_kernels_) {
+            const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
+            for (int64_t t = 0; t < ntaps; ++t) {
+              char* out = block + sub.first_tap * words_ * width * group_ + weight_at(c, t, ntaps, width);
+              for (int64_t m = 0; m < block_channels(b); ++m)
+                out[m * group_] = static_cast<char>(row[m * taps + sub.taps[t]] ^ w_flip());
+            }
+          }
+        }
+      }
+    pack_sums(w, packed);
+  }
+
+ private:
+  struct Scratch {
+    Lists lists;
+    int32_t* acc;
+    int64_t *row_offset, *outputs;
+    char* rows;
+    Scratch(const QuantizedDirect& e, Carver& c) : lists(e, c) {
+      acc = c.take<int32_t>(e.plan.class_chunk * e.class_stride());
+      row_offset = c.take<int64_t>(product(e.plan.tile) / e.plan.tile.back());
+      outputs = c.take<int64_t>(e.plan.class_chunk * e.plan.tile.back());
+      rows = c.take<char>(e.plan.block * e.row_stride() * storage_bytes(e.types_.y));
+    }
+  };
+
+  int64_t class_stride() const { return product(plan.tile) * plan.block; }
+  int64_t row_stride() const { return round_up(plan.class_chunk * plan.tile.back(), 16); }
+  int64_t padded_channels() const override { return round_up(mg_, k_.lanes); }
+  int64_t block_width(int64_t b) const { return std::min(plan.block, padded_channels() - b * plan.block); }
+  int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
+  int64_t block_at(int64_t g, int64_t b) const {
+    return (g * padded_channels() + b * plan.block) * words_ * total_taps_ * group_;
+  }
+
   void run_task(const Task& task, const Call& call, char* memory) const override {
     Carver carver(memory);
     Scratch s(*this, carver);
-    if (cg_ > 0) load_window(task, call, s);
+    load_window(task, call, s.lists);
     const int64_t rows = product(plan.tile) / plan.tile.back();
     for (int64_t r = 0; r < rows; ++r) s.row_offset[r] = r * plan.tile.back() * plan.block;
     const int64_t last_classes = static_cast<int64_t>(axes_.back().classes.size());
@@ -350,43 +449,21 @@ class QuantizedDirect final : public QuantizedEngine {
   void sum(int64_t index, const Task& task, int64_t block, int32_t* acc, const Call& call, const Scratch& s) const {
     const SubKernel& sub = sub_kernels_[index];
     const int last = d_ - 1;
-    const int64_t count = axes_[last].classes[sub.classes[last]].count;
-    const int64_t owned = std::clamp<int64_t>(count - task.q0[last], 0, task.extent[last]);
-    const int64_t width = block_width(block), chunk = plan.channel_chunk;
-    const int64_t channel = task.g * padded_channels() + block * plan.block;
+    const int64_t owned =
+        std::clamp<int64_t>(axes_[last].classes[sub.classes[last]].count - task.q0[last], 0, task.extent[last]);
+    const int64_t width = block_width(block), channel = task.g * padded_channels() + block * plan.block;
     for (int64_t m = 0; m < width; ++m)
-      s.start[m] = start(sub, channel + m, call, sum_index(task.g, index, block * plan.block + m));
-    QuantizedGemmArgs a{};
+      s.lists.start[m] = start(sub, channel + m, call, sum_index(task.g, index, block * plan.block + m));
+    int64_t count = 0;
     visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
-      for (int64_t i = 0; i < owned; ++i, ++a.count) {
-        s.x_offset[a.count] = (position + i) * pitch_;
-        s.acc_offset[a.count] = s.row_offset[row] + i * plan.block;
+      for (int64_t i = 0; i < owned; ++i, ++count) {
+        s.lists.x_offset[count] = (position + i) * pitch_;
+        s.lists.acc_offset[count] = s.row_offset[row] + i * plan.block;
       }
     });
-    a.x_offset = s.x_offset;
-    a.acc = acc;
-    a.acc_offset = s.acc_offset;
-    a.taps = sub.offsets.data();
-    a.ntaps = static_cast<int64_t>(sub.taps.size());
-    a.w = reinterpret_cast<const int8_t*>(call.weights) + block_at(task.g, block) +
-          sub.first_tap * words_ * width * group_;
-    a.start = s.start;
-    for (int64_t q = 0; q == 0 || q < words_; q += chunk) {
-      a.x = s.window + q;
-      a.words = std::min(chunk, words_ - q);
-      k_.gemm[width / k_.lanes](a);
-      a.w += a.ntaps * a.words * width * group_;
-      a.start = nullptr;
-    }
-    if (!call.w_zeros) return;
-    for (int64_t i = 0; i < a.count; ++i) {
-      int32_t inputs = 0;
-      for (ptrdiff_t tap : sub.offsets) inputs += s.position_sums[(s.x_offset[i] + tap) / pitch_];
-      int32_t* at = acc + s.acc_offset[i];
-      for (int64_t m = 0; m < width; ++m)
-        at[m] = static_cast<int32_t>(static_cast<uint32_t>(at[m]) -
-                                     static_cast<uint32_t>(inputs) * static_cast<uint32_t>(call.w_zero[channel + m]));
-    }
+    const int8_t* w = reinterpret_cast<const int8_t*>(call.weights) + block_at(task.g, block) +
+                      sub.first_tap * words_ * width * group_;
+    multiply(sub.offsets, count, w, width, s.lists.start, call.w_zero.data() + channel, call, s.lists, acc);
   }
 
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.
@@ -422,8 +499,142 @@ class QuantizedDirect final : public QuantizedEngine {
       }
     });
   }
+};
 
-  int64_t pitch_;  // words of a window position
+// All sub-kernels, which have equal taps, of all output channels in one implicit GEMM, as the float engine's
+// (stacked.cc).  Lanes are ordered by [output channel][classes of the leading axes][class of the last axis].
+// Packed weights: [group][block][step][chunk of words][tap][word][lane of the step][byte], where a step is as many
+// lanes as a GEMM takes at a time.
+class QuantizedStacked final : public QuantizedProducts {
+ public:
+  QuantizedStacked(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
+      : QuantizedProducts(p, types, pl, k, threads), classes_(static_cast<int64_t>(axes_.back().classes.size())),
+        stack_(sub_kernel_count()), step_(k.max_vectors * k.lanes),
+        ntaps_(static_cast<int64_t>(sub_kernels_.front().taps.size())) {
+    Carver measure(nullptr);
+    Scratch(*this, measure);
+    plan.scratch_bytes = static_cast<int64_t>(measure.used());
+    set_packed_bytes(p.group * padded_lanes() * words_ * ntaps_ * group_);
+  }
+
+  void pack(const uint8_t* w, char* packed) const override {
+    const int64_t taps = product(problem.kernel);
+    std::fill_n(packed, sums_at_, 0);
+    for (int64_t g = 0; g < problem.group; ++g)
+      for (int64_t c = 0; c < cg_; ++c)
+        for (int64_t step = 0; step < padded_lanes();) {
+          const int64_t width = step_width(step);
+          for (int64_t t = 0; t < ntaps_; ++t) {
+            char* out = packed + weights_at(g, step) + weight_at(c, t, ntaps_, width);
+            for (int64_t lane = step; lane < std::min(lanes(), step + width); ++lane, out += group_) {
+              const int64_t at = ((g * cg_ + c) * mg_ + lane / stack_) * taps + sub_kernels_[lane % stack_].taps[t];
+              *out = static_cast<char>(w[at] ^ w_flip());
+            }
+          }
+          step += width;
+        }
+    pack_sums(w, packed);
+  }
+
+ private:
+  struct Scratch {
+    Lists lists;
+    int32_t *acc, *zeros, *row;
+    char* results;
+    Scratch(const QuantizedStacked& e, Carver& c) : lists(e, c) {
+      acc = c.take<int32_t>(product(e.plan.tile) * e.plan.block + kBeyond);
+      zeros = c.take<int32_t>(e.plan.block);
+      const int64_t outputs = std::max(e.plan.block, e.whole_rows() ? e.classes_ * e.plan.tile.back() : 0);
+      row = c.take<int32_t>(outputs + kBeyond);
+      results = c.take<char>(outputs * storage_bytes(e.types_.y));
+    }
+  };
+  static constexpr int64_t kBeyond = 16;  // sums that finishing a row may read behind it
+
+  int64_t lanes() const { return mg_ * stack_; }
+  int64_t padded_lanes() const { return round_up(lanes(), k_.lanes); }
+  int64_t padded_channels() const override { return mg_; }
+  int64_t block_end(int64_t first) const { return std::min(padded_lanes(), first + plan.block); }
+  // Of the step that begins at a lane: a block's last one may be shorter.
+  int64_t step_width(int64_t step) const { return std::min(step_, block_end(step / plan.block * plan.block) - step); }
+  int64_t weights_at(int64_t g, int64_t step) const { return (g * padded_lanes() + step) * words_ * ntaps_ * group_; }
+  // Rows of an output channel are put together before they are finished, unless their parts are long by themselves.
+  bool whole_rows() const { return classes_ < 2 * k_.lanes; }
+
+  void run_task(const Task& task, const Call& call, char* memory) const override {
+    Carver carver(memory);
+    const Scratch s(*this, carver);
+    load_window(task, call, s.lists);
+    // Any sub-kernel tells the taps: they lie in the same order in all.
+    const std::vector<ptrdiff_t>& taps = sub_kernels_.front().offsets;
+    int64_t count = 0;
+    Odometer lead(task.extent.begin(), task.extent.end() - 1);
+    do {
+      int64_t position = 0, index = 0;
+      for (int i = 0; i < d_ - 1; ++i) {
+        position += lead.at[i] * window_stride_[i];
+        index = index * plan.tile[i] + lead.at[i];
+      }
+      for (int64_t i = 0; i < task.extent[d_ - 1]; ++i, ++count) {
+        s.lists.x_offset[count] = (position + i) * pitch_;
+        s.lists.acc_offset[count] = (index * plan.tile.back() + i) * plan.block;
+      }
+    } while (lead.next());
+    for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+      const int64_t first = b * plan.block, end = block_end(first);
+      for (int64_t lane = first; lane < end; ++lane) {
+        const bool exists = lane < lanes();
+        const int64_t m = lane / stack_, channel = task.g * mg_ + m, sub = lane % stack_;
+        s.zeros[lane - first] = exists ? call.w_zero[channel] : 0;
+        s.lists.start[lane - first] = exists ? start(sub_kernels_[sub], channel, call, sum_index(task.g, sub, m)) : 0;
+      }
+      for (int64_t step = first; step < end; step += step_) {
+        const int8_t* w = reinterpret_cast<const int8_t*>(call.weights) + weights_at(task.g, step);
+        multiply(taps, count, w, step_width(step), s.lists.start + step - first, s.zeros + step - first, call, s.lists,
+                 s.acc + step - first);
+      }
+      store(task, first, std::min(lanes(), end), call, s);
+    }
+  }
+
+  // Writes lanes first .. end-1 of a tile: of each row of outputs the classes among them.
+  void store(const Task& task, int64_t first, int64_t end, const Call& call, const Scratch& s) const {
+    const auto& axis = axes_.back();
+    const int64_t n = task.extent[d_ - 1], block = plan.block;
+    for (int64_t lane = first; lane < end;) {
+      const int64_t k0 = lane % classes_, k1 = std::min(classes_, k0 + end - lane);
+      const int64_t channel = task.g * mg_ + lane / stack_;
+      const SubKernel& sub = sub_kernels_[lane % stack_ - k0];
+      const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[d_ - 1]);
+      const bool assemble = whole_rows() && k1 - k0 == classes_;
+      visit_rows(sub, task, [&](int64_t, int64_t row, int64_t out_row) {
+        const int32_t* acc = s.acc + row * plan.tile.back() * block + lane - first;
+        if (assemble) {
+          int32_t* to = s.row;
+          for (int64_t i = 0; i < n; ++i, acc += block, to += classes_)
+            for (int64_t k = 0; k < classes_; ++k) to[k] = acc[k];
+          finish(s.row, o0, n * classes_, out_row, channel, call, s.results);
+        } else {
+          for (int64_t i = 0; i < n; ++i)
+            finish(acc + i * block, o0 + i * axis.stride, k1 - k0, out_row, channel, call, s.results);
+        }
+      });
+      lane += k1 - k0;
+    }
+  }
+
+  // Requantises n sums and writes them to outputs o .. o+n-1 of one row of a channel.
+  void finish(const int32_t* sums, int64_t o, int64_t n, int64_t out_row, int64_t channel, const Call& call,
+              char* results) const {
+    const float multiplier = call.multiplier[channel], offset = call.offset[channel];
+    if (types_.y == QuantizedType::kFloat32)
+      k_.finish_floats(&sums, 1, n, multiplier, offset, call.epilogue, reinterpret_cast<float*>(results));
+    else k_.finish_bytes(&sums, 1, n, multiplier, offset, call.epilogue, reinterpret_cast<uint8_t*>(results));
+    write(results, o, n, out_row, channel, call);
+  }
+
+  int64_t classes_, stack_;  // residue classes of the last axis, and of all axes together
+  int64_t step_, ntaps_;
 };
 
 // Rows of positions, the window with positions last: for few output channels.
@@ -576,6 +787,8 @@ QuantizedPrepared::QuantizedPrepared(const Problem& problem, QuantizedTypes type
   const Plan plan = make_quantized_plan(p, kernels, machine, algorithm);
   if (plan.algorithm == Algorithm::kNarrow)
     engine_ = std::make_unique<QuantizedNarrow>(p, types, plan, kernels, machine.threads);
+  else if (plan.algorithm == Algorithm::kStacked)
+    engine_ = std::make_unique<QuantizedStacked>(p, types, plan, kernels, machine.threads);
   else engine_ = std::make_unique<QuantizedDirect>(p, types, plan, kernels, machine.threads);
 }
 QuantizedPrepared::QuantizedPrepared(QuantizedPrepared&&) noexcept = default;

@@ -56,7 +56,7 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
     return positions;
   };
   int64_t class_taps = 1, stack = 1;
-  double pairs = 1;  // of an output and a tap
+  double pairs = 1, outputs = 1;  // of an output and a tap; of an output channel
   for (const auto& a : axes) {
     size_t most = 1;
     double taps = 0;
@@ -67,22 +67,27 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
     class_taps *= static_cast<int64_t>(most);
     stack *= std::max<int64_t>(1, static_cast<int64_t>(a.classes.size()));
     pairs *= taps;
+    outputs *= static_cast<double>(a.out);
   }
 
-  // Multiplications of vectors, and what they wait for loads, for as many pairs as there are lanes: with output
-  // channels in the lanes; with those of all sub-kernels, at the positions that one of them has; or with positions,
-  // of which a row's last vector may lack some.
-  const int64_t row = std::max<int64_t>(1, axes.back().domain), stacked_lanes = round_up(mg * stack, lanes);
-  const double direct = static_cast<double>(round_up(mg, lanes) * words);
+  // Multiplications of vectors, and what else takes as long as so many: to finish a vector of sums, and to begin
+  // with those of a position.  Lanes are output channels; or those of all sub-kernels, at the positions that one of
+  // them has, whose results are finished in short pieces; or positions, of which a row's last vector may lack some,
+  // and for which the products wait for more loads.
+  const int64_t stacked_lanes = round_up(mg * stack, lanes);
+  const double row = static_cast<double>(std::max<int64_t>(1, axes.back().domain));
+  const double filled = static_cast<double>(round_up(axes.back().domain, lanes)) / row;
+  const double vectors = static_cast<double>(ceil_div(mg, lanes)), channels = static_cast<double>(mg) / lanes;
+  const double stacked_vectors = static_cast<double>(stacked_lanes / lanes) * static_cast<double>(domain(aligned));
   const bool stackable = have_equal_taps(aligned);
-  const double stacked = static_cast<double>(stacked_lanes * words) * static_cast<double>(domain(aligned)) *
-                         static_cast<double>(class_taps) / std::max(1., pairs);
-  const double narrow = 1.5 * static_cast<double>(mg * words * round_up(row, lanes)) / static_cast<double>(row);
+  const double direct = pairs * words * vectors + outputs * (16 * vectors + 32);
+  const double stacked = stacked_vectors * static_cast<double>(class_taps * words + 32);
+  const double narrow = pairs * words * 1.25 * filled * channels + outputs * 16 * channels;
 
   Plan plan;
   double cost = direct;
   const auto offer = [&](Algorithm other, double its_cost) {
-    if (automatic ? its_cost > cost : algorithm != name(other)) return;
+    if (automatic ? its_cost >= cost : algorithm != name(other)) return;
     plan.algorithm = other;
     cost = its_cost;
   };
@@ -135,7 +140,7 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   const int64_t line = class_taps * std::min(step, plan.block) * word_channels(k.form);
   plan.channel_chunk = is_narrow ? words : std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line));
   plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
-  plan.cost = static_cast<double>(p.group) * pairs * cost / lanes;
+  plan.cost = static_cast<double>(p.group) * cost;
   plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", direct,
                        stackable ? concat(" stacked ", stacked) : "", " narrow ", narrow);
   if (!automatic && algorithm != name(plan.algorithm))

@@ -347,7 +347,7 @@ def test_exclude_and_strict():
 def test_algorithms():
     layer = Layer(USUAL)
     source, feeds = layer.model(), layer.feeds()
-    for algorithm in ("direct", "narrow"):
+    for algorithm in ("direct", "stacked", "narrow"):
         report = report_of(source, algorithm=algorithm)
         assert patterns(report) == ["quantized"]
         close_to_stock(run_provider(source, feeds, algorithm=algorithm)[0], source, feeds)

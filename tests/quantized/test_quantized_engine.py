@@ -11,7 +11,7 @@ from ort_tconv import _core
 
 USUAL = Case((6, 5), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1), group_in=11, group_out=19)
 WIDE = Case((9, 37), (3, 5), strides=(2, 3), pads=(1, 0, 1, 2), group_in=7, group_out=2)
-ALGORITHMS = ("direct", "narrow")
+ALGORITHMS = ("direct", "stacked", "narrow")
 
 
 each_isa = pytest.mark.parametrize(
@@ -106,6 +106,48 @@ def test_many_channels_in_chunks(algorithm, isa):
     check(case, Quantized(), algorithm=algorithm, isa=isa)
 
 
+#: Sub-kernels with equal taps, which are lanes of one product.
+STACKED = {
+    "rows in pieces": Case((7,), (160,), strides=(40,), pads=(11, 3), group_in=9, group_out=1),
+    "rows of three blocks": Case((5,), (93,), strides=(31,), group_in=5, group_out=2),
+    "rows put together": Case((6, 9), (4, 6), strides=(2, 3), pads=(1, 1, 2, 0), batch=2),
+    "rows of one output": Case((9, 6), (6, 2), strides=(3, 1), group_in=7, group_out=3),
+    "one position": Case((1,), (300,), strides=(70,), group_in=37, group_out=1),
+    "positions that only fill up": Case((3, 5), (5, 4), strides=(5, 2), output_padding=(4, 1)),
+    "groups": Case((11,), (24,), strides=(12,), group=3, group_in=6, group_out=2, batch=2),
+    "volume": Case((2, 3, 4), (4, 2, 10), strides=(2, 2, 5), group_in=3, group_out=2),
+    "chunks of channels": Case((6,), (512,), strides=(64,), group_in=1030, group_out=1),
+}
+
+
+@each_isa
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked(name, threads, isa):
+    case = STACKED[name]
+    plan = _core.quantized_plan(
+        case.x_shape, case.w_shape, algorithm="stacked", isa=isa, **case.attributes
+    )
+    assert plan["algorithm"] == "stacked"
+    for how in (
+        Quantized(),
+        Quantized("int8", "uint8", "int8", "of a group", w_zeros=True, bias="float32"),
+        Quantized("uint8", "int8", "float32", w_zeros=True, bias=""),
+    ):
+        check(case, how, algorithm="stacked", isa=isa, threads=threads)
+
+
+def test_direct_stands_in_where_sub_kernels_have_other_taps():
+    for attributes in (
+        {"strides": [2, 2]},
+        {"strides": [4, 4]},
+        {"strides": [2, 1], "dilations": [2, 1]},
+    ):
+        plan = _core.quantized_plan((1, 8, 6, 6), (8, 4, 3, 3), algorithm="stacked", **attributes)
+        assert plan["algorithm"] == "direct"
+        assert "no stacked plan for these sub-kernels" in plan["text"]
+
+
 @each_isa
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
@@ -176,12 +218,15 @@ def test_kernels_give_the_same_bits():
 
 
 def test_plans_use_lanes_for_what_there_is_more_of():
-    def algorithm(x, w, **attributes):
-        return _core.quantized_plan(x, w, isa="avx2", **attributes)["algorithm"]
+    def algorithm(x, w, isa="avx2", **attributes):
+        return _core.quantized_plan(x, w, isa=isa, **attributes)["algorithm"]
 
     assert algorithm((1, 64, 32, 32), (64, 64, 4, 4), strides=[2, 2]) == "direct"
     assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2]) == "narrow"
     assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2], group=64) == "narrow"
+    for isa in _core.compiled_quantized_isas():
+        for frames in (1, 8, 200):
+            assert algorithm((1, 1026, frames), (1026, 1, 1024), isa, strides=[256]) == "stacked"
 
 
 def test_every_task_has_work():

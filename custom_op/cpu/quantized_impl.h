@@ -241,11 +241,21 @@ ORT_TCONV_INLINE void transpose_block(V* r) {
   }
 }
 
+// The first n of 16 bytes, the others 0.
 ORT_TCONV_INLINE Bytes16 load_bytes(const uint8_t* src, int n) {
   if (n == 16) return loadu<Bytes16>(src);
-  uint8_t part[16] = {};
-  for (int i = 0; i < n; ++i) part[i] = src[i];
-  return loadu<Bytes16>(part);
+  // Put together in registers: a load of what was just stored in several pieces has to wait for them.
+  typedef uint64_t Longs __attribute__((vector_size(16)));
+  Longs v{};
+  if (n >= 8) {
+    v[0] = loadu<uint64_t>(src);
+    if (n > 8) v[1] = loadu<uint64_t>(src + n - 8) >> (8 * (16 - n));
+  } else if (n >= 4) {
+    v[0] = loadu<uint32_t>(src) | static_cast<uint64_t>(loadu<uint32_t>(src + n - 4)) << (8 * (n - 4));
+  } else {
+    for (int i : {0, n / 2, n - 1}) v[0] |= static_cast<uint64_t>(src[i]) << (8 * i);
+  }
+  return (Bytes16)v;
 }
 
 // 16 channels of a position, from channel c on.

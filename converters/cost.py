@@ -106,7 +106,7 @@ def quantized_cost(x: Sequence[int], form: Equivalent) -> tuple[str, float, int]
 
     plan = quantized_plan(x, form.weight_shape, **form.attributes())
     y, _ = output_shape(x, form.weight_shape, **form.attributes())
-    return plan["isa"], plan["cost"], math.prod(y)
+    return plan["isa"], plan["work"]["multiply_adds"], math.prod(y)
 
 
 def least_conv_cost(

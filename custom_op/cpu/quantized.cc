@@ -80,16 +80,23 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   const double vectors = static_cast<double>(ceil_div(mg, lanes)), channels = static_cast<double>(mg) / lanes;
   const double stacked_vectors = static_cast<double>(stacked_lanes / lanes) * static_cast<double>(domain(aligned));
   const bool stackable = have_equal_taps(aligned);
-  const double direct = pairs * words * vectors + outputs * (16 * vectors + 32);
-  const double stacked = stacked_vectors * static_cast<double>(class_taps * words + 32);
-  const double narrow = pairs * words * 1.25 * filled * channels + outputs * 16 * channels;
+  const auto work = [](double multiply_adds, double loads, double sums, double stores) {
+    Work w;
+    w.multiply_adds = multiply_adds, w.loads = loads, w.sums = sums, w.stores = stores;
+    return w;
+  };
+  const auto cost = [](const Work& w) { return w.multiply_adds + w.loads + w.sums + w.stores; };
+  const double rows = pairs * words * filled * channels;
+  const Work direct = work(pairs * words * vectors, 0, 32 * outputs, 16 * outputs * vectors);
+  const Work stacked = work(stacked_vectors * static_cast<double>(class_taps * words), 0, 0, 32 * stacked_vectors);
+  const Work narrow = work(rows, rows / 4, 0, 16 * outputs * channels);
 
   Plan plan;
-  double cost = direct;
-  const auto offer = [&](Algorithm other, double its_cost) {
-    if (automatic ? its_cost >= cost : algorithm != name(other)) return;
+  plan.work = direct;
+  const auto offer = [&](Algorithm other, const Work& its_work) {
+    if (automatic ? cost(its_work) >= cost(plan.work) : algorithm != name(other)) return;
     plan.algorithm = other;
-    cost = its_cost;
+    plan.work = its_work;
   };
   offer(Algorithm::kNarrow, narrow);
   if (stackable) offer(Algorithm::kStacked, stacked);
@@ -140,9 +147,12 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   const int64_t line = class_taps * std::min(step, plan.block) * word_channels(k.form);
   plan.channel_chunk = is_narrow ? words : std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line));
   plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
-  plan.cost = static_cast<double>(p.group) * cost;
-  plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", direct,
-                       stackable ? concat(" stacked ", stacked) : "", " narrow ", narrow);
+  plan.cost = static_cast<double>(p.group) * cost(plan.work);
+  for (double* n : {&plan.work.multiply_adds, &plan.work.loads, &plan.work.sums, &plan.work.stores})
+    *n *= static_cast<double>(p.group);
+  plan.work.tasks = static_cast<double>(plan.tasks);
+  plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", cost(direct),
+                       stackable ? concat(" stacked ", cost(stacked)) : "", " narrow ", cost(narrow));
   if (!automatic && algorithm != name(plan.algorithm))
     plan.reason = concat("no ", algorithm, " plan for these sub-kernels: ", plan.reason);
   return plan;

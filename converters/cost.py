@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from .facts import Facts
 from .nodes import input_of, is_operator, is_quantized_operator, own_op
 from .report import Cost
-
-if TYPE_CHECKING:
-    from .convolution import Equivalent
 
 
 def cost_of(nodes: Iterable[ir.Node], facts: Facts) -> Cost:
@@ -99,13 +95,13 @@ def engine_cost(
     return min(plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in names)
 
 
-def quantized_cost(x: Sequence[int], form: Equivalent) -> tuple[str, float, int]:
-    """The set of kernels in use for 8 bits, multiply-adds of its vectors in the operator ``form``
-    of an input of shape ``x``, and elements of the result."""
+def quantized_cost(x: Sequence[int], w: Sequence[int], **attributes) -> tuple[str, float, int]:
+    """The set of kernels in use for 8 bits, multiply-adds of its vectors in the operator on an
+    input of shape ``x`` and weights of shape ``w``, and elements of the result."""
     from .._core import output_shape, quantized_plan
 
-    plan = quantized_plan(x, form.weight_shape, **form.attributes())
-    y, _ = output_shape(x, form.weight_shape, **form.attributes())
+    plan = quantized_plan(x, w, **attributes)
+    y, _ = output_shape(x, w, **attributes)
     return plan["isa"], plan["work"]["multiply_adds"], math.prod(y)
 
 

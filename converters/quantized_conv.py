@@ -163,7 +163,8 @@ def _check_gain(
     batch, sides = nominal_sides(layer.x.values, conv.axes, scope.facts)
     if 0 in (batch, *sides):
         return
-    isa, ours, outputs = quantized_cost([batch, conv.channels, *sides], form)
+    x = [batch, conv.channels, *sides]
+    isa, ours, outputs = quantized_cost(x, form.weight_shape, **form.attributes())
     if isa != "avx2":
         raise Refusal(
             "ONNX Runtime has an integer kernel for it, which was not compared with the operator's "

@@ -113,7 +113,9 @@ def read_convolution(
             raise Refusal(f"attribute '{name}' has type {found.type.name}")
     if integers is None and has_quantized_weights(node, scope):
         raise Refusal("its weights are quantised")
-    tensor = integers or constant_tensor(node.inputs[1], "W", scope.facts)
+    tensor = integers
+    if tensor is None:
+        tensor = constant_tensor(node.inputs[1], "W", scope.facts)
     shape = tuple(int(n) for n in tensor.shape)
     axes = len(shape) - 2
     if axes < 1 or 0 in shape:

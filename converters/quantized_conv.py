@@ -310,10 +310,8 @@ def plan_shuffled(node: ir.Node, extra: Sequence[ir.Attr], scope: Scope) -> Site
     if not is_linear(source.producer(), "DequantizeLinear", scope):
         raise Refusal("its input X is not quantised")
     layer = _Layer.read(node, Dequantized.read(source, "X", scope), scope)
-    tail, integers = (
-        _tail(node, trace, scope),
-        bool(trace.before) and _is_quantizing(trace.before[-1], scope),
-    )
+    tail = _tail(node, trace, scope)
+    integers = bool(trace.before) and _is_quantizing(trace.before[-1], scope)
     reason = shared(node, trace.before, trace.shuffle)
     if reason:
         raise Refusal(reason)

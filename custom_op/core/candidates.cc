@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
 #include <queue>
 #include <utility>
 #include <vector>
@@ -309,10 +308,8 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   double ntaps = 1;
   for (const auto& a : s.axes) ntaps *= static_cast<double>(a.offsets.size());
   const int64_t taps = static_cast<int64_t>(ntaps), rows = s.mg * s.classes();
-  // A block is as many lanes as a product takes at a time, or a few times that where it then holds whole rows of
-  // short ones.
-  const int64_t step = s.machine.max_vectors * s.lanes, together = std::lcm(step, classes);
-  plan.block = std::min(round_up(rows, s.lanes), classes < 2 * s.lanes && together <= 16 * step ? together : step);
+  const int64_t step = s.machine.max_vectors * s.lanes;
+  plan.block = stacked_block(round_up(rows, s.lanes), classes, s.lanes, step);
   plan.blocks = ceil_div(rows, plan.block);
   plan.class_chunk = 1;
   plan.packed_bytes = s.problem.group * round_up(rows, s.lanes) * s.cg * taps * weight_bytes(s);

@@ -1,6 +1,7 @@
 #include "core/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/candidates.h"
 #include "core/cost.h"
@@ -28,6 +29,13 @@ const char* name(Algorithm algorithm) {
     case Algorithm::kWinograd: return "winograd";
   }
   return "?";
+}
+
+bool joins_rows(int64_t last_classes, int64_t vector_lanes) { return last_classes < 2 * vector_lanes; }
+
+int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes, int64_t step) {
+  const int64_t together = std::lcm(step, last_classes);
+  return std::min(padded, joins_rows(last_classes, vector_lanes) && together <= 16 * step ? together : step);
 }
 
 WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t, int64_t beyond) : tile(t), offsets(axis.offsets) {

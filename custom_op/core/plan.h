@@ -99,6 +99,14 @@ struct Plan {
 // sub-kernels; `reason` says so).  Throws Error if it is unknown.
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm);
 
+// Of a stacked plan, whose lanes are all sub-kernels of all output channels, ordered by [output channel][classes of the
+// leading axes][class of the last axis].  Whether rows of an output channel are put together before they are stored,
+// which parts of rows that are long by themselves do without:
+bool joins_rows(int64_t last_classes, int64_t vector_lanes);
+// Lanes of a block: the `step` that a product takes at a time, or a few times that where it then holds whole rows of
+// short ones, at most `padded`, which are all.
+int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes, int64_t step);
+
 // Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the
 // taps are far apart, as one interval a tap offset.  Both make "position of domain index q, tap offset
 // delta" linear in q.

@@ -239,6 +239,33 @@ class Tiling {
     } while (lead.next());
   }
 
+  // Stores lanes first .. end-1 of a stacked plan (core/plan.h), sums of which are at acc[pixel * block + lane -
+  // first]: of each row of outputs the classes among them.  finish(sums, o, n, out_row, channel) writes outputs o ..
+  // o+n-1 of a row of a channel.  With `row`, room for a row of outputs of the tile, rows are put together before.
+  template <class A, class Finish>
+  void store_stacked(const Task& t, int64_t first, int64_t end, const A* acc, A* row, Finish finish) const {
+    const int last = d_ - 1;
+    const auto& axis = axes_[last];
+    const int64_t n = t.extent[last], block = plan.block, stack = static_cast<int64_t>(sub_kernels_.size());
+    const int64_t classes = static_cast<int64_t>(axis.classes.size());
+    for (int64_t lane = first; lane < end;) {
+      const int64_t k0 = lane % classes, k1 = std::min(classes, k0 + end - lane);
+      const int64_t channel = t.g * mg_ + lane / stack, o0 = axis.output(static_cast<int>(k0), t.q0[last]);
+      visit_rows(sub_kernels_[lane % stack - k0], t, [&](int64_t, int64_t index, int64_t out_row) {
+        const A* from = acc + index * plan.tile[last] * block + lane - first;
+        if (row && k1 - k0 == classes) {
+          A* to = row;
+          for (int64_t i = 0; i < n; ++i, from += block, to += classes)
+            for (int64_t k = 0; k < classes; ++k) to[k] = from[k];
+          finish(row, o0, n * classes, out_row, channel);
+        } else {
+          for (int64_t i = 0; i < n; ++i) finish(from + i * block, o0 + i * axis.stride, k1 - k0, out_row, channel);
+        }
+      });
+      lane += k1 - k0;
+    }
+  }
+
   int threads_;
   int d_ = 0;
   std::vector<AxisGeometry> axes_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "core/status.h"
 #include "cpu/engine.h"
@@ -112,10 +111,8 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
     plan.block = std::min<int64_t>(mg, m.max_rows);
     plan.blocks = ceil_div(mg, plan.block);
   } else if (is_stacked) {
-    // Of short rows a block holds whole ones.
-    const int64_t together = std::lcm(step, last_classes);
     plan.class_chunk = 1;
-    plan.block = std::min(stacked_lanes, last_classes < 2 * lanes && together <= 16 * step ? together : step);
+    plan.block = stacked_block(stacked_lanes, last_classes, lanes, step);
     plan.blocks = ceil_div(stacked_lanes, plan.block);
   } else {
     plan.class_chunk = std::min(last_classes, kMaxClassChunk);
@@ -573,8 +570,7 @@ class QuantizedStacked final : public QuantizedProducts {
   // Of the step that begins at a lane: a block's last one may be shorter.
   int64_t step_width(int64_t step) const { return std::min(step_, block_end(step / plan.block * plan.block) - step); }
   int64_t weights_at(int64_t g, int64_t step) const { return (g * padded_lanes() + step) * words_ * ntaps_ * group_; }
-  // Rows of an output channel are put together before they are finished, unless their parts are long by themselves.
-  bool whole_rows() const { return classes_ < 2 * k_.lanes; }
+  bool whole_rows() const { return joins_rows(classes_, k_.lanes); }
 
   void run_task(const Task& task, const Call& call, char* memory) const override {
     Carver carver(memory);
@@ -608,33 +604,10 @@ class QuantizedStacked final : public QuantizedProducts {
         multiply(taps, count, w, step_width(step), s.lists.start + step - first, s.zeros + step - first, call, s.lists,
                  s.acc + step - first);
       }
-      store(task, first, std::min(lanes(), end), call, s);
-    }
-  }
-
-  // Writes lanes first .. end-1 of a tile: of each row of outputs the classes among them.
-  void store(const Task& task, int64_t first, int64_t end, const Call& call, const Scratch& s) const {
-    const auto& axis = axes_.back();
-    const int64_t n = task.extent[d_ - 1], block = plan.block;
-    for (int64_t lane = first; lane < end;) {
-      const int64_t k0 = lane % classes_, k1 = std::min(classes_, k0 + end - lane);
-      const int64_t channel = task.g * mg_ + lane / stack_;
-      const SubKernel& sub = sub_kernels_[lane % stack_ - k0];
-      const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[d_ - 1]);
-      const bool assemble = whole_rows() && k1 - k0 == classes_;
-      visit_rows(sub, task, [&](int64_t, int64_t row, int64_t out_row) {
-        const int32_t* acc = s.acc + row * plan.tile.back() * block + lane - first;
-        if (assemble) {
-          int32_t* to = s.row;
-          for (int64_t i = 0; i < n; ++i, acc += block, to += classes_)
-            for (int64_t k = 0; k < classes_; ++k) to[k] = acc[k];
-          finish(s.row, o0, n * classes_, out_row, channel, call, s.results);
-        } else {
-          for (int64_t i = 0; i < n; ++i)
-            finish(acc + i * block, o0 + i * axis.stride, k1 - k0, out_row, channel, call, s.results);
-        }
-      });
-      lane += k1 - k0;
+      store_stacked(task, first, std::min(lanes(), end), s.acc, whole_rows() ? s.row : nullptr,
+                    [&](const int32_t* sums, int64_t o, int64_t n, int64_t out_row, int64_t channel) {
+                      finish(sums, o, n, out_row, channel, call, s.results);
+                    });
     }
   }
 

@@ -42,8 +42,7 @@ class StackedEngine final : public TapSums<S> {
 
   int64_t lanes() const { return this->mg_ * stack_; }
   int64_t padded_lanes() const { return round_up(lanes(), this->k_.lanes); }
-  // Rows of an output channel are put together before they are stored, unless their parts are long by themselves.
-  bool whole_rows() const { return classes_ < 2 * this->k_.lanes; }
+  bool whole_rows() const { return joins_rows(classes_, this->k_.lanes); }
 
   int64_t panel_offset(int64_t g, int64_t b) const override {
     return (g * padded_lanes() + b * this->plan.block) * this->cg_ * ntaps_;
@@ -97,40 +96,12 @@ class StackedEngine final : public TapSums<S> {
         this->sum(box, task.extent.data(), task, s.window, w, width, s.acc + step - first, this->plan.block, s.lists);
         w += width * this->cg_ * ntaps_ * this->weight_bytes_;
       }
-      store(task, t, first, std::min(lanes(), end), s);
+      this->store_stacked(task, first, std::min(lanes(), end), s.acc, whole_rows() ? s.row : nullptr,
+                          [&](const T* sums, int64_t o, int64_t n, int64_t out_row, int64_t channel) {
+                            this->finish_row(sums, o, n, out_row, channel, t);
+                          });
     }
     return true;
-  }
-
-  // Writes lanes first .. end-1 of a tile: of each row of outputs the classes among them.
-  void store(const Task& task, const Tensors& t, int64_t first, int64_t end, const Scratch& s) const {
-    const int last = this->d_ - 1;
-    const auto& axis = this->axes_[last];
-    const int64_t n = task.extent[last], block = this->plan.block, width = this->plan.tile[last];
-    for (int64_t lane = first; lane < end;) {
-      const int64_t k0 = lane % classes_, k1 = std::min(classes_, k0 + end - lane);
-      const int64_t channel = task.g * this->mg_ + lane / stack_;
-      const SubKernel& sub = this->sub_kernels_[lane % stack_ - k0];
-      const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[last]);
-      const bool assemble = whole_rows() && k1 - k0 == classes_;
-      this->visit_rows(sub, task, [&](int64_t, int64_t row, int64_t out_row) {
-        const T* acc = s.acc + row * width * block + lane - first;
-        if (assemble) {
-          assemble_row(acc, block, n, s.row);
-          this->finish_row(s.row, o0, n * classes_, out_row, channel, t);
-        } else {
-          for (int64_t i = 0; i < n; ++i)
-            this->finish_row(acc + i * block, o0 + i * axis.stride, k1 - k0, out_row, channel, t);
-        }
-      });
-      lane += k1 - k0;
-    }
-  }
-
-  // row[i * classes + k] = acc[i * block + k].
-  void assemble_row(const T* acc, int64_t block, int64_t n, T* row) const {
-    for (int64_t i = 0; i < n; ++i, acc += block, row += classes_)
-      for (int64_t k = 0; k < classes_; ++k) row[k] = acc[k];
   }
 
   int64_t classes_ = 0, stack_ = 0;  // residue classes of the last axis, and of all axes together

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include "core/problem.h"
+#include "core/status.h"
 #include "cpu/run.h"
 #include "fuzz/values.h"
 
@@ -29,6 +32,35 @@ class Serial final : public Executor {
   }
   void release(void* p) override { std::free(p); }
 };
+
+struct Counts {
+  const char* target;
+  int64_t run = 0, refused = 0;
+  explicit Counts(const char* name) : target(name) {}
+  ~Counts() {
+    std::fprintf(stderr, "%s: %lld cases compared, %lld refused\n", target, static_cast<long long>(run),
+                 static_cast<long long>(refused));
+  }
+};
+
+// One input of a target, whose run(Reader&) ends the program where results differ.
+template <class Run>
+int one_input(const uint8_t* data, size_t size, Counts& counts, Run run) {
+  Reader reader(data, size);
+  try {
+    run(reader);
+    ++counts.run;
+  } catch (const Error&) {
+    ++counts.refused;
+  }
+  return 0;
+}
+
+inline std::string geometry(const Attributes& a, const InputShapes& shapes) {
+  return concat("x ", shapes.x, " w ", shapes.w, " group ", a.group, " strides ", a.strides, " dilations ", a.dilations,
+                " pads ", a.pads, " output_padding ", a.output_padding, " output_shape ", a.output_shape, " auto_pad ",
+                a.auto_pad, " activation ", a.activation);
+}
 
 // Rising, so that small changes of a byte are small changes of a case.
 constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 65, 80, 0};

@@ -70,7 +70,6 @@ class QuantizedRewrite(Rewrite):
 
     def plan(self, node: ir.Node, scope: Scope) -> Site:
         if node.op_type == "Conv":
-            self._check_algorithm()
             plan = plan_shuffled if resized(node, scope) is None else plan_resized
             return plan(node, self.algorithm_attribute(), scope)
         check_opset("ConvTranspose", (1, 11, 22), scope)
@@ -104,7 +103,6 @@ class QuantizedRewrite(Rewrite):
         rounded = None
         if tail.scale is not None:
             rounded = rounded_bias(bias, x, w_scales, largest, scope.facts)
-        self._check_algorithm()
 
         def apply() -> list[ir.Node]:
             last = tail.nodes[-1] if tail.nodes else node
@@ -125,10 +123,6 @@ class QuantizedRewrite(Rewrite):
         read = [value for value in node.inputs if value is not bias]
         nodes = [*dequantizing(read, scope), node, *tail.nodes]
         return Site(nodes, apply, f"{DOMAIN}::{QUANTIZED_OP_TYPE}")
-
-    def _check_algorithm(self) -> None:
-        if self.selection.algorithm == "winograd":
-            raise Refusal("algorithm = 'winograd': products of 8-bit transforms are not exact")
 
     def _floats(self, node: ir.Node, scope: Scope, refusal: Refusal) -> Site:
         """Constants in place of the nodes that compute them."""

@@ -1,6 +1,8 @@
 // By itself, as the microkernels may include no more than plain types (cpu/kernel.h).
 #pragma once
 
+#include <cstddef>
+
 namespace ort_tconv {
 
 // Linear maps of a few numbers along an axis, of Winograd's transforms (core/winograd.cc); kernels apply them to whole
@@ -19,5 +21,7 @@ enum class LineMap {
   kRepeat2,
 };
 constexpr int kLineMaps = 11;
+
+struct Plane { ptrdiff_t row, column; };  // strides of lines along two axes
 
 }  // namespace ort_tconv

@@ -75,8 +75,6 @@ struct RowsArgs {
   int64_t count;
 };
 
-struct Plane { ptrdiff_t row, column; };  // strides
-
 template <class T>
 struct Kernels {
   int lanes;        // L

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "cpu/kernel.h"
+#include "cpu/plane_impl.h"
 
 namespace ort_tconv {
 namespace {
@@ -352,112 +353,6 @@ void rows(const RowsArgs<T>& a) {
   if constexpr (NP > 2)
     for (; i + 2 * L <= a.count; i += 2 * L) rows_chunk<T, NB, 2>(a, i);
   for (; i < a.count; i += L) rows_chunk<T, NB, 1>(a, i);
-}
-
-// ---- Winograd transforms --------------------------------------------------------------------------------
-
-struct Copy {
-  static constexpr int kIn = 1, kOut = 1;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) { o[0] = d[0]; }
-};
-struct Input4 {
-  static constexpr int kIn = 4, kOut = 4;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) {
-    o[0] = d[0] - d[2];
-    o[1] = d[1] + d[2];
-    o[2] = d[2] - d[1];
-    o[3] = d[1] - d[3];
-  }
-};
-struct Input3 {
-  static constexpr int kIn = 3, kOut = 3;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* d, V* o) {
-    o[0] = d[0] - d[1];
-    o[1] = d[1];
-    o[2] = d[1] - d[2];
-  }
-};
-struct Output32 {
-  static constexpr int kIn = 4, kOut = 3;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
-    const V sum = m[1] + m[2];
-    o[0] = m[0] + sum;
-    o[1] = m[1] - m[2];
-    o[2] = sum - m[3];
-  }
-};
-struct Output23 {
-  static constexpr int kIn = 4, kOut = 2;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
-    o[0] = m[0] + m[1] + m[2];
-    o[1] = m[1] - m[2] - m[3];
-  }
-};
-struct Output22 {
-  static constexpr int kIn = 3, kOut = 2;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* m, V* o) {
-    o[0] = m[0] + m[1];
-    o[1] = m[1] - m[2];
-  }
-};
-
-struct Weights32 {  // (G h) of F(3,2)
-  static constexpr int kIn = 2, kOut = 4;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
-    const V first = 0.5f * h[0], last = 0.5f * h[1];
-    o[0] = h[0];
-    o[1] = first + last;
-    o[2] = first - last;
-    o[3] = h[1];
-  }
-};
-struct Weights23 {
-  static constexpr int kIn = 3, kOut = 4;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
-    const V ends = 0.5f * h[0] + 0.5f * h[2], middle = 0.5f * h[1];
-    o[0] = h[0];
-    o[1] = ends + middle;
-    o[2] = ends - middle;
-    o[3] = h[2];
-  }
-};
-struct Weights22 {
-  static constexpr int kIn = 2, kOut = 3;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
-    o[0] = h[0];
-    o[1] = h[0] + h[1];
-    o[2] = h[1];
-  }
-};
-template <int N>
-struct Repeat {
-  static constexpr int kIn = 1, kOut = N;
-  template <class V> static inline __attribute__((always_inline)) void map(const V* h, V* o) {
-    for (int i = 0; i < N; ++i) o[i] = h[0];
-  }
-};
-
-template <class T, class Rows, class Columns>
-void plane(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n) {
-  for (int64_t i = 0; i < n; i += Simd<T>::L) {
-    Vec<T> half[Columns::kOut][Rows::kIn];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows::kIn; ++r) {
-      Vec<T> d[Columns::kIn], o[Columns::kOut];
-#pragma GCC unroll 4
-      for (int c = 0; c < Columns::kIn; ++c) d[c] = loadu(in + r * in_plane.row + c * in_plane.column + i);
-      Columns::map(d, o);
-#pragma GCC unroll 4
-      for (int q = 0; q < Columns::kOut; ++q) half[q][r] = o[q];
-    }
-#pragma GCC unroll 4
-    for (int q = 0; q < Columns::kOut; ++q) {
-      Vec<T> o[Rows::kOut];
-      Rows::map(half[q], o);
-#pragma GCC unroll 4
-      for (int p = 0; p < Rows::kOut; ++p) storeu(out + p * out_plane.row + q * out_plane.column + i, o[p]);
-    }
-  }
 }
 
 template <class T>
@@ -841,22 +736,10 @@ constexpr void (*rows_entry())(const RowsArgs<T>&) {
   else return nullptr;
 }
 
-// Maps of one transform meet, and Copy meets all.
-template <class Map> constexpr int kTransform = 0;
-template <> constexpr int kTransform<Input4> = 1;
-template <> constexpr int kTransform<Input3> = 1;
-template <> constexpr int kTransform<Output32> = 2;
-template <> constexpr int kTransform<Output23> = 2;
-template <> constexpr int kTransform<Output22> = 2;
-template <> constexpr int kTransform<Weights32> = 3;
-template <> constexpr int kTransform<Weights23> = 3;
-template <> constexpr int kTransform<Weights22> = 3;
-template <int N> constexpr int kTransform<Repeat<N>> = 3;
-
 template <class T, class Rows, class Columns>
 constexpr typename Kernels<T>::PlaneMap plane_entry() {
   constexpr int r = kTransform<Rows>, c = kTransform<Columns>;
-  if constexpr (r == 0 || c == 0 || r == c) return plane<T, Rows, Columns>;
+  if constexpr (r == 0 || c == 0 || r == c) return plane<Vec<T>, T, Rows, Columns>;
   else return nullptr;
 }
 

@@ -1,10 +1,13 @@
 #include "cpu/quantized.h"
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
+#include <optional>
 
+#include "core/candidates.h"
+#include "core/cost.h"
 #include "core/status.h"
-#include "cpu/engine.h"
+#include "cpu/quantized_engine.h"
 
 namespace ort_tconv {
 
@@ -34,13 +37,44 @@ void cut(Plan& plan, const std::vector<AxisGeometry>& axes, int64_t row_ratio, F
   for (int i = 0; i < d; ++i) plan.tiles.push_back(ceil_div(std::max<int64_t>(1, axes[i].domain), plan.tile[i]));
 }
 
+// The cheapest Winograd plan whose sums stay exact, if there is one, and what the cheapest direct plan costs beside it.
+// Both are the float engine's: words of two channels halve multiply-adds, loads and copies, and weights are as small as
+// they are stored.
+std::optional<Plan> winograd_plan(const Problem& problem, const QuantizedKernels& k, const Machine& m,
+                                  int64_t class_taps, double* direct) {
+  if (k.form != WordForm::kWide || !problem.constant_weights) return std::nullopt;
+  Problem p = problem;
+  p.weights = WeightStorage::kCompute;
+  p.weight_scales.clear();
+  std::optional<Plan> best;
+  *direct = std::numeric_limits<double>::infinity();
+  for (Plan& plan : candidates(p, DType::kFloat32, m)) {
+    const bool is_winograd = plan.algorithm == Algorithm::kWinograd;
+    if (!is_winograd && plan.algorithm != Algorithm::kDirect) continue;
+    if (is_winograd) {
+      // A sum is up to 2^h times as large, h transformed axes, before it is divided by that.
+      const auto halves = std::count(plan.transform.begin(), plan.transform.end(), true);
+      const double products = static_cast<double>(p.group_in() * class_taps);
+      if (products * 255 * 128 * static_cast<double>(1 << halves) > 0x7FFFFFFF) continue;
+    }
+    for (double* n : {&plan.work.multiply_adds, &plan.work.stalls, &plan.work.loads, &plan.work.copies}) *n /= 2;
+    plan.packed_bytes /= is_winograd ? 2 : 4;
+    plan.work.weight_bytes /= is_winograd ? 2 : 4;
+    plan.cost = cost(plan, m);
+    if (!is_winograd) *direct = std::min(*direct, plan.cost);
+    else if (!best || plan.cost < best->cost) best = plan;
+  }
+  return best;
+}
+
 }  // namespace
 
 Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Machine& m, const std::string& algorithm) {
   const bool automatic = algorithm.empty() || algorithm == "auto";
-  require(automatic || algorithm == "direct" || algorithm == "stacked" || algorithm == "narrow",
-          "attribute algorithm = '", algorithm,
-          "': of a quantised convolution it must be auto, direct, stacked or narrow");
+  require(
+      automatic || algorithm == "direct" || algorithm == "stacked" || algorithm == "narrow" || algorithm == "winograd",
+      "attribute algorithm = '", algorithm,
+      "': of a quantised convolution it must be auto, direct, stacked, narrow or winograd");
   const int64_t cg = p.group_in(), mg = std::max<int64_t>(1, p.group_out()), lanes = k.lanes;
   const int64_t words = ceil_div(std::max<int64_t>(1, cg), word_channels(k.form));
   const auto all_axes = [&](bool aligned) {
@@ -99,6 +133,17 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   };
   offer(Algorithm::kNarrow, narrow);
   if (stackable) offer(Algorithm::kStacked, stacked);
+  double winograd = 0, beside = 0;  // costs of Winograd, and of direct by the same measure
+  if (plan.algorithm == Algorithm::kDirect) {
+    if (auto best = winograd_plan(p, k, m, class_taps, &beside)) {
+      winograd = best->cost;
+      if (automatic ? winograd < beside : algorithm == name(Algorithm::kWinograd)) {
+        best->reason =
+            concat(automatic ? "cheaper than direct:" : "asked for;", " winograd ", winograd, " direct ", beside);
+        return *best;
+      }
+    }
+  }
   const bool is_narrow = plan.algorithm == Algorithm::kNarrow, is_stacked = plan.algorithm == Algorithm::kStacked;
   if (is_stacked) {
     plan.aligned = true;
@@ -149,7 +194,8 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
     *n *= static_cast<double>(p.group);
   plan.work.tasks = static_cast<double>(plan.tasks);
   plan.reason = concat(automatic ? "cheapest of" : "asked for;", " direct ", cost(direct),
-                       stackable ? concat(" stacked ", cost(stacked)) : "", " narrow ", cost(narrow));
+                       stackable ? concat(" stacked ", cost(stacked)) : "", " narrow ", cost(narrow),
+                       winograd > 0 ? concat("; winograd ", winograd, " beside direct ", beside) : "");
   if (!automatic && algorithm != name(plan.algorithm))
     plan.reason = concat("no ", algorithm, " plan for these sub-kernels: ", plan.reason);
   return plan;
@@ -157,236 +203,14 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
 
 // ---- engines ----------------------------------------------------------------------------------------------
 
-// Packed weights, signed bytes in words: those of all blocks, then the sum of each output channel in each
-// sub-kernel.
-class QuantizedEngine : public Tiling {
- public:
-  QuantizedEngine(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
-      : Tiling(p, pl, threads), types_(types), k_(k), group_(word_channels(k.form)), words_(ceil_div(cg_, group_)) {
-    layout = {-2,  // no layout of other engines begins so
-              static_cast<int64_t>(plan.algorithm),
-              plan.block,
-              k.lanes,
-              static_cast<int64_t>(k.form),
-              static_cast<int64_t>(types.w),
-              plan.channel_chunk,
-              p.channels,
-              p.out_channels,
-              p.group};
-    for (const auto& sub : sub_kernels_) {
-      layout.push_back(-1);
-      layout.insert(layout.end(), sub.taps.begin(), sub.taps.end());
-    }
-  }
-  virtual ~QuantizedEngine() = default;
-  virtual void pack(const uint8_t* w, char* packed) const = 0;
-  void run(const PackedWeights& packed, const Requantization& r, const Tensors& t, Executor& executor) const {
-    const Call call = make_call(packed, r, t);
-    if (product(problem.y_shape()) == 0) return;
-    share_out(plan.tasks, plan.scratch_bytes, executor, [&](int64_t task, char* scratch) {
-      run_task(decode(task), call, scratch);
-      return true;
-    });
-  }
-
-  std::vector<int64_t> layout;
-  size_t packed_bytes = 0;
-
- protected:
-  // What tasks need of a call.  Values of output channels are [group][padded_channels()].
-  struct Call {
-    const uint8_t* x;
-    char* y;
-    const char* weights;
-    const int32_t* sums;  // [group][sub-kernel][padded_channels()]
-    int32_t x_zero;       // in the form of the kernels
-    bool w_zeros;         // whether any is not 0 there and meets an input
-    std::vector<int32_t> w_zero, bias;
-    std::vector<float> multiplier, offset;
-    QuantizedEpilogue epilogue;
-    std::vector<uint32_t> padding;  // words of a position where the input is its zero point
-  };
-
-  virtual void run_task(const Task& task, const Call& call, char* memory) const = 0;
-  virtual int64_t padded_channels() const = 0;  // of a group
-
-  // Bytes are turned to the kernels' form by flipping the top bit where that is of the other sign.
-  uint8_t x_flip() const {
-    return (types_.x == QuantizedType::kInt8) != (k_.form == WordForm::kSignedBytes) ? 0x80 : 0;
-  }
-  uint8_t w_flip() const { return types_.w == QuantizedType::kUint8 ? 0x80 : 0; }
-
-  Call make_call(const PackedWeights& packed, const Requantization& r, const Tensors& t) const {
-    Call c{};
-    c.x = static_cast<const uint8_t*>(t.x);
-    c.y = static_cast<char*>(t.y);
-    c.weights = static_cast<const char*>(packed.buffer.data.get());
-    c.sums = reinterpret_cast<const int32_t*>(c.weights + sums_at_);
-    const uint8_t zero = static_cast<uint8_t>(r.x_zero) ^ x_flip();
-    c.x_zero = k_.form == WordForm::kSignedBytes ? static_cast<int8_t>(zero) : zero;
-    const int64_t padded = padded_channels();
-    const size_t n = static_cast<size_t>(problem.group * padded);
-    c.w_zero.assign(n, 0);
-    c.bias.assign(n, 0);
-    c.multiplier.assign(n, 0.f);
-    c.offset.assign(n, 0.f);
-    for (int64_t m = 0; m < problem.out_channels; ++m) {
-      const int64_t at = m / mg_ * padded + m % mg_;
-      c.w_zero[at] = static_cast<int8_t>(static_cast<uint8_t>(r.w_zero[m]) ^ w_flip());
-      c.w_zeros = c.w_zeros || (cg_ > 0 && c.w_zero[at] != 0);
-      c.bias[at] = r.bias[m];
-      c.multiplier[at] = r.multiplier[m];
-      c.offset[at] = r.offset[m];
-    }
-    c.epilogue = {r.low, r.high, r.y_zero};
-    for (int64_t q = 0; q < words_; ++q) {
-      uint32_t word = 0;
-      for (int64_t k = 0; k < std::min<int64_t>(group_, cg_ - q * group_); ++k)
-        word |= static_cast<uint32_t>(zero) << (32 / group_ * k);
-      c.padding.push_back(word);
-    }
-    return c;
-  }
-
-  // The part of a sum that does not depend on the input.  With X = x - x_zero and W = w - w_zero, padding being
-  // X = 0: sum of X W = sum of x w - x_zero (sum of w - n w_zero) - w_zero (sum of x), n terms each.
-  int32_t start(const SubKernel& sub, int64_t channel, const Call& call, int64_t sum_at) const {
-    const int64_t n = static_cast<int64_t>(sub.taps.size()) * cg_;
-    const int64_t weights = call.sums[sum_at] - n * call.w_zero[channel];
-    return static_cast<int32_t>(static_cast<uint32_t>(call.bias[channel] - weights * call.x_zero));
-  }
-  int64_t sub_kernel_count() const { return static_cast<int64_t>(sub_kernels_.size()); }
-  int64_t sum_index(int64_t g, int64_t sub, int64_t channel) const {
-    return (g * sub_kernel_count() + sub) * padded_channels() + channel;
-  }
-  void set_packed_bytes(int64_t weights) {
-    sums_at_ = round_up(weights, 64);
-    packed_bytes = static_cast<size_t>(sums_at_ + problem.group * sub_kernel_count() * padded_channels() * 4);
-    plan.packed_bytes = static_cast<int64_t>(packed_bytes);
-  }
-  // Weight w[channel c of group g, output channel m of it, tap], in the kernels' form.
-  int8_t weight(const uint8_t* w, int64_t g, int64_t c, int64_t m, int64_t tap) const {
-    return static_cast<int8_t>(w[((g * cg_ + c) * mg_ + m) * product(problem.kernel) + tap] ^ w_flip());
-  }
-  void pack_sums(const uint8_t* w, char* packed) const {
-    int32_t* sums = reinterpret_cast<int32_t*>(packed + sums_at_);
-    std::fill_n(sums, problem.group * sub_kernel_count() * padded_channels(), 0);
-    const int64_t taps = product(problem.kernel);
-    for (int64_t g = 0; g < problem.group; ++g)
-      for (int64_t c = 0; c < cg_; ++c)
-        for (int64_t m = 0; m < mg_; ++m) {
-          const uint8_t* row = w + ((g * cg_ + c) * mg_ + m) * taps;
-          for (int64_t s = 0; s < sub_kernel_count(); ++s)
-            for (int64_t tap : sub_kernels_[s].taps)
-              sums[sum_index(g, s, m)] += static_cast<int8_t>(row[tap] ^ w_flip());
-        }
-  }
-
-  const uint8_t* input(const Call& call, const Task& task) const { return call.x + task.g * cg_ * in_size_; }
-
-  // Copies n results to outputs o .. o+n-1 of one row of a channel; parts outside the row are dropped.
-  void write(const char* row, int64_t o, int64_t n, int64_t out_row, int64_t channel, const Call& call) const {
-    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
-    if (hi <= lo) return;
-    const int64_t size = storage_bytes(types_.y);
-    std::memcpy(call.y + (channel * out_size_ + out_row + o + lo) * size, row + lo * size,
-                static_cast<size_t>((hi - lo) * size));
-  }
-  QuantizedTypes types_;
-  const QuantizedKernels& k_;
-  int64_t group_, words_;  // channels of a word, words of a position
-  int64_t sums_at_ = 0;    // bytes from the packed weights to their sums
-};
-
 namespace {
-
-// Implicit GEMMs over a window with channels last.
-class QuantizedProducts : public QuantizedEngine {
- protected:
-  QuantizedProducts(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
-      : QuantizedEngine(p, types, pl, k, threads), pitch_(round_up(std::max<int64_t>(1, cg_), 16) / group_) {
-    for (auto& sub : sub_kernels_)
-      for (auto& o : sub.offsets) o *= pitch_;
-  }
-
-  struct Lists {
-    uint32_t* window;
-    int32_t *start, *position_sums;
-    int64_t *x_offset, *acc_offset;
-    Lists(const QuantizedProducts& e, Carver& c) {
-      window = c.take<uint32_t>(e.window_positions_ * e.pitch_);
-      start = c.take<int32_t>(e.plan.block);
-      position_sums = c.take<int32_t>(e.window_positions_);
-      x_offset = c.take<int64_t>(product(e.plan.tile));
-      acc_offset = c.take<int64_t>(product(e.plan.tile));
-    }
-  };
-
-  void load_window(const Task& task, const Call& call, const Lists& s) const {
-    if (cg_ == 0) return;
-    const uint8_t* x = input(call, task);
-    visit_window(
-        task.q0,
-        [&](int64_t position, int64_t source, int64_t n) {
-          k_.load_channels_last(x + source, in_size_, n, cg_, x_flip(), s.window + position * pitch_, pitch_);
-        },
-        [&](int64_t position, int64_t n) {
-          for (uint32_t* at = s.window + position * pitch_; n > 0; --n, at += pitch_)
-            std::copy(call.padding.begin(), call.padding.end(), at);
-        });
-    if (!call.w_zeros) return;
-    for (int64_t i = 0; i < window_positions_; ++i) s.position_sums[i] = k_.sum(s.window + i * pitch_, words_, 1);
-  }
-
-  // acc[s.acc_offset[i] + l] = start[l] + the sums, over the taps and all channels, for the lane's output channel, at
-  // position s.x_offset[i], i < count, l < width; `zeros` are the weights' zero points of the lanes.  Packed weights:
-  // [chunk of words][tap][word][lane][byte].
-  void multiply(const std::vector<ptrdiff_t>& taps, int64_t count, const int8_t* w, int64_t width, const int32_t* start,
-                const int32_t* zeros, const Call& call, const Lists& s, int32_t* acc) const {
-    QuantizedGemmArgs a{};
-    a.count = count;
-    a.x_offset = s.x_offset;
-    a.acc = acc;
-    a.acc_offset = s.acc_offset;
-    a.taps = taps.data();
-    a.ntaps = static_cast<int64_t>(taps.size());
-    a.w = w;
-    a.start = start;
-    const int64_t chunk = plan.channel_chunk;
-    for (int64_t q = 0; q == 0 || q < words_; q += chunk) {
-      a.x = s.window + q;
-      a.words = std::min(chunk, words_ - q);
-      k_.gemm[width / k_.lanes](a);
-      a.w += a.ntaps * a.words * width * group_;
-      a.start = nullptr;
-    }
-    if (!call.w_zeros) return;
-    for (int64_t i = 0; i < count; ++i) {
-      int32_t inputs = 0;
-      for (ptrdiff_t tap : taps) inputs += s.position_sums[(s.x_offset[i] + tap) / pitch_];
-      int32_t* at = acc + s.acc_offset[i];
-      for (int64_t l = 0; l < width; ++l)
-        at[l] = static_cast<int32_t>(static_cast<uint32_t>(at[l]) -
-                                     static_cast<uint32_t>(inputs) * static_cast<uint32_t>(zeros[l]));
-    }
-  }
-
-  // Where channel c's weight of tap t, of so many, lies among those of a product for the first of `width` lanes.
-  int64_t weight_at(int64_t c, int64_t t, int64_t ntaps, int64_t width) const {
-    const int64_t q = c / group_, q0 = q / plan.channel_chunk * plan.channel_chunk;
-    const int64_t n = std::min(plan.channel_chunk, words_ - q0);
-    return (ntaps * q0 + t * n + q - q0) * width * group_ + c % group_;
-  }
-
-  int64_t pitch_;  // words of a window position
-};
 
 // One implicit GEMM a residue class, as the float engine's (direct.cc).
 // Packed weights: [group][block][sub-kernel][chunk of words][tap][word][output channel of the block][byte].
-class QuantizedDirect final : public QuantizedProducts {
+class QuantizedDirect final : public QuantizedBlocks {
  public:
   QuantizedDirect(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
-      : QuantizedProducts(p, types, pl, k, threads) {
+      : QuantizedBlocks(p, types, pl, k, threads) {
     Carver measure(nullptr);
     Scratch(*this, measure);
     plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -418,22 +242,14 @@ class QuantizedDirect final : public QuantizedProducts {
  private:
   struct Scratch {
     Lists lists;
+    Results results;
     int32_t* acc;
-    int64_t *row_offset, *outputs;
-    char* rows;
-    Scratch(const QuantizedDirect& e, Carver& c) : lists(e, c) {
+    Scratch(const QuantizedDirect& e, Carver& c) : lists(e, c), results(e, c) {
       acc = c.take<int32_t>(e.plan.class_chunk * e.class_stride());
-      row_offset = c.take<int64_t>(product(e.plan.tile) / e.plan.tile.back());
-      outputs = c.take<int64_t>(e.plan.class_chunk * e.plan.tile.back());
-      rows = c.take<char>(e.plan.block * e.row_stride() * storage_bytes(e.types_.y));
     }
   };
 
   int64_t class_stride() const { return product(plan.tile) * plan.block; }
-  int64_t row_stride() const { return round_up(plan.class_chunk * plan.tile.back(), 16); }
-  int64_t padded_channels() const override { return round_up(mg_, k_.lanes); }
-  int64_t block_width(int64_t b) const { return std::min(plan.block, padded_channels() - b * plan.block); }
-  int64_t block_channels(int64_t b) const { return std::min(plan.block, mg_ - b * plan.block); }
   int64_t block_at(int64_t g, int64_t b) const {
     return (g * padded_channels() + b * plan.block) * words_ * total_taps_ * group_;
   }
@@ -443,16 +259,16 @@ class QuantizedDirect final : public QuantizedProducts {
     Scratch s(*this, carver);
     load_window(task, call, s.lists);
     const int64_t rows = product(plan.tile) / plan.tile.back();
-    for (int64_t r = 0; r < rows; ++r) s.row_offset[r] = r * plan.tile.back() * plan.block;
+    for (int64_t r = 0; r < rows; ++r) s.results.row_offset[r] = r * plan.tile.back() * plan.block;
+    for (int64_t i = 0; i < task.extent[d_ - 1]; ++i) s.results.column_offset[i] = i * plan.block;
     const int64_t last_classes = static_cast<int64_t>(axes_.back().classes.size());
     for (int64_t k0 = 0; k0 < last_classes; k0 += plan.class_chunk) {
       const int64_t k1 = std::min(last_classes, k0 + plan.class_chunk);
-      for (int64_t i = 0, at = 0; i < task.extent[d_ - 1]; ++i)
-        for (int64_t k = 0; k < k1 - k0; ++k) s.outputs[at++] = k * class_stride() + i * plan.block;
+      s.results.interleave(task.extent[d_ - 1], k1 - k0, class_stride());
       for (int64_t first = 0; first < sub_kernel_count(); first += last_classes)
         for (int64_t b = task.block_begin; b < task.block_end; ++b) {
           for (int64_t k = k0; k < k1; ++k) sum(first + k, task, b, s.acc + (k - k0) * class_stride(), call, s);
-          store(sub_kernels_[first], task, b, k0, k1, call, s);
+          store(sub_kernels_[first], task, b, k0, k1, s.acc, call, s.results);
         }
     }
   }
@@ -464,52 +280,17 @@ class QuantizedDirect final : public QuantizedProducts {
     const int64_t owned =
         std::clamp<int64_t>(axes_[last].classes[sub.classes[last]].count - task.q0[last], 0, task.extent[last]);
     const int64_t width = block_width(block), channel = task.g * padded_channels() + block * plan.block;
-    for (int64_t m = 0; m < width; ++m)
-      s.lists.start[m] = start(sub, channel + m, call, sum_index(task.g, index, block * plan.block + m));
+    starts(index, task.g, block, call, s.lists.start);
     int64_t count = 0;
     visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
       for (int64_t i = 0; i < owned; ++i, ++count) {
         s.lists.x_offset[count] = (position + i) * pitch_;
-        s.lists.acc_offset[count] = s.row_offset[row] + i * plan.block;
+        s.lists.acc_offset[count] = s.results.row_offset[row] + i * plan.block;
       }
     });
     const int8_t* w = reinterpret_cast<const int8_t*>(call.weights) + block_at(task.g, block) +
                       sub.first_tap * words_ * width * group_;
     multiply(sub.offsets, count, w, width, s.lists.start, call.w_zero.data() + channel, call, s.lists, acc);
-  }
-
-  // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.
-  void store(const SubKernel& lead, const Task& task, int64_t block, int64_t k0, int64_t k1, const Call& call,
-             Scratch& s) const {
-    const auto& axis = axes_.back();
-    const int64_t columns = task.extent[d_ - 1], classes = k1 - k0, n = columns * classes, stride = row_stride();
-    const bool whole = classes == static_cast<int64_t>(axis.classes.size());
-    const int64_t o0 = axis.output(static_cast<int>(k0), task.q0[d_ - 1]);
-    // Classes with one output less leave the row's last columns unset: they are not written either.
-    const int64_t valid = whole ? std::min(n, axis.out - o0) : n;
-    const int vectors = static_cast<int>(block_width(block) / k_.lanes);
-    const int64_t channel = task.g * padded_channels() + block * plan.block, size = storage_bytes(types_.y);
-    const float *multiplier = call.multiplier.data() + channel, *offset = call.offset.data() + channel;
-    visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
-      const int32_t* acc = s.acc + s.row_offset[row];
-      if (types_.y == QuantizedType::kFloat32) {
-        k_.store_floats(acc, s.outputs, valid, vectors, multiplier, offset, call.epilogue,
-                        reinterpret_cast<float*>(s.rows), stride);
-      } else {
-        k_.store_bytes(acc, s.outputs, valid, vectors, multiplier, offset, call.epilogue,
-                       reinterpret_cast<uint8_t*>(s.rows), stride);
-      }
-      for (int64_t m = 0; m < block_channels(block); ++m) {
-        const char* results = s.rows + m * stride * size;
-        const int64_t out_channel = task.g * mg_ + block * plan.block + m;
-        if (whole) {
-          write(results, o0, valid, out_row, out_channel, call);
-        } else {
-          for (int64_t i = 0; i < columns; ++i)
-            write(results + i * classes * size, o0 + i * axis.stride, classes, out_row, out_channel, call);
-        }
-      }
-    });
   }
 };
 
@@ -775,6 +556,8 @@ QuantizedPrepared::QuantizedPrepared(const Problem& problem, QuantizedTypes type
   const Plan plan = make_quantized_plan(p, kernels, machine, algorithm);
   if (plan.algorithm == Algorithm::kNarrow)
     engine_ = std::make_unique<QuantizedNarrow>(p, types, plan, kernels, machine.threads);
+  else if (plan.algorithm == Algorithm::kWinograd)
+    engine_ = make_quantized_winograd(p, types, plan, kernels, machine.threads);
   else if (plan.algorithm == Algorithm::kStacked)
     engine_ = std::make_unique<QuantizedStacked>(p, types, plan, kernels, machine.threads);
   else engine_ = std::make_unique<QuantizedDirect>(p, types, plan, kernels, machine.threads);

@@ -30,8 +30,9 @@ const QuantizedKernels& compiled_quantized_kernels(const std::string& isa);
 Machine machine(const QuantizedKernels& kernels, int threads = 0);
 
 // How the engine would run.  `algorithm` is "" or "auto", "direct" (lanes are output channels), "stacked" (also those
-// of all sub-kernels; direct stands in where these have no equal taps, and `reason` says so) or "narrow" (lanes are
-// positions along a row).  Throws Error if it is another one.
+// of all sub-kernels; direct stands in where these have no equal taps, and `reason` says so), "narrow" (lanes are
+// positions along a row) or "winograd" (where words hold 16 bits; direct stands in where there is no such form). Throws
+// Error if it is another one.
 Plan make_quantized_plan(const Problem& problem, const QuantizedKernels& kernels, const Machine& machine,
                          const std::string& algorithm);
 

@@ -21,6 +21,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu/plane_impl.h"
 #include "cpu/quantized_kernel.h"
 
 namespace ort_tconv {
@@ -142,20 +143,25 @@ ORT_TCONV_INLINE Ints load_weights(const int8_t* w) {
 
 // ---- gemm: lanes are output channels ------------------------------------------------------------------------
 
-template <int P, int NV>
+// Weights of NV vectors of words in bytes or, `Wide`, in int16.
+template <int P, int NV, bool Wide>
 ORT_TCONV_INLINE void gemm_block(const QuantizedGemmArgs& a, int64_t i) {
   Ints acc[P][NV];
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < NV; ++v)
       acc[p][v] = loadu<Ints>(a.start ? a.start + v * L : a.acc + a.acc_offset[i + p] + v * L);
+  constexpr int kBytes = Wide ? 4 : G;  // of a word
   const int8_t* w = a.w;
   for (int64_t t = 0; t < a.ntaps; ++t) {
     const uint32_t* x[P];
     for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
 #pragma GCC unroll 2
-    for (int64_t q = 0; q < a.words; ++q, w += NV * L * G) {
+    for (int64_t q = 0; q < a.words; ++q, w += NV * L * kBytes) {
       Ints b[NV];
-      for (int v = 0; v < NV; ++v) b[v] = load_weights(w + v * L * G);
+      for (int v = 0; v < NV; ++v) {
+        if constexpr (Wide) b[v] = loadu<Ints>(w + v * L * kBytes);
+        else b[v] = load_weights(w + v * L * kBytes);
+      }
       for (int p = 0; p < P; ++p) {
         const Ints s = splat(x[p][q]);
         for (int v = 0; v < NV; ++v) acc[p][v] = dot(acc[p][v], s, b[v]);
@@ -166,25 +172,30 @@ ORT_TCONV_INLINE void gemm_block(const QuantizedGemmArgs& a, int64_t i) {
     for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[p][v]);
 }
 
-template <int NV>
+template <int NV, bool Wide>
 void gemm(const QuantizedGemmArgs& a) {
   constexpr int P = ORT_TCONV_PIXELS;
   // Full blocks, then what is left as one or two of nearly equal size.
   for (int64_t i = 0, rest = a.count; rest > 0;) {
     const int64_t n = rest <= P ? rest : rest < 2 * P ? (rest + 1) / 2 : P;
     switch (n) {
-      case 1: gemm_block<1, NV>(a, i); break;
-      case 2: gemm_block<2, NV>(a, i); break;
-      case 3: gemm_block<3, NV>(a, i); break;
-      case 4: gemm_block<4, NV>(a, i); break;
+      case 1: gemm_block<1, NV, Wide>(a, i); break;
+      case 2: gemm_block<2, NV, Wide>(a, i); break;
+      case 3: gemm_block<3, NV, Wide>(a, i); break;
+      case 4: gemm_block<4, NV, Wide>(a, i); break;
 #if ORT_TCONV_PIXELS > 4
-      case 5: gemm_block<5, NV>(a, i); break;
-      default: gemm_block<6, NV>(a, i); break;
+      case 5: gemm_block<5, NV, Wide>(a, i); break;
+      default: gemm_block<6, NV, Wide>(a, i); break;
 #endif
     }
     i += n;
     rest -= n;
   }
+}
+
+void settle(int32_t* v, int64_t n, int nv, int shift, const int32_t* start) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int k = 0; k < nv; ++k, v += L) storeu(v, (loadu<Ints>(v) >> shift) + loadu<Ints>(start + k * L));
 }
 
 // ---- rows: lanes are positions along a row --------------------------------------------------------------------
@@ -456,28 +467,53 @@ void finish(const int32_t* const* acc, int ways, int64_t n, float multiplier, fl
 
 // ---- tables ---------------------------------------------------------------------------------------------------
 
-template <int NV>
+template <int NV, bool Wide = false>
 constexpr void (*gemm_entry())(const QuantizedGemmArgs&) {
-  if constexpr (NV <= ORT_TCONV_MAX_VECTORS) return gemm<NV>;
+  if constexpr (NV <= ORT_TCONV_MAX_VECTORS && (!Wide || kForm == WordForm::kWide)) return gemm<NV, Wide>;
   else return nullptr;
+}
+
+template <class Map> constexpr LineMap kLineMap = LineMap::kCopy;
+template <> constexpr LineMap kLineMap<Input4> = LineMap::kInput4;
+template <> constexpr LineMap kLineMap<Input3> = LineMap::kInput3;
+template <> constexpr LineMap kLineMap<Output32> = LineMap::kOutput32;
+template <> constexpr LineMap kLineMap<Output23> = LineMap::kOutput23;
+template <> constexpr LineMap kLineMap<Output22> = LineMap::kOutput22;
+
+template <class T, class Rows, class... Columns>
+constexpr void set_planes(PlaneTable<T>* table) {
+  typedef T Vector __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES)));
+  ((table->by[static_cast<int>(kLineMap<Rows>)][static_cast<int>(kLineMap<Columns>)] = plane<Vector, T, Rows, Columns>),
+   ...);
+}
+template <class T, class... Maps>
+constexpr PlaneTable<T> plane_table() {
+  PlaneTable<T> table{};
+  if constexpr (kForm == WordForm::kWide) (set_planes<T, Maps, Maps...>(&table), ...);
+  return table;
 }
 
 }  // namespace
 
 extern const QuantizedKernels ORT_TCONV_SET;
-const QuantizedKernels ORT_TCONV_SET = {ORT_TCONV_NAME,
-                                        ORT_TCONV_BASE,
-                                        kForm,
-                                        L,
-                                        ORT_TCONV_MAX_VECTORS,
-                                        {nullptr, gemm_entry<1>(), gemm_entry<2>(), gemm_entry<3>(), gemm_entry<4>()},
-                                        {nullptr, rows<1>, rows<2>, rows<3>, rows<4>},
-                                        load_channels_last,
-                                        load_rows,
-                                        sum,
-                                        store_bytes,
-                                        store_floats,
-                                        finish<uint8_t>,
-                                        finish<float>};
+const QuantizedKernels ORT_TCONV_SET = {
+    ORT_TCONV_NAME,
+    ORT_TCONV_BASE,
+    kForm,
+    L,
+    ORT_TCONV_MAX_VECTORS,
+    {nullptr, gemm_entry<1>(), gemm_entry<2>(), gemm_entry<3>(), gemm_entry<4>()},
+    {nullptr, rows<1>, rows<2>, rows<3>, rows<4>},
+    {nullptr, gemm_entry<1, true>(), gemm_entry<2, true>(), gemm_entry<3, true>(), gemm_entry<4, true>()},
+    plane_table<int16_t, Copy, Input4, Input3>(),
+    plane_table<int32_t, Copy, Output32, Output23, Output22>(),
+    kForm == WordForm::kWide ? settle : nullptr,
+    load_channels_last,
+    load_rows,
+    sum,
+    store_bytes,
+    store_floats,
+    finish<uint8_t>,
+    finish<float>};
 
 }  // namespace ort_tconv

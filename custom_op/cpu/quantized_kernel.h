@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/line_map.h"
+
 namespace ort_tconv {
 
 // What a word of the input holds.  Weights are signed bytes; where inputs are wide, they are widened on loading.
@@ -58,6 +60,14 @@ struct QuantizedEpilogue {
   int32_t zero;
 };
 
+// Kernels<T>::PlaneMap (kernel.h) by the maps of rows and of columns.
+template <class T>
+struct PlaneTable {
+  using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
+  PlaneMap by[kLineMaps][kLineMaps];
+  PlaneMap operator()(LineMap row, LineMap column) const { return by[static_cast<int>(row)][static_cast<int>(column)]; }
+};
+
 struct QuantizedKernels {
   const char* name;
   const char* base;  // the KernelSet (arch.h) whose instructions, and more, these need
@@ -66,6 +76,12 @@ struct QuantizedKernels {
   int max_vectors;                                                   // greatest NV with a kernel
   void (*gemm[kQuantizedMaxVectors + 1])(const QuantizedGemmArgs&);  // by NV
   void (*rows[kQuantizedMaxRows + 1])(const QuantizedRowsArgs&);     // by NB
+  // As gemm, with weights in int16, two channels a word; Winograd's transforms of the input and of results; and
+  // v[i*NV*L + l] = (v[i*NV*L + l] >> shift) + start[l], i < n.  Null where words hold bytes.
+  void (*gemm_wide[kQuantizedMaxVectors + 1])(const QuantizedGemmArgs&);
+  PlaneTable<int16_t> input_planes;
+  PlaneTable<int32_t> output_planes;
+  void (*settle)(int32_t* v, int64_t n, int nv, int shift, const int32_t* start);
 
   // dst[i*dst_stride + q], i < n: words of `channels` channels src[c*src_stride + i] ^ flip.  Channels that fill
   // up the last word are 0.  Also writes up to the end of the 16th channel begun.

@@ -81,15 +81,17 @@ QuantizedNode::QuantizedNode(Attributes attributes, QuantizedTypes types, bool f
 
 bool QuantizedNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const void* w) {
   return prepare_likely(declared, w_shape, [&](const InputShapes& shapes) {
-    const auto prepared = prepare(shapes);
+    const auto prepared = prepare(shapes, true);
     if (element_count(prepared->problem().y_shape(), "output size") > 0) cache_.weights(*prepared, w, 1);
     return true;
   });
 }
 
-std::shared_ptr<const QuantizedPrepared> QuantizedNode::prepare(const InputShapes& shapes) {
+std::shared_ptr<const QuantizedPrepared> QuantizedNode::prepare(const InputShapes& shapes, bool constant_w) {
   return cache_.prepared(shapes, [&] {
-    return QuantizedPrepared(make_problem(attributes_, shapes), types_, kernels_, machine_, attributes_.algorithm);
+    Problem problem = make_problem(attributes_, shapes);
+    problem.constant_weights = constant_w;
+    return QuantizedPrepared(problem, types_, kernels_, machine_, attributes_.algorithm);
   });
 }
 
@@ -98,7 +100,7 @@ void QuantizedNode::run(SessionExecutor& executor, const Arguments& arguments, b
   const Argument& b = arguments[kB];
   InputShapes shapes{arguments[kX].shape, arguments[kW].shape, {}, {}};
   if (b.present) shapes.b = b.shape;
-  const auto prepared = prepare(shapes);
+  const auto prepared = prepare(shapes, constant_w);
   const Parameters read(arguments);
   Quantization q;
   q.x_scale = read.scalar<float>(kXScale);

@@ -40,7 +40,7 @@ class QuantizedNode {
   void run(SessionExecutor& executor, const Arguments& arguments, bool constant_w);
 
  private:
-  std::shared_ptr<const QuantizedPrepared> prepare(const InputShapes& shapes);
+  std::shared_ptr<const QuantizedPrepared> prepare(const InputShapes& shapes, bool constant_w);
 
   Attributes attributes_;
   QuantizedTypes types_;

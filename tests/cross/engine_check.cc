@@ -144,7 +144,7 @@ int check_quantized(const Case& c, const std::vector<std::string>& isas, std::mt
       std::vector<uint8_t> expected(size), y(size);
       quantized_reference(p, types, r, x.data(), w.data(), expected.data());
       for (const auto& isa : isas)
-        for (const char* algorithm : {"direct", "stacked", "narrow"}) {
+        for (const char* algorithm : {"direct", "stacked", "narrow", "winograd"}) {
           const QuantizedKernels& kernels = quantized_kernels(isa);
           const QuantizedPrepared prepared(p, types, kernels, machine(kernels, 2), algorithm);
           Serial executor;

@@ -52,9 +52,9 @@ Case draw(Reader& r) {
   c.types.x = kind & 1 ? QuantizedType::kInt8 : QuantizedType::kUint8;
   c.types.w = kind & 2 ? QuantizedType::kUint8 : QuantizedType::kInt8;
   c.types.y = static_cast<QuantizedType>(kind / 4 % 3);
-  static const char* const algorithms[] = {"auto", "direct", "stacked", "narrow"};
-  c.algorithm = algorithms[kind / 12 % 4];
-  c.extreme = kind / 48 % 4 == 3;
+  static const char* const algorithms[] = {"auto", "direct", "stacked", "narrow", "winograd"};
+  c.algorithm = algorithms[kind / 12 % 5];
+  c.extreme = kind / 60 % 4 == 3;
   c.isa = isas()[r.byte() % isas().size()];
   c.seed = r.byte();
   c.machine = machine(quantized_kernels(c.isa), 1 + r.pick(6));

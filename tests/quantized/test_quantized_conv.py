@@ -552,11 +552,6 @@ def test_weights_alone():
     assert report.skips[0].reason == "its input X is not quantised"
 
 
-def test_winograd_is_not_exact():
-    result = convert_with_report(Layer("Resize").model(), algorithm="winograd")
-    assert "products of 8-bit transforms are not exact" in result.skips[0].reason
-
-
 # ---- what is faster ----------------------------------------------------------------------------
 
 

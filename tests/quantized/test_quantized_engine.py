@@ -1,5 +1,7 @@
 """The quantised engine against its definition: equal to the last bit, on every set of kernels."""
 
+import re
+
 import numpy as np
 import pytest
 from cases import CORNERS, Case, drawn_cases
@@ -11,7 +13,7 @@ from ort_tconv import _core
 
 USUAL = Case((6, 5), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1), group_in=11, group_out=19)
 WIDE = Case((9, 37), (3, 5), strides=(2, 3), pads=(1, 0, 1, 2), group_in=7, group_out=2)
-ALGORITHMS = ("direct", "stacked", "narrow")
+ALGORITHMS = ("direct", "stacked", "narrow", "winograd")
 
 
 each_isa = pytest.mark.parametrize(
@@ -137,6 +139,54 @@ def test_stacked(name, threads, isa):
         check(case, how, algorithm="stacked", isa=isa, threads=threads)
 
 
+#: Sub-kernels that Winograd transforms along all axes, or some.
+TRANSFORMED = {
+    "two taps": Case((7, 9), (4, 4), strides=(2, 2), pads=(1, 1, 1, 1), group_in=11, group_out=19),
+    "three taps and two": Case((8, 5), (5, 5), strides=(2, 2), pads=(2, 2, 2, 2)),
+    "groups of taps": Case((23,), (15,), strides=(2,), pads=(3, 4), group_in=6, group_out=10),
+    "dilation": Case((17,), (4,), dilations=(3,), group_in=5, group_out=9),
+    "one axis": Case((6, 9), (1, 4), strides=(1, 2), group_in=34, group_out=33),
+    "volume": Case((3, 4, 5), (4, 4, 4), strides=(2, 2, 2), pads=(1,) * 6, group_in=7),
+    "groups and images": Case((5, 6), (3, 4), strides=(1, 2), group=3, batch=2, group_in=9),
+    "channels in passes": Case((4, 4), (4, 4), strides=(2, 2), group_in=301, group_out=20),
+    "output padding": Case((4, 7), (4, 3), strides=(2, 1), output_padding=(1, 0)),
+}
+
+
+@each_isa
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_winograd_is_exact(name, threads, isa):
+    case = TRANSFORMED[name]
+    plan = _core.quantized_plan(
+        case.x_shape, case.w_shape, algorithm="winograd", isa=isa, **case.attributes
+    )
+    wide = isa in ("avx2", "neon", "baseline")  # which multiply integers of 16 bits
+    assert plan["algorithm"] == ("winograd" if wide else "direct")
+    for how in (
+        Quantized(extreme=True),
+        Quantized("int8", "uint8", "int8", "of a group", w_zeros=True, bias="float32"),
+        Quantized("uint8", "int8", "float32", w_zeros=True, bias="", extreme=True),
+    ):
+        check(case, how, algorithm="winograd", isa=isa, threads=threads)
+
+
+def test_winograd_leaves_room_for_its_larger_sums():
+    """2^31 / (255 * 128) products of a sum, of which each transformed axis takes half."""
+
+    def kind(channels):
+        shapes = (1, channels, 24, 24), (channels, 8, 4, 4)
+        plan = _core.quantized_plan(*shapes, strides=[2, 2], algorithm="winograd", isa="avx2")
+        return re.split(" in | aligned| tile", plan["text"])[0]
+
+    assert kind(256) == "winograd of axes 1,2"
+    assert kind(4113) in ("winograd of axes 1", "winograd of axes 2")
+    assert kind(8224) in ("winograd of axes 1", "winograd of axes 2")
+    assert kind(8225) == "direct"
+    case = Case((3, 4), (4, 4), strides=(2, 2), group_in=4100, group_out=3)
+    check(case, Quantized(extreme=True), algorithm="winograd")
+
+
 def test_direct_stands_in_where_sub_kernels_have_other_taps():
     for attributes in (
         {"strides": [2, 2]},
@@ -221,7 +271,10 @@ def test_plans_use_lanes_for_what_there_is_more_of():
     def algorithm(x, w, isa="avx2", **attributes):
         return _core.quantized_plan(x, w, isa=isa, **attributes)["algorithm"]
 
-    assert algorithm((1, 64, 32, 32), (64, 64, 4, 4), strides=[2, 2]) == "direct"
+    assert algorithm((1, 64, 32, 32), (64, 64, 4, 4), strides=[2, 2]) == "winograd"
+    assert algorithm((1, 64, 32, 32), (64, 64, 4, 4), "avx512vnni", strides=[2, 2]) == "direct"
+    assert algorithm((1, 64, 32, 32), (64, 64, 2, 2), strides=[2, 2]) == "direct"
+    assert algorithm((1, 512, 4, 4), (512, 64, 4, 4), strides=[2, 2]) == "direct"
     assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2]) == "narrow"
     assert algorithm((1, 64, 32, 32), (64, 1, 4, 4), strides=[2, 2], group=64) == "narrow"
     for isa in _core.compiled_quantized_isas():

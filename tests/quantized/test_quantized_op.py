@@ -171,7 +171,7 @@ MALFORMED = {
         {"activation": "Clip", "activation_params": [1.0, -1.0]},
         ["activation_params", "Clip"],
     ),
-    "algorithm": ({"algorithm": "winograd"}, ["algorithm", "winograd", "direct"]),
+    "algorithm": ({"algorithm": "guess"}, ["algorithm", "guess", "direct"]),
     "strides": ({"strides": [0, 2]}, ["strides", "0"]),
 }
 

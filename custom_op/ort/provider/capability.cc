@@ -56,8 +56,6 @@ class Search {
     if (!obstacle_.empty()) refuse(obstacle_);
     for (const auto& pattern : options_.exclude)
       if (matches(pattern, site.label) || matches(pattern, node.label())) refuse("excluded by '", pattern, "'");
-    if (site.quantized && options_.algorithm == "winograd")
-      refuse("option algorithm = 'winograd': products of 8-bit transforms are not exact");
     for (const Node* each : site.nodes)
       if (!each->assigned.empty()) refuse("node '", each->label(), "' is assigned to ", each->assigned);
   }

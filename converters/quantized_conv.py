@@ -158,7 +158,7 @@ def _check_gain(
         return
     if math.prod(growth) == 1:
         raise Refusal(
-            "ONNX Runtime has an integer kernel for it, and the operator would multiply as often"
+            "ONNX Runtime has an integer kernel for it, and the operator would hardly multiply less"
         )
     batch, sides = nominal_sides(layer.x.values, conv.axes, scope.facts)
     if 0 in (batch, *sides):

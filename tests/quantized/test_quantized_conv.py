@@ -562,7 +562,7 @@ def test_without_an_integer_kernel_of_stock_it_is_rewritten():
 
 
 def test_stock_has_an_integer_kernel():
-    refused(Layer("DCR"), "and the operator would multiply as often", timed=False)
+    refused(Layer("DCR"), "and the operator would hardly multiply less", timed=False)
     wide = Layer("Resize", group_in=64, group_out=16, largest=20)
     narrow = replace(wide, group_in=8)
     isa = _core.quantized_isa()

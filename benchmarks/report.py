@@ -433,7 +433,7 @@ def middle_of(record: Record) -> dict:
         ms = {name: engine["median_ms"] for name, engine in row["engines"].items()}
         row["ratio"] = {
             "stock": ms["stock"] / ms["ours"],
-            **({"tuned": ms["stock"] / ms["tuned"]} if "tuned" in ms else {}),
+            **{name: ms["stock"] / ms[name] for name in ("tuned", "provider") if name in ms},
         }
         others = {name: value for name, value in ms.items() if name not in OURS}
         row["best_peer"] = min(others, key=others.get)

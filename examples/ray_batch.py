@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,13 @@ import ort_tconv
 class Runner:
     """One session in a process of its own."""
 
-    def __init__(self, model: ray.ObjectRef, outputs: Path, threads: int) -> None:
+    def __init__(self, model: ray.ObjectRef, outputs: Path, part: str, threads: int) -> None:
         options = ort_tconv.register(ort.SessionOptions())
         options.intra_op_num_threads = threads
         providers = ort_tconv.available_providers()
         self.session = ort.InferenceSession(ray.get(model), options, providers=providers)
         self.names = [output.name for output in self.session.get_outputs()]
-        self.outputs = outputs
+        self.outputs, self.part = outputs, part
 
     def __call__(self, row: dict) -> dict:
         path, error = Path(row["path"]), ""
@@ -50,7 +51,7 @@ class Runner:
             error = f"{type(failure).__name__}: {failure}"
         else:
             # Through another name, so that a worker that dies leaves no half a file.
-            part = self.outputs / f".{path.name}.{os.getpid()}"
+            part = self.outputs / f"{self.part}{path.name}.{os.getpid()}"
             with part.open("wb") as file:
                 np.savez(file, **dict(zip(self.names, results)))
             part.replace(self.outputs / path.name)
@@ -72,6 +73,7 @@ def main() -> int:
     todo = [name for name in names if not (outputs / name).exists()]
     ray.init()  # the cluster that RAY_ADDRESS names, or a new one on this machine
     ray.data.DataContext.get_current().enable_progress_bars = False
+    part = f".{uuid.uuid4().hex[:8]}."  # how names begin of files that are being written
     model = ray.put(ort_tconv.convert(options.model).SerializeToString())
     rows = []
     if todo:
@@ -81,12 +83,14 @@ def main() -> int:
             ray.data.from_items(items, override_num_blocks=len(items))
             .map(
                 Runner,
-                fn_constructor_args=(model, outputs, options.threads),
+                fn_constructor_args=(model, outputs, part, options.threads),
                 compute=ray.data.ActorPoolStrategy(size=options.workers),
                 num_cpus=options.threads,
             )
             .take_all()
         )
+    for left in outputs.glob(f"{part}*"):  # by a worker that died
+        left.unlink(missing_ok=True)
     errors = {Path(row["path"]).name: row["error"] for row in rows if row["error"]}
     (outputs / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
     workers = len({row["worker"] for row in rows})

@@ -68,6 +68,7 @@ class WinogradTransforms {
   WinogradTransforms(const std::vector<AxisGeometry>& axes, std::vector<WinogradAxis> winograd,
                      std::vector<WindowAxis> window, Dims window_stride, const Dims& tile,
                      const std::vector<SubKernel>& sub_kernels, int64_t pitch, int64_t line);
+  WinogradTransforms(const WinogradTransforms&) = delete;  // forms point to its steps
 
   int axes() const { return static_cast<int>(winograd_.size()); }
 

@@ -134,10 +134,10 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   offer(Algorithm::kNarrow, narrow);
   if (stackable) offer(Algorithm::kStacked, stacked);
   double winograd = 0, beside = 0;  // costs of Winograd, and of direct by the same measure
-  if (plan.algorithm == Algorithm::kDirect) {
+  if (plan.algorithm == Algorithm::kDirect && (automatic || algorithm == name(Algorithm::kWinograd))) {
     if (auto best = winograd_plan(p, k, m, class_taps, &beside)) {
       winograd = best->cost;
-      if (automatic ? winograd < beside : algorithm == name(Algorithm::kWinograd)) {
+      if (!automatic || winograd < beside) {
         best->reason =
             concat(automatic ? "cheaper than direct:" : "asked for;", " winograd ", winograd, " direct ", beside);
         return *best;

@@ -214,14 +214,17 @@ class QuantizedProducts : public QuantizedEngine {
       a.start = nullptr;
     }
     if (!call.w_zeros) return;
-    for (int64_t i = 0; i < count; ++i) {
-      int32_t inputs = 0;
-      for (ptrdiff_t tap : taps) inputs += s.position_sums[(s.x_offset[i] + tap) / pitch_];
-      int32_t* at = acc + s.acc_offset[i];
-      for (int64_t l = 0; l < width; ++l)
-        at[l] = static_cast<int32_t>(static_cast<uint32_t>(at[l]) -
-                                     static_cast<uint32_t>(inputs) * static_cast<uint32_t>(zeros[l]));
-    }
+    for (int64_t i = 0; i < count; ++i)
+      subtract_inputs(taps, s.x_offset[i], zeros, width, s.position_sums, acc + s.acc_offset[i]);
+  }
+
+  // What the weights' zero points take from the sums of a position of the window, in words.
+  void subtract_inputs(const std::vector<ptrdiff_t>& taps, int64_t position, const int32_t* zeros, int64_t width,
+                       const int32_t* position_sums, int32_t* sums) const {
+    uint32_t inputs = 0;
+    for (ptrdiff_t tap : taps) inputs += static_cast<uint32_t>(position_sums[(position + tap) / pitch_]);
+    for (int64_t l = 0; l < width; ++l)
+      sums[l] = static_cast<int32_t>(static_cast<uint32_t>(sums[l]) - inputs * static_cast<uint32_t>(zeros[l]));
   }
 
   // Where channel c's weight of tap t, of so many, lies among those of a product for the first of `width` lanes.

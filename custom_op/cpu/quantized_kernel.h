@@ -65,7 +65,6 @@ template <class T>
 struct PlaneTable {
   using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
   PlaneMap by[kLineMaps][kLineMaps];
-  PlaneMap operator()(LineMap row, LineMap column) const { return by[static_cast<int>(row)][static_cast<int>(column)]; }
 };
 
 struct QuantizedKernels {

@@ -20,7 +20,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
  public:
   QuantizedWinograd(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
       : QuantizedBlocks(p, types, pl, k, threads), float_(compiled_kernel_set(k.base).f32),
-        w_(axes_, winograd_, window_, window_stride_, plan.tile, sub_kernels_, group_ * pitch_, 64 / sizeof(int16_t)) {
+        w_(axes_, winograd_, window_, window_stride_, plan.tile, sub_kernels_, pitch_, 64 / kWordBytes) {
     for (bool t : plan.transform) layout.push_back(t);
     Carver measure(nullptr);
     Scratch(*this, measure);
@@ -44,13 +44,14 @@ class QuantizedWinograd final : public QuantizedBlocks {
   struct Scratch {
     Lists lists;
     Results results;
-    int16_t *points, *input_pass;
+    uint32_t* points;
+    int16_t* input_pass;
     int32_t *products, *sums, *output_pass, *zeros;
     int64_t *x_offset, *acc_offset;
     Scratch(const QuantizedWinograd& e, Carver& c) : lists(e, c), results(e, c) {
       const WinogradTransforms& w = e.w_;
       const int64_t line = w.staggered(w.full_tiles * e.plan.block);
-      points = c.take<int16_t>(w.points * w.point_stride);
+      points = c.take<uint32_t>(w.points * w.point_stride);
       input_pass = c.take<int16_t>(2 * w.pass_lines * kChannelsPerPass);
       products = c.take<int32_t>(w.last_classes * w.max_class_points * line);
       sums = c.take<int32_t>(w.last_classes * w.places * line);
@@ -73,9 +74,6 @@ class QuantizedWinograd final : public QuantizedBlocks {
     memory->resize(static_cast<size_t>(most * (2 * w_.max_weights + 2 * w_.pass_lines)));
     float *const own = memory->data(), *const weights = own + w_.max_weights * most,
                  *const pass = weights + w_.max_weights * most;
-    const auto planes = [this](LineMap row, LineMap column) {
-      return float_.planes[static_cast<int>(row)].by_column[static_cast<int>(column)];
-    };
     for (const auto& group : w_.groups)
       for (int64_t k = 0; k < w_.last_classes; ++k) {
         const auto& form = w_.forms[group.first + k];
@@ -91,7 +89,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
         }
         const Place<float> places[4] = {
             {own, most}, {pass, most}, {pass + w_.pass_lines * most, most}, {weights, most}};
-        run_steps(form.steps->weights, planes, places, most);
+        run_steps(form.steps->weights, planes_of(float_), places, most);
         const float scale = static_cast<float>(1 << form.halves);
         const int64_t ntaps = static_cast<int64_t>(form.taps.size());
         for (const auto& product : group.products) {
@@ -119,10 +117,10 @@ class QuantizedWinograd final : public QuantizedBlocks {
     for (int64_t b = task.block_begin; b < task.block_end; ++b) {
       const int64_t width = block_width(b), results = count * width, line = w_.staggered(results);
       const int64_t class_stride = w_.places * line;
+      const int32_t* zeros = call.w_zero.data() + task.g * padded_channels() + b * plan.block;
       if (width != located) {
         w_.locate(task.extent, tiles, line, width, s.x_offset, s.acc_offset, s.results.row_offset,
                   s.results.column_offset);
-        for (int64_t i = 0; i < count; ++i) s.x_offset[i] /= group_;
         s.results.interleave(task.extent[d_ - 1], w_.last_classes, class_stride);
         std::fill_n(s.zeros, width, 0);
         located = width;
@@ -137,7 +135,12 @@ class QuantizedWinograd final : public QuantizedBlocks {
           for (int64_t place = 0; place < w_.places; ++place)
             k_.settle(sums + place * line, count, static_cast<int>(width / k_.lanes), w_.forms[index].halves,
                       s.lists.start);
-          if (call.w_zeros) subtract_inputs(sub_kernels_[index], task, b, call, sums, s);
+          if (!call.w_zeros) continue;
+          visit_rows(sub_kernels_[index], task, [&](int64_t position, int64_t row, int64_t) {
+            for (int64_t i = 0; i < task.extent.back(); ++i)
+              subtract_inputs(sub_kernels_[index].offsets, (position + i) * pitch_, zeros, width, s.lists.position_sums,
+                              sums + s.results.row_offset[row] + s.results.column_offset[i]);
+          });
         }
         store(sub_kernels_[group.first], task, b, 0, w_.last_classes, s.sums, call, s.results);
       }
@@ -152,31 +155,29 @@ class QuantizedWinograd final : public QuantizedBlocks {
     a.words = words_;
     a.count = count;
     a.start = s.zeros;
-    std::vector<ptrdiff_t> taps;
     for (const auto& p : group.products) {
       const auto& form = w_.forms[group.first + p.last_class];
-      taps.assign(form.taps.begin(), form.taps.end());
-      for (ptrdiff_t& tap : taps) tap /= group_;
-      a.taps = taps.data();
-      a.ntaps = static_cast<int64_t>(taps.size());
-      a.x = reinterpret_cast<const uint32_t*>(s.points + p.point * w_.point_stride);
+      a.taps = form.taps.data();
+      a.ntaps = static_cast<int64_t>(form.taps.size());
+      a.x = s.points + p.point * w_.point_stride;
       a.w = reinterpret_cast<const int8_t*>(block) + p.first_tap * words_ * width * kWordBytes;
       a.acc = s.products + (p.last_class * w_.max_class_points + p.class_point) * line;
       k_.gemm_wide[width / k_.lanes](a);
     }
   }
 
-  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.
+  // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.  Offsets count words, of group_ channels.
   void transform_input(const Task& task, const Dims& tiles, const Scratch& s) const {
     const int64_t pitch = group_ * pitch_;
-    int16_t* const window = reinterpret_cast<int16_t*>(s.lists.window);
+    int16_t *const window = reinterpret_cast<int16_t*>(s.lists.window), *const points =
+                                                                            reinterpret_cast<int16_t*>(s.points);
     w_.visit_input(task.extent, tiles, [&](ptrdiff_t corner, ptrdiff_t out) {
       for (int64_t c = 0; c < pitch; c += kChannelsPerPass) {
-        const Place<int16_t> places[4] = {{window + corner + c, 1},
+        const Place<int16_t> places[4] = {{window + corner * group_ + c, group_},
                                           {s.input_pass, kChannelsPerPass},
                                           {s.input_pass + w_.pass_lines * kChannelsPerPass, kChannelsPerPass},
-                                          {s.points + out + c, w_.point_stride}};
-        run_steps(w_.input_steps, k_.input_planes, places, std::min(kChannelsPerPass, pitch - c));
+                                          {points + out * group_ + c, w_.point_stride * group_}};
+        run_steps(w_.input_steps, planes_of(k_.input_planes), places, std::min(kChannelsPerPass, pitch - c));
       }
     });
   }
@@ -189,24 +190,8 @@ class QuantizedWinograd final : public QuantizedBlocks {
                                         {s.output_pass, kResultsPerPass},
                                         {s.output_pass + w_.pass_lines * kResultsPerPass, kResultsPerPass},
                                         {sums + first, line}};
-      run_steps(form.steps->output, k_.output_planes, places, std::min(kResultsPerPass, results - first));
+      run_steps(form.steps->output, planes_of(k_.output_planes), places, std::min(kResultsPerPass, results - first));
     }
-  }
-
-  // What the weights' zero points take from a sub-kernel's sums.
-  void subtract_inputs(const SubKernel& sub, const Task& task, int64_t block, const Call& call, int32_t* sums,
-                       const Scratch& s) const {
-    const int32_t* zeros = call.w_zero.data() + task.g * padded_channels() + block * plan.block;
-    visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
-      for (int64_t i = 0; i < task.extent.back(); ++i) {
-        uint32_t inputs = 0;
-        for (ptrdiff_t tap : sub.offsets)
-          inputs += static_cast<uint32_t>(s.lists.position_sums[position + i + tap / pitch_]);
-        int32_t* at = sums + s.results.row_offset[row] + s.results.column_offset[i];
-        for (int64_t m = 0; m < block_width(block); ++m)
-          at[m] = static_cast<int32_t>(static_cast<uint32_t>(at[m]) - inputs * static_cast<uint32_t>(zeros[m]));
-      }
-    });
   }
 
   const Kernels<float>& float_;

@@ -85,10 +85,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   void run(const std::vector<PlaneStep>& steps, const Place<T> (&places)[4], int64_t n) const {
-    const auto planes = [this](LineMap row, LineMap column) {
-      return this->k_.planes[static_cast<int>(row)].by_column[static_cast<int>(column)];
-    };
-    run_steps(steps, planes, places, n);
+    run_steps(steps, planes_of(this->k_), places, n);
   }
 
   // Below what a transformed weight of each input and output channel is 0.  Processors are many times slower on

@@ -10,6 +10,7 @@
 #include "core/plan.h"
 #include "core/winograd.h"
 #include "cpu/engine.h"
+#include "cpu/quantized_kernel.h"
 
 namespace ort_tconv {
 
@@ -36,6 +37,17 @@ void run_steps(const std::vector<PlaneStep>& steps, const Planes& planes, const 
     planes(s.row, s.column)(from.at + s.in * from.unit, {s.in_plane.row * from.unit, s.in_plane.column * from.unit},
                             to.at + s.out * to.unit, {s.out_plane.row * to.unit, s.out_plane.column * to.unit}, n);
   }
+}
+
+// The kernels of an instruction set, as run_steps asks for them.
+template <class T>
+auto planes_of(const Kernels<T>& k) {
+  return
+      [&k](LineMap row, LineMap column) { return k.planes[static_cast<int>(row)].by_column[static_cast<int>(column)]; };
+}
+template <class T>
+auto planes_of(const PlaneTable<T>& t) {
+  return [&t](LineMap row, LineMap column) { return t.by[static_cast<int>(row)][static_cast<int>(column)]; };
 }
 
 class WinogradTransforms {

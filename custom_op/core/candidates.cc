@@ -144,29 +144,27 @@ void for_sizes(const Plan& plan, const Shape& s, const Dims& units, F f) {
   }
 }
 
-// Longest thread over the mean one, if a thread that is done draws the next task, and tasks take as long as their
-// tile and their blocks are large.  Of very many tasks the largest one decides.
-double imbalance(const Plan& plan, const Shape& s) {
+// As the public one; `axes` are those of the plan, the batch's first.
+double imbalance(const Plan& plan, const std::vector<AxisGeometry>& axes, int64_t group, int threads) {
   constexpr int64_t kMost = 512;
-  const int64_t threads = s.machine.threads, chunks = std::max<int64_t>(1, ceil_div(plan.blocks, plan.blocks_per_task));
+  const int64_t chunks = std::max<int64_t>(1, ceil_div(plan.blocks, plan.blocks_per_task));
   if (threads == 1 || plan.tasks <= 0) return 1;
-  const auto extent = [&](size_t axis, int64_t index) {
-    const int64_t domain = std::max<int64_t>(1, s.axes[axis].domain);
-    return static_cast<double>(std::min(plan.tile[axis], domain - index * plan.tile[axis]));
-  };
+  const auto domain = [&](size_t axis) { return std::max<int64_t>(1, axes[axis].domain); };
   if (plan.tasks > kMost) {
     const double largest = static_cast<double>(product(plan.tile) * plan.blocks_per_task);
-    const double all = static_cast<double>(s.domain() * plan.blocks * std::max<int64_t>(1, s.problem.group));
+    double all = static_cast<double>(plan.blocks * std::max<int64_t>(1, group));
+    for (size_t i = 0; i < axes.size(); ++i) all *= static_cast<double>(domain(i));
     return std::max(1.0, 1 + largest * static_cast<double>(threads - 1) / all);
   }
   std::priority_queue<double, std::vector<double>, std::greater<>> busy_until;
-  for (int64_t t = 0; t < threads; ++t) busy_until.push(0);
+  for (int t = 0; t < threads; ++t) busy_until.push(0);
   double total = 0, longest = 0;
   for (int64_t task = 0; task < plan.tasks; ++task) {
     const int64_t first = task % chunks * plan.blocks_per_task;
     double work = static_cast<double>(std::min(plan.blocks_per_task, plan.blocks - first));
     int64_t tile = task / chunks;
-    for (size_t i = s.axes.size(); i-- > 0; tile /= plan.tiles[i]) work *= extent(i, tile % plan.tiles[i]);
+    for (size_t i = axes.size(); i-- > 0; tile /= plan.tiles[i])
+      work *= static_cast<double>(std::min(plan.tile[i], domain(i) - tile % plan.tiles[i] * plan.tile[i]));
     const double end = busy_until.top() + work;
     busy_until.pop();
     busy_until.push(end);
@@ -279,7 +277,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s);
+  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
   const double vectors = channel_vectors(s), outputs = s.outputs();
   plan.work.multiply_adds = vectors * met_pairs(s) * s.cg;
   plan.work.sums = plan.work.stores = vectors * outputs;
@@ -336,7 +334,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s);
+  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
   const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);
   plan.work.multiply_adds = vectors * met_pairs(s) / static_cast<double>(s.classes()) * s.cg;
   plan.work.sums = vectors * positions;
@@ -376,7 +374,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     return n == 1 || (enough_tasks && need(t) <= scaled(s.machine.l2_bytes, size) / 2);
   });
   split_blocks(plan, s);
-  plan.work.imbalance = imbalance(plan, s);
+  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
 
   const double outputs = s.outputs();
   double taps = 1;
@@ -480,7 +478,7 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
                       scratch(t) <= kMostScratch);
   });
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s);
+  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
 
   const double outputs = s.outputs();
   Dims tile_units = plan.tile;
@@ -516,10 +514,7 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
       Plan plan;
       if (!make(size, &plan)) continue;
       if (size == TileSize::kUsual) tasks = std::min<int64_t>(plan.tasks, machine.threads);
-      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& other) {
-        return other.algorithm == plan.algorithm && other.transform == plan.transform && other.tile == plan.tile &&
-               other.blocks_per_task == plan.blocks_per_task;
-      });
+      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& p) { return same_work(p, plan); });
       if (!known && plan.tasks >= tasks) plans.push_back(plan);
     }
   };
@@ -557,6 +552,35 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
     w.tasks = static_cast<double>(plan.tasks);
   }
   return plans;
+}
+
+std::vector<Plan> session_candidates(const Problem& problem, DType dtype, const Machine& machine) {
+  std::vector<Plan> plans = candidates(problem, dtype, machine);
+  const size_t largest = plans.size();
+  // As many tasks as those for all threads have, or one for each.
+  const auto enough = [&](const Plan& plan) {
+    int64_t least = machine.threads;
+    for (size_t i = 0; i < largest; ++i)
+      if (plans[i].algorithm == plan.algorithm && plans[i].transform == plan.transform)
+        least = std::min(least, plans[i].tasks);
+    return plan.tasks >= least;
+  };
+  Machine session = machine;
+  for (int threads : session_sizes(machine.threads)) {
+    if (threads == machine.threads || threads == 1) continue;
+    session.threads = threads;
+    for (Plan& plan : candidates(problem, dtype, session)) {
+      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& p) { return same_work(p, plan); });
+      if (!known && enough(plan)) plans.push_back(std::move(plan));
+    }
+  }
+  return plans;
+}
+
+double imbalance(const Plan& plan, const Problem& problem, int threads) {
+  std::vector<AxisGeometry> axes = segregate(problem, plan.aligned);
+  axes.insert(axes.begin(), batch_axis(problem));
+  return imbalance(plan, axes, problem.group, threads);
 }
 
 }  // namespace ort_tconv

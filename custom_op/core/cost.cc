@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/candidates.h"
 #include "core/integers.h"
 
 namespace ort_tconv {
@@ -98,6 +99,22 @@ double cost(const Plan& plan, const Machine& m, const CostConstants& k) {
   const double kept = plan.work.packs > 0 ? 0 : static_cast<double>(plan.packed_bytes);
   return packing(plan, k) + std::max(sums, weights) + k.exposed * std::min(sums, weights) +
          k.kept_byte * m.threads * kept;
+}
+
+double cost_with(int threads, const Plan& plan, const Problem& problem, const Machine& machine) {
+  Plan shared = plan;
+  shared.work.imbalance = imbalance(plan, problem, threads);
+  Machine session = machine;
+  session.threads = threads;
+  return cost(shared, session);
+}
+
+double session_cost(const Plan& plan, const Problem& problem, const Machine& machine) {
+  const std::vector<int> sizes = session_sizes(machine.threads);
+  if (sizes.size() == 1) return cost_with(sizes[0], plan, problem, machine);
+  double logarithms = 0;
+  for (int threads : sizes) logarithms += std::log(cost_with(threads, plan, problem, machine));
+  return std::exp(logarithms / static_cast<double>(sizes.size()));
 }
 
 }  // namespace ort_tconv

@@ -38,9 +38,17 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names();
 // Those of an instruction set.
 CostConstants cost_constants(const std::string& isa);
 
+// In a session of all the machine's threads.
 double cost(const Plan& plan, const Machine& machine, const CostConstants& constants);
 inline double cost(const Plan& plan, const Machine& machine) {
   return cost(plan, machine, cost_constants(machine.isa));
 }
+
+// In a session of another number of threads.
+double cost_with(int threads, const Plan& plan, const Problem& problem, const Machine& machine);
+
+// Geometric mean over sessions of all sizes (session_sizes): what a plan loses in one counts as much as what it gains,
+// by the same factor, in another.
+double session_cost(const Plan& plan, const Problem& problem, const Machine& machine);
 
 }  // namespace ort_tconv

@@ -51,6 +51,17 @@ int64_t WindowAxis::position(int64_t offset) const {
   return (std::lower_bound(offsets.begin(), offsets.end(), offset) - offsets.begin()) * tile;
 }
 
+std::vector<int> session_sizes(int threads) {
+  std::vector<int> sizes{threads};
+  while (sizes.back() > 1) sizes.push_back(std::max(1, sizes.back() / 4));
+  return sizes;
+}
+
+bool same_work(const Plan& a, const Plan& b) {
+  return a.algorithm == b.algorithm && a.transform == b.transform && a.tile == b.tile &&
+         a.blocks_per_task == b.blocks_per_task;
+}
+
 std::string Plan::kind() const {
   std::string axes;
   for (size_t i = 0; i < transform.size(); ++i)
@@ -75,14 +86,14 @@ Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, cons
           "': must be auto, direct, stacked, narrow or winograd");
   const auto wanted = [&](Algorithm a) { return automatic || algorithm == name(a); };
 
-  std::vector<Plan> plans = candidates(problem, dtype, machine);
+  std::vector<Plan> plans = session_candidates(problem, dtype, machine);
   std::string reason = automatic ? "cheapest of" : "asked for;";
   const Plan* best = nullptr;
   for (Algorithm a : kAlgorithms) {
     const Plan* of_algorithm = nullptr;
     for (Plan& p : plans) {
       if (p.algorithm != a || !wanted(a)) continue;
-      p.cost = cost(p, machine);
+      p.cost = session_cost(p, problem, machine);
       if (!of_algorithm || p.cost < of_algorithm->cost) of_algorithm = &p;
     }
     if (!of_algorithm) continue;

@@ -95,6 +95,14 @@ struct Plan {
   std::string describe() const;
 };
 
+// Whether they cut the work into the same tasks, done in the same way.
+bool same_work(const Plan& a, const Plan& b);
+
+// Threads of the sessions that a plan for so many is made for, most first: all, a quarter of them, and so on to one.
+std::vector<int> session_sizes(int threads);
+
+// One plan for sessions of any number of threads up to the machine's, since an operator is not told how many its
+// session has, and so that all compute the same bits: the one of least cost.h's session_cost.
 // `algorithm` is "" or "auto", or the name of the one to use (direct stands in where it has no plan for these
 // sub-kernels; `reason` says so).  Throws Error if it is unknown.
 Plan make_plan(const Problem& problem, DType dtype, const Machine& machine, const std::string& algorithm);

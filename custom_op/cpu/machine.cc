@@ -13,6 +13,7 @@
 #endif
 
 #include "core/integers.h"
+#include "core/status.h"
 
 namespace ort_tconv {
 namespace {
@@ -105,6 +106,13 @@ int threads(const Answers& answers) {
     if (space != std::string::npos) limit(limit_of(text.substr(0, space), text.substr(space + 1)));
   }
   for (const auto& [quota, period] : answers.cfs) limit(limit_of(quota, period));
+  if (!answers.most_threads.empty()) {
+    char* end = nullptr;
+    const long long most = std::strtoll(answers.most_threads.c_str(), &end, 10);
+    require(*end == 0 && most > 0, "environment variable ORT_TCONV_THREADS = '", answers.most_threads,
+            "': must be a positive number, of the threads that a session has at most");
+    limit(most);
+  }
   return static_cast<int>(n);
 }
 
@@ -243,6 +251,8 @@ Answers ask() {
   answers.processors = !processors.empty() ? static_cast<int>(processors.size())
                                            : static_cast<int>(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
   ask_limits(answers);
+  const char* const most_threads = std::getenv("ORT_TCONV_THREADS");
+  answers.most_threads = most_threads ? most_threads : "";
   return answers;
 }
 

@@ -23,6 +23,7 @@ struct Answers {
   int processors = 0;                           // logical ones that this process may use; 0: unknown
   std::vector<std::string> cpu_max;             // cgroup v2: contents of cpu.max, own group and all above
   std::vector<std::array<std::string, 2>> cfs;  // cgroup v1: contents of cpu.cfs_quota_us and cpu.cfs_period_us
+  std::string most_threads;                     // environment variable ORT_TCONV_THREADS
 };
 
 struct Resources {
@@ -32,7 +33,8 @@ struct Resources {
   int64_t l3_sharers = 1;  // logical processors that share one, unseen neighbours of a guest included
 };
 
-// Conservative where answers are missing, absurd, or those of a virtual machine.
+// Conservative where answers are missing, absurd, or those of a virtual machine.  Throws Error for a number of threads
+// in the environment that is none.
 Resources conclude(const Answers& answers);
 
 // Caches are asked for once in a process, processors and limits each time.

@@ -48,7 +48,7 @@ std::optional<Plan> winograd_plan(const Problem& problem, const QuantizedKernels
   p.weight_scales.clear();
   std::optional<Plan> best;
   *direct = std::numeric_limits<double>::infinity();
-  for (Plan& plan : candidates(p, DType::kFloat32, m)) {
+  for (Plan& plan : session_candidates(p, DType::kFloat32, m)) {
     const bool is_winograd = plan.algorithm == Algorithm::kWinograd;
     if (!is_winograd && plan.algorithm != Algorithm::kDirect) continue;
     if (is_winograd) {
@@ -60,7 +60,7 @@ std::optional<Plan> winograd_plan(const Problem& problem, const QuantizedKernels
     for (double* n : {&plan.work.multiply_adds, &plan.work.stalls, &plan.work.loads, &plan.work.copies}) *n /= 2;
     plan.packed_bytes /= is_winograd ? 2 : 4;
     plan.work.weight_bytes /= is_winograd ? 2 : 4;
-    plan.cost = cost(plan, m);
+    plan.cost = session_cost(plan, p, m);
     if (!is_winograd) *direct = std::min(*direct, plan.cost);
     else if (!best || plan.cost < best->cost) best = plan;
   }

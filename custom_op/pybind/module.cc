@@ -168,6 +168,7 @@ py::dict describe(const Answers& a) {
   d["processors"] = a.processors;
   d["cpu_max"] = a.cpu_max;
   d["cfs"] = a.cfs;
+  d["most_threads"] = a.most_threads;
   return d;
 }
 
@@ -181,6 +182,7 @@ Answers parse_answers(const py::dict& answers) {
     else if (k == "processors") a.processors = py::cast<int>(value);
     else if (k == "cpu_max") a.cpu_max = py::cast<decltype(a.cpu_max)>(value);
     else if (k == "cfs") a.cfs = py::cast<decltype(a.cfs)>(value);
+    else if (k == "most_threads") a.most_threads = py::cast<std::string>(value);
     else if (k == "sysfs") {
       for (const auto& files : py::cast<std::vector<std::vector<py::dict>>>(value)) {
         a.sysfs.emplace_back();
@@ -456,6 +458,26 @@ PYBIND11_MODULE(_core, m) {
         return all;
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype") = "float32", py::arg("isa") = "", py::arg("threads") = 1,
+      py::arg("machine") = py::dict(), "The plans that suit a session of so many threads.");
+
+  m.def(
+      "session_candidates",
+      [](const Dims& x_shape, const Dims& w_shape, const std::string& isa, int threads, const py::dict& machine,
+         const py::kwargs& kw) {
+        const Problem p = normal_form(make_problem(attributes(kw), {x_shape, w_shape, {}, {}}));
+        const Machine m = parse_machine(isa, threads, machine);
+        py::list all;
+        for (Plan& plan : session_candidates(p, DType::kFloat32, m)) {
+          plan.cost = session_cost(plan, p, m);
+          py::dict costs;
+          for (int size : session_sizes(m.threads)) costs[py::int_(size)] = cost_with(size, plan, p, m);
+          py::dict d = describe(plan, p);
+          d["costs"] = costs;
+          all.append(d);
+        }
+        return all;
+      },
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("isa") = "", py::arg("threads") = 1,
       py::arg("machine") = py::dict(), "The plans among which plan() chooses.");
 
   py::class_<CandidateCosts>(m, "CandidateCosts")

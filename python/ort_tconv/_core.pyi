@@ -53,6 +53,7 @@ class Answers(TypedDict, total=False):
     processors: int
     cpu_max: list[str]  # texts of cgroup v2
     cfs: list[tuple[str, str]]  # texts of cgroup v1: quota and period
+    most_threads: str  # environment variable ORT_TCONV_THREADS
 
 class Error(ValueError): ...
 
@@ -126,12 +127,14 @@ def plan(
 ) -> dict[str, Any]:
     """Plan for the shapes, on any instruction set that is built in.
 
+    It serves sessions of any number of threads up to ``threads``: ``cost`` is the geometric mean of
+    what it is predicted to cost each, in vector multiply-adds and their equivalents.
+
     Without ``constant_weights``, W is packed in every run.  What ``machine`` leaves out is that of
     this machine; ``threads`` of 0 are its, too.
 
     ``macs`` are those of the direct method, ``executed_macs`` those in the plan's sums, products
-    with padding included.  ``cost`` is the predicted one, in vector multiply-adds and their
-    equivalents, and ``work`` what it is made of.
+    with padding included.  ``work`` is what the cost of a session of all threads is made of.
     """
 
 def candidates(
@@ -143,8 +146,22 @@ def candidates(
     machine: Machine = ...,
     **attributes: Unpack[Attributes],
 ) -> list[dict[str, Any]]:
-    """The plans among which :func:`plan` chooses the one of least cost: a function of the arguments
-    alone.  ``kind`` tells them apart."""
+    """The plans that suit a session of ``threads`` threads, with what each costs it: a function of
+    the arguments alone.  ``kind`` tells them apart."""
+
+def session_candidates(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    isa: str = "",
+    threads: int = 1,
+    machine: Machine = ...,
+    **attributes: Unpack[Attributes],
+) -> list[dict[str, Any]]:
+    """The plans among which :func:`plan` chooses the one of least ``cost``, for float32.
+
+    ``costs`` are those in sessions of each number of threads that count, ``cost`` is their
+    geometric mean.
+    """
 
 class WeightArena:
     """Random numbers, which stand in for packed weights."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +50,43 @@ def test_kinds_tell_candidates_apart(case: Case) -> None:
 def test_plan_is_the_candidate_of_least_cost(case: Case, isa: str) -> None:
     for threads in (1, 2, 16):
         options = {"threads": threads, "isa": isa, **case.attributes}
-        costs = [p["cost"] for p in _core.candidates(case.x_shape, case.w_shape, **options)]
-        assert _core.plan(case.x_shape, case.w_shape, **options)["cost"] == min(costs)
+        plans = _core.session_candidates(case.x_shape, case.w_shape, **options)
+        plan = _core.plan(case.x_shape, case.w_shape, **options)
+        assert plan["cost"] == min(p["cost"] for p in plans)
+        if threads == 1:
+            alone = _core.candidates(case.x_shape, case.w_shape, **options)
+            assert plan["cost"] == pytest.approx(min(p["cost"] for p in alone), rel=1e-12)
+
+
+@each_case
+def test_a_plan_serves_sessions_of_every_size(case: Case) -> None:
+    """Costs of each size are those of the plan in such a session, and none is sacrificed."""
+    options = {"isa": "avx2" if "avx2" in _core.compiled_isas() else "baseline", **case.attributes}
+    for threads, sizes in ((1, [1]), (2, [2, 1]), (8, [8, 2, 1]), (64, [64, 16, 4, 1])):
+        plans = _core.session_candidates(case.x_shape, case.w_shape, threads=threads, **options)
+        least = {}
+        for size in sizes:
+            alone = _core.candidates(case.x_shape, case.w_shape, threads=size, **options)
+            costs = {work(p): p["cost"] for p in alone}
+            least[size] = min(costs.values())
+            if size == threads:
+                assert set(costs) <= {work(p) for p in plans}
+                fewest = min(p["tasks"] for p in alone)
+            for plan in plans:
+                assert plan["costs"][size] == costs.get(work(plan), plan["costs"][size])
+        for plan in plans:
+            assert list(plan["costs"]) == sizes
+            assert plan["tasks"] >= min(fewest, threads)
+            mean = statistics.geometric_mean(plan["costs"].values())
+            assert plan["cost"] == pytest.approx(mean, rel=1e-12)
+        best = min(plans, key=lambda plan: plan["cost"])
+        # Of a problem this small, that is hardly worth sharing out, half of what the best would be.
+        assert best["cost"] <= 2 * statistics.geometric_mean(least.values())
+
+
+def work(plan: dict[str, Any]) -> tuple:
+    """What tells plans apart that compute a problem in different tasks."""
+    return plan["algorithm"], *map(str, (plan["transform"], plan["tile"], plan["blocks_per_task"]))
 
 
 def test_work_is_counted_once() -> None:

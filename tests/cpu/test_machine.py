@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import Case, conv_transpose_model
+from sessions import our_session
 
 import ort_tconv
 from ort_tconv import _core
@@ -193,6 +195,9 @@ def test_of_two_answers_the_smaller_one() -> None:
         ({"cpu_max": ["400000 100000\n", "300000 100000\n"]}, 3),
         ({"cpu_max": ["1600000 100000\n"]}, 8),
         ({"cpu_max": ["", "100000", "x y", "0 0"]}, 8),
+        ({"most_threads": "3"}, 3),
+        ({"most_threads": "12"}, 8),
+        ({"most_threads": "4", "cpu_max": ["200000 100000"]}, 2),
         ({"cfs": [("-1\n", "100000\n")]}, 8),
         ({"cfs": [("50000\n", "100000\n")]}, 1),
         ({"cfs": [("-1\n", "100000\n"), ("200000\n", "100000\n")]}, 2),
@@ -224,9 +229,9 @@ print(_core.machine(), _core.plan([1, 512, 8, 8], [512, 256, 4, 4], threads=2)["
 """
 
 
-def asked(*arguments: str) -> str:
+def asked(*arguments: str, **variables: str) -> str:
     package = str(Path(ort_tconv.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": package}
+    environment = {**os.environ, "PYTHONPATH": package, **variables}
     command = [sys.executable, "-c", ASK, *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -241,6 +246,32 @@ def test_every_process_gets_the_same_answer() -> None:
 def test_affinity_of_the_process_is_honoured() -> None:
     cpu = min(os.sched_getaffinity(0))
     assert "'threads': 1" in asked(str(cpu))
+
+
+def test_number_of_threads_in_the_environment() -> None:
+    everything = _core.machine()["threads"]
+    assert "'threads': 1," in asked(ORT_TCONV_THREADS="1")
+    assert f"'threads': {everything}," in asked(ORT_TCONV_THREADS="100000")
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "four", "4 threads", " ", "1.5", "9" * 30])
+def test_no_number_of_threads_in_the_environment(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in Python nor in a session, which works again when it is mended."""
+    if text == "9" * 30:
+        assert concluded(processors=8, most_threads=text)["threads"] == 8
+        return
+    monkeypatch.setenv("ORT_TCONV_THREADS", text)
+    message = f"environment variable ORT_TCONV_THREADS = '{text}': must be a positive number"
+    with pytest.raises(_core.Error, match=message):
+        _core.machine()
+    model = conv_transpose_model(Case((4, 5), (3, 3), group_in=2, group_out=3, strides=(2, 2)))
+    model = ort_tconv.convert(model)
+    with pytest.raises(Exception, match=message):
+        our_session(model)
+    monkeypatch.setenv("ORT_TCONV_THREADS", "1")
+    our_session(model)
 
 
 def test_this_machine_is_concluded_from_its_answers() -> None:

@@ -66,6 +66,20 @@ Problem spread_single_positions(const Problem& problem) {
   return p;
 }
 
+Problem join_single_positions(const Problem& problem) {
+  const Problem& p = problem;
+  for (int i = 0; i < p.rank(); ++i)
+    if (p.in[i] != 1 || p.pad_begin[i] != 0 || p.pad_end[i] != 0 || p.dilation[i] != 1 || p.out[i] != p.kernel[i] ||
+        p.stride[i] < p.kernel[i])
+      return p;
+  Problem joined = p;
+  const int64_t taps = product(p.kernel);
+  joined.in = joined.dilation = {1};
+  joined.kernel = joined.stride = joined.out = {taps};
+  joined.pad_begin = joined.pad_end = {0};
+  return taps <= kMaxResidueClasses ? joined : p;
+}
+
 AxisGeometry batch_axis(const Problem& p) {
   AxisGeometry g;
   g.stride = 1;

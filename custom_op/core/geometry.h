@@ -49,6 +49,10 @@ std::vector<AxisGeometry> segregate(const Problem& problem, bool aligned);
 // as long as the kernel's reach gives every output the one tap that meets it, instead of all of them.
 Problem spread_single_positions(const Problem& problem);
 
+// The same convolution where all axes have a single input position and each of their outputs one tap: W and Y lie as
+// those of a convolution with one axis, whose rows are longer.
+Problem join_single_positions(const Problem& problem);
+
 // The batch as an axis: one class, one tap.
 AxisGeometry batch_axis(const Problem& problem);
 

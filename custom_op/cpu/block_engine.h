@@ -138,7 +138,8 @@ class BlockEngine : public EngineBase<S> {
   }
 
   // Interleaves classes k0 .. k1-1 of the last axis and writes whole output rows.  The result of class
-  // k at row r, column i of the tile is at acc + (k - k0)*class_stride + row_offset[r] + column_offset[i].
+  // k at row r, column i of the tile is at acc + (k - k0)*class_stride + row_offset[r] + column_offset[i]; all are 0 if
+  // acc is null.
   void store(const SubKernel& lead, const Task& task, const Tensors& t, int64_t block, int64_t k0, int64_t k1,
              const T* acc, int64_t class_stride, Common& s) const {
     const int last = this->d_ - 1;
@@ -154,15 +155,17 @@ class BlockEngine : public EngineBase<S> {
       s.outputs_of = class_stride + k0;
     }
     const int vectors = static_cast<int>(block_width(block) / this->k_.lanes);
+    if (!acc) std::fill_n(s.rows, n, T(0));
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
-      this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, s.rows, stride);
+      if (acc) this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, s.rows, stride);
       for (int64_t m = 0; m < block_channels(block); ++m) {
         const int64_t channel = task.g * this->mg_ + block * this->plan.block + m;
+        const T* const sums = s.rows + (acc ? m * stride : 0);
         if (whole) {
-          this->finish_row(s.rows + m * stride, o0, valid, out_row, channel, t);
+          this->finish_row(sums, o0, valid, out_row, channel, t);
         } else {
           for (int64_t i = 0; i < task.extent[last]; ++i)
-            this->finish_row(s.rows + m * stride + i * classes, o0 + i * axis.stride, classes, out_row, channel, t);
+            this->finish_row(sums + i * classes, o0 + i * axis.stride, classes, out_row, channel, t);
         }
       }
     });

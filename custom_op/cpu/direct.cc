@@ -72,9 +72,11 @@ class DirectEngine final : public TapSums<S> {
       for (int64_t first = 0; first < sub_kernels; first += last_classes)
         for (int64_t k0 = 0; k0 < last_classes; k0 += this->plan.class_chunk) {
           const int64_t k1 = std::min(last_classes, k0 + this->plan.class_chunk);
-          for (int64_t k = k0; k < k1; ++k)
+          bool any = false;  // sums, or rows of zeros alone
+          for (int64_t k = k0; k < k1; ++k) any = any || !this->sub_kernels_[first + k].taps.empty();
+          for (int64_t k = k0; k < k1 && any; ++k)
             sum_class(this->sub_kernels_[first + k], task, b, s.acc + (k - k0) * class_stride(), w, s);
-          this->store(this->sub_kernels_[first], task, t, b, k0, k1, s.acc, class_stride(), s);
+          this->store(this->sub_kernels_[first], task, t, b, k0, k1, any ? s.acc : nullptr, class_stride(), s);
         }
     }
     return true;
@@ -82,6 +84,10 @@ class DirectEngine final : public TapSums<S> {
 
   // One sub-kernel, one block of output channels, all of the tile's pixels that the class owns.
   void sum_class(const SubKernel& sub, const Task& task, int64_t block, T* acc, const char* w, const Scratch& s) const {
+    if (sub.taps.empty()) {
+      std::fill_n(acc, class_stride(), T(0));
+      return;
+    }
     typename Base::Box box{};
     int64_t owned[1 + kMaxSpatial];
     for (int i = 0; i < this->d_; ++i) {

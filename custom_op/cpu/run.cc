@@ -50,7 +50,10 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
 
 }  // namespace
 
-Problem normal_form(const Problem& problem) {
+namespace {
+
+// Without taps that meet nothing and strides of axes with a single position.
+Problem simplified(const Problem& problem) {
   Problem p = problem;
   // Empty weights may have a kernel of any size: what it would sum is nothing.
   if (p.channels == 0 || p.out_channels == 0) {
@@ -64,17 +67,22 @@ Problem normal_form(const Problem& problem) {
   return spread_single_positions(p);
 }
 
+}  // namespace
+
+Problem normal_form(const Problem& problem) { return join_single_positions(simplified(problem)); }
+
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Machine& machine,
                    const std::string& algorithm)
     : Prepared(problem, dtype, kernels, make_plan(normal_form(problem), dtype, machine, algorithm), machine.threads) {}
 Prepared::Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Plan& plan, int threads)
-    : dtype_(dtype), kernels_(kernels), engine_(make_engine(normal_form(problem), dtype, plan, kernels, threads)) {
+    : dtype_(dtype), kernels_(kernels), problem_(simplified(problem)),
+      engine_(make_engine(normal_form(problem), dtype, plan, kernels, threads)) {
   require(problem.weights == WeightStorage::kCompute || dtype == DType::kFloat32, "attribute weights = '",
           name(problem.weights), "': inputs are ", name(dtype), ", must be float32");
 }
 Prepared::Prepared(Prepared&&) noexcept = default;
 Prepared::~Prepared() = default;
-const Problem& Prepared::problem() const { return engine_->problem; }
+const Problem& Prepared::problem() const { return problem_; }
 const Plan& Prepared::plan() const { return engine_->plan; }
 const std::vector<int64_t>& Prepared::layout() const { return engine_->layout; }
 

@@ -47,8 +47,8 @@ struct PackedWeights {
   std::vector<float> scales;  // of each output channel, if they are integers
 };
 
-// The problem that is planned for: the same one, but for taps that meet nothing and strides of axes with a single
-// position.
+// The problem that is planned for: the same one, but for taps that meet nothing, strides of axes with a single
+// position, and their number where all have one.
 Problem normal_form(const Problem& problem);
 
 // Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve
@@ -75,6 +75,7 @@ class Prepared {
  private:
   DType dtype_;
   const KernelSet& kernels_;
+  Problem problem_;
   std::unique_ptr<Engine> engine_;
 };
 

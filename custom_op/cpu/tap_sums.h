@@ -26,12 +26,15 @@ class TapSums : public BlockEngine<S> {
     int64_t *x_offset, *acc_offset, *panels;
     ptrdiff_t* taps;
     T* converted;
+    int64_t* owned;  // by one tap: pixels along each axis and their stride, if their list is kept; or -1 first
     Lists(const TapSums& e, int64_t most_taps, int64_t most_width, Carver& c) {
       x_offset = c.take<int64_t>(product(e.plan.tile));
       acc_offset = c.take<int64_t>(product(e.plan.tile));
       panels = c.take<int64_t>(kKeptParts * most_taps);
       taps = c.take<ptrdiff_t>(kKeptParts * most_taps);
       converted = e.take_converted(most_taps * std::min(e.plan.channel_chunk, e.cg_) * most_width, c);
+      owned = c.take<int64_t>(2 + kMaxSpatial);
+      if (owned) owned[0] = -1;
     }
   };
 
@@ -41,10 +44,13 @@ class TapSums : public BlockEngine<S> {
            T* acc, int64_t stride, const Lists& lists) const {
     const int64_t cg = this->cg_, chunk = this->plan.channel_chunk;
     const int64_t all_taps = static_cast<int64_t>(box.positions->size());
-    SpanList spans[1 + kMaxSpatial];
-    int64_t parts[1 + kMaxSpatial], pixels = 1, passes = 0;  // over the weights of a tap, all parts together
+    int64_t pixels = 1;
     for (int i = 0; i < this->d_; ++i) pixels *= owned[i];
     if (pixels == 0) return;
+    if (all_taps <= 1) return sum_tap(box, owned, pixels, window, w, width, acc, stride, lists);
+    lists.owned[0] = -1;
+    SpanList spans[1 + kMaxSpatial];
+    int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
     // The multipliers are busy with so many pixels at a time.
     const int64_t busy = ceil_div(8 * this->k_.lanes, width);
     int64_t others = pixels;
@@ -101,6 +107,37 @@ class TapSums : public BlockEngine<S> {
   }
 
  private:
+  // The sums of one tap, or none, for pixels that are all listed: those that meet no input read zeros.
+  void sum_tap(const Box& box, const int64_t* owned, int64_t pixels, const T* window, const char* w, int64_t width,
+               T* acc, int64_t stride, const Lists& lists) const {
+    const int64_t cg = this->cg_, chunk = this->plan.channel_chunk, panel = 0;
+    if (!std::equal(owned, owned + this->d_, lists.owned) || lists.owned[this->d_] != stride) {
+      constexpr int64_t kFirst[1 + kMaxSpatial] = {};
+      list_pixels(kFirst, owned, stride, lists.x_offset, lists.acc_offset);
+      std::copy_n(owned, this->d_, lists.owned);
+      lists.owned[this->d_] = stride;
+    }
+    GemmArgs<T> a{};
+    a.x_offset = lists.x_offset;
+    a.acc_offset = lists.acc_offset;
+    a.count = pixels;
+    a.taps = box.positions->data();
+    a.panels = &panel;
+    a.ntaps = static_cast<int64_t>(box.positions->size());
+    a.acc = acc;
+    const int64_t passes = gemm_passes(pixels);
+    for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
+      a.x = window + c;
+      a.channels = std::min(chunk, cg - c);
+      a.accumulate = c > 0;
+      const int64_t weights = a.ntaps * a.channels * width;
+      const auto gemm = this->weigh(&a, w, weights, width, passes, lists.converted);
+      w += weights * this->weight_bytes_;
+      if (this->plan.fetch && weights > 0) this->fetch(&a, w, weights * this->weight_bytes_, passes * a.channels);
+      gemm(a);
+    }
+  }
+
   // Consecutive domain indices of a tile, counted from its first, and the taps that meet an input at one of them.
   struct Span {
     int64_t begin, end, first_tap, last_tap;
@@ -190,29 +227,34 @@ class TapSums : public BlockEngine<S> {
     return p;
   }
 
-  void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,
-            const Part& p) const {
-    int64_t pixels[1 + kMaxSpatial], taps[1 + kMaxSpatial];
-    for (int i = 0; i < this->d_; ++i) {
-      pixels[i] = spans[i].at[part[i]].pixels();
-      taps[i] = spans[i].at[part[i]].taps();
-    }
-    int64_t *x_offset = lists.x_offset + p.first_pixel, *acc_offset = lists.acc_offset + p.first_pixel;
+  // So many pixels along each axis, from one on.
+  void list_pixels(const int64_t* begins, const int64_t* pixels, int64_t stride, int64_t* x_offset,
+                   int64_t* acc_offset) const {
     const int last = this->d_ - 1;
     Odometer pixel(pixels, pixels + last);
     do {
       int64_t position = 0, index = 0;
       for (int i = 0; i < last; ++i) {
-        const int64_t q = spans[i].at[part[i]].begin + pixel.at[i];
+        const int64_t q = begins[i] + pixel.at[i];
         position += q * this->window_stride_[i];
         index = index * this->plan.tile[i] + q;
       }
-      const int64_t begin = spans[last].at[part[last]].begin;
-      for (int64_t q = begin; q < begin + pixels[last]; ++q) {
+      for (int64_t q = begins[last]; q < begins[last] + pixels[last]; ++q) {
         *x_offset++ = (position + q) * this->pitch_;
         *acc_offset++ = (index * this->plan.tile[last] + q) * stride;
       }
     } while (pixel.next());
+  }
+
+  void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,
+            const Part& p) const {
+    int64_t begins[1 + kMaxSpatial], pixels[1 + kMaxSpatial], taps[1 + kMaxSpatial];
+    for (int i = 0; i < this->d_; ++i) {
+      begins[i] = spans[i].at[part[i]].begin;
+      pixels[i] = spans[i].at[part[i]].pixels();
+      taps[i] = spans[i].at[part[i]].taps();
+    }
+    list_pixels(begins, pixels, stride, lists.x_offset + p.first_pixel, lists.acc_offset + p.first_pixel);
     if (p.taps == 0) return;
     Odometer tap(taps, taps + this->d_);
     int64_t t = p.first_tap;

@@ -62,6 +62,13 @@ class Layer:
             for side, s, k, d in zip(sides, strides, kernel, dilations)
         ]
         attributes = {**self.attributes, "strides": spread}
+        if set(sides) == {1} and set(dilations) == {1}:
+            # And where all have one, and no output is cut off or added, one axis in place of all.
+            out, pads = _core.output_shape(self.x, self.w, **attributes)
+            if not any(pads) and out[2:] == list(kernel):
+                taps = math.prod(kernel)
+                x, w = (*self.x[:2], 1), (*self.w[:2], taps)
+                return _core.residue_classes(x, w, strides=[taps], group=attributes.get("group"))
         return _core.residue_classes(self.x, self.w, aligned=plan["aligned"], **attributes)
 
     def resized(self, *factors: int) -> Layer:

@@ -156,6 +156,9 @@ double imbalance(const Plan& plan, const std::vector<AxisGeometry>& axes, int64_
     for (size_t i = 0; i < axes.size(); ++i) all *= static_cast<double>(domain(i));
     return std::max(1.0, 1 + largest * static_cast<double>(threads - 1) / all);
   }
+  bool equal = plan.blocks % plan.blocks_per_task == 0;
+  for (size_t i = 0; i < axes.size(); ++i) equal = equal && domain(i) % plan.tile[i] == 0;
+  if (equal) return static_cast<double>(ceil_div(plan.tasks, threads) * threads) / static_cast<double>(plan.tasks);
   std::priority_queue<double, std::vector<double>, std::greater<>> busy_until;
   for (int t = 0; t < threads; ++t) busy_until.push(0);
   double total = 0, longest = 0;

@@ -136,6 +136,7 @@ CORNERS = {
     "3-D": Case((3, 2, 4), (3, 2, 4), strides=(2, 1, 2), pads=(1, 0, 1, 0, 1, 2)),
     "4-D": Case((2, 3, 2, 2), (2, 1, 3, 2), strides=(2, 1, 1, 2)),
     "no attribute at all": Case((3, 4), (3, 2)),
+    "one pixel": Case((1, 1), (4, 3), batch=2),
     "kernel not divisible by stride": Case((4, 5), (5, 5), strides=(2, 2), pads=(2, 2, 2, 2)),
     "odd output": Case((4, 4), (4, 4), strides=(2, 2), pads=(1, 1, 2, 2)),
     "kernel smaller than stride": Case((3, 4), (2, 1), strides=(3, 4)),

@@ -551,7 +551,8 @@ class QuantizedNarrow final : public QuantizedEngine {
 }  // namespace
 
 QuantizedPrepared::QuantizedPrepared(const Problem& problem, QuantizedTypes types, const QuantizedKernels& kernels,
-                                     const Machine& machine, const std::string& algorithm) {
+                                     const Machine& machine, const std::string& algorithm)
+    : problem_(simplified(problem)) {
   const Problem p = normal_form(problem);
   const Plan plan = make_quantized_plan(p, kernels, machine, algorithm);
   if (plan.algorithm == Algorithm::kNarrow)
@@ -564,7 +565,7 @@ QuantizedPrepared::QuantizedPrepared(const Problem& problem, QuantizedTypes type
 }
 QuantizedPrepared::QuantizedPrepared(QuantizedPrepared&&) noexcept = default;
 QuantizedPrepared::~QuantizedPrepared() = default;
-const Problem& QuantizedPrepared::problem() const { return engine_->problem; }
+const Problem& QuantizedPrepared::problem() const { return problem_; }
 const Plan& QuantizedPrepared::plan() const { return engine_->plan; }
 const std::vector<int64_t>& QuantizedPrepared::layout() const { return engine_->layout; }
 

@@ -45,7 +45,7 @@ class QuantizedPrepared {
                     const Machine& machine, const std::string& algorithm);
   QuantizedPrepared(QuantizedPrepared&&) noexcept;
   ~QuantizedPrepared();
-  const Problem& problem() const;
+  const Problem& problem() const;  // simplified
   const Plan& plan() const;
   const std::vector<int64_t>& layout() const;
   std::shared_ptr<const PackedWeights> pack(const void* w) const;
@@ -53,6 +53,7 @@ class QuantizedPrepared {
   void run(const PackedWeights& weights, const Requantization& r, const Tensors& tensors, Executor& executor) const;
 
  private:
+  Problem problem_;
   std::unique_ptr<QuantizedEngine> engine_;
 };
 

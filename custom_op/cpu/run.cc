@@ -50,9 +50,6 @@ std::unique_ptr<Engine> make_engine(const Problem& p, DType dtype, const Plan& p
 
 }  // namespace
 
-namespace {
-
-// Without taps that meet nothing and strides of axes with a single position.
 Problem simplified(const Problem& problem) {
   Problem p = problem;
   // Empty weights may have a kernel of any size: what it would sum is nothing.
@@ -66,8 +63,6 @@ Problem simplified(const Problem& problem) {
   }
   return spread_single_positions(p);
 }
-
-}  // namespace
 
 Problem normal_form(const Problem& problem) { return join_single_positions(simplified(problem)); }
 

@@ -47,8 +47,10 @@ struct PackedWeights {
   std::vector<float> scales;  // of each output channel, if they are integers
 };
 
-// The problem that is planned for: the same one, but for taps that meet nothing, strides of axes with a single
-// position, and their number where all have one.
+// The same problem, but for taps that meet nothing and strides of axes with a single position.
+Problem simplified(const Problem& problem);
+
+// The problem that is planned for: simplified, and with one axis where all have a single position.
 Problem normal_form(const Problem& problem);
 
 // Everything that follows from the shapes: plan, residue classes, offsets.  Immutable, so one may serve
@@ -61,7 +63,7 @@ class Prepared {
   Prepared(const Problem& problem, DType dtype, const KernelSet& kernels, const Plan& plan, int threads);
   Prepared(Prepared&&) noexcept;
   ~Prepared();
-  const Problem& problem() const;
+  const Problem& problem() const;  // simplified
   const Plan& plan() const;
   // Two Prepared with equal layouts read the same packed weights.
   const std::vector<int64_t>& layout() const;

@@ -26,15 +26,15 @@ class TapSums : public BlockEngine<S> {
     int64_t *x_offset, *acc_offset, *panels;
     ptrdiff_t* taps;
     T* converted;
-    int64_t* owned;  // by one tap: pixels along each axis and their stride, if their list is kept; or -1 first
+    int64_t* listed;  // pixels along each axis, and their stride, that are listed from the first on; else -1 first
     Lists(const TapSums& e, int64_t most_taps, int64_t most_width, Carver& c) {
       x_offset = c.take<int64_t>(product(e.plan.tile));
       acc_offset = c.take<int64_t>(product(e.plan.tile));
       panels = c.take<int64_t>(kKeptParts * most_taps);
       taps = c.take<ptrdiff_t>(kKeptParts * most_taps);
       converted = e.take_converted(most_taps * std::min(e.plan.channel_chunk, e.cg_) * most_width, c);
-      owned = c.take<int64_t>(2 + kMaxSpatial);
-      if (owned) owned[0] = -1;
+      listed = c.take<int64_t>(2 + kMaxSpatial);
+      if (listed) listed[0] = -1;
     }
   };
 
@@ -48,7 +48,7 @@ class TapSums : public BlockEngine<S> {
     for (int i = 0; i < this->d_; ++i) pixels *= owned[i];
     if (pixels == 0) return;
     if (all_taps <= 1) return sum_tap(box, owned, pixels, window, w, width, acc, stride, lists);
-    lists.owned[0] = -1;
+    lists.listed[0] = -1;
     SpanList spans[1 + kMaxSpatial];
     int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
     // The multipliers are busy with so many pixels at a time.
@@ -111,11 +111,11 @@ class TapSums : public BlockEngine<S> {
   void sum_tap(const Box& box, const int64_t* owned, int64_t pixels, const T* window, const char* w, int64_t width,
                T* acc, int64_t stride, const Lists& lists) const {
     const int64_t cg = this->cg_, chunk = this->plan.channel_chunk, panel = 0;
-    if (!std::equal(owned, owned + this->d_, lists.owned) || lists.owned[this->d_] != stride) {
+    if (!std::equal(owned, owned + this->d_, lists.listed) || lists.listed[this->d_] != stride) {
       constexpr int64_t kFirst[1 + kMaxSpatial] = {};
       list_pixels(kFirst, owned, stride, lists.x_offset, lists.acc_offset);
-      std::copy_n(owned, this->d_, lists.owned);
-      lists.owned[this->d_] = stride;
+      std::copy_n(owned, this->d_, lists.listed);
+      lists.listed[this->d_] = stride;
     }
     GemmArgs<T> a{};
     a.x_offset = lists.x_offset;

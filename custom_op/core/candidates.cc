@@ -144,39 +144,6 @@ void for_sizes(const Plan& plan, const Shape& s, const Dims& units, F f) {
   }
 }
 
-// As the public one; `axes` are those of the plan, the batch's first.
-double imbalance(const Plan& plan, const std::vector<AxisGeometry>& axes, int64_t group, int threads) {
-  constexpr int64_t kMost = 512;
-  const int64_t chunks = std::max<int64_t>(1, ceil_div(plan.blocks, plan.blocks_per_task));
-  if (threads == 1 || plan.tasks <= 0) return 1;
-  const auto domain = [&](size_t axis) { return std::max<int64_t>(1, axes[axis].domain); };
-  if (plan.tasks > kMost) {
-    const double largest = static_cast<double>(product(plan.tile) * plan.blocks_per_task);
-    double all = static_cast<double>(plan.blocks * std::max<int64_t>(1, group));
-    for (size_t i = 0; i < axes.size(); ++i) all *= static_cast<double>(domain(i));
-    return std::max(1.0, 1 + largest * static_cast<double>(threads - 1) / all);
-  }
-  bool equal = plan.blocks % plan.blocks_per_task == 0;
-  for (size_t i = 0; i < axes.size(); ++i) equal = equal && domain(i) % plan.tile[i] == 0;
-  if (equal) return static_cast<double>(ceil_div(plan.tasks, threads) * threads) / static_cast<double>(plan.tasks);
-  std::priority_queue<double, std::vector<double>, std::greater<>> busy_until;
-  for (int t = 0; t < threads; ++t) busy_until.push(0);
-  double total = 0, longest = 0;
-  for (int64_t task = 0; task < plan.tasks; ++task) {
-    const int64_t first = task % chunks * plan.blocks_per_task;
-    double work = static_cast<double>(std::min(plan.blocks_per_task, plan.blocks - first));
-    int64_t tile = task / chunks;
-    for (size_t i = axes.size(); i-- > 0; tile /= plan.tiles[i])
-      work *= static_cast<double>(std::min(plan.tile[i], domain(i) - tile % plan.tiles[i] * plan.tile[i]));
-    const double end = busy_until.top() + work;
-    busy_until.pop();
-    busy_until.push(end);
-    total += work;
-    longest = std::max(longest, end);
-  }
-  return total > 0 ? longest * static_cast<double>(threads) / total : 1;
-}
-
 // The blocks that the gemm microkernels cut n pixels into, for each of `nv` vectors of output channels and
 // each product: a block of p pixels takes as long as its p*nv multiply-adds, its p + nv loads, or the time for
 // which a multiply-add keeps its accumulator.
@@ -280,7 +247,6 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
   const double vectors = channel_vectors(s), outputs = s.outputs();
   plan.work.multiply_adds = vectors * met_pairs(s) * s.cg;
   plan.work.sums = plan.work.stores = vectors * outputs;
@@ -337,7 +303,6 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
   if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
 
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
   const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);
   plan.work.multiply_adds = vectors * met_pairs(s) / static_cast<double>(s.classes()) * s.cg;
   plan.work.sums = vectors * positions;
@@ -377,7 +342,6 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     return n == 1 || (enough_tasks && need(t) <= scaled(s.machine.l2_bytes, size) / 2);
   });
   split_blocks(plan, s);
-  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
 
   const double outputs = s.outputs();
   double taps = 1;
@@ -481,7 +445,6 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
                       scratch(t) <= kMostScratch);
   });
   split_blocks(plan, s, share);
-  plan.work.imbalance = imbalance(plan, s.axes, s.problem.group, s.machine.threads);
 
   const double outputs = s.outputs();
   Dims tile_units = plan.tile;
@@ -504,6 +467,14 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   return true;
 }
 
+// Whether one of them cuts the work into the same tasks, done in the same way.
+bool has_equal(const std::vector<Plan>& plans, const Plan& plan) {
+  return std::any_of(plans.begin(), plans.end(), [&](const Plan& p) {
+    return p.algorithm == plan.algorithm && p.transform == plan.transform && p.tile == plan.tile &&
+           p.blocks_per_task == plan.blocks_per_task;
+  });
+}
+
 }  // namespace
 
 std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine& machine) {
@@ -517,8 +488,7 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
       Plan plan;
       if (!make(size, &plan)) continue;
       if (size == TileSize::kUsual) tasks = std::min<int64_t>(plan.tasks, machine.threads);
-      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& p) { return same_work(p, plan); });
-      if (!known && plan.tasks >= tasks) plans.push_back(plan);
+      if (plan.tasks >= tasks && !has_equal(plans, plan)) plans.push_back(plan);
     }
   };
   const Shape direct(problem, machine, dtype, false);
@@ -549,6 +519,7 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
   }
   for (Plan& plan : plans) {
     plan_weights(plan, direct);
+    plan.work.imbalance = imbalance(plan, problem, machine.threads);
     const double group = static_cast<double>(problem.group);
     Work& w = plan.work;
     for (double* n : {&w.multiply_adds, &w.stalls, &w.loads, &w.sums, &w.copies, &w.stores}) *n *= group;
@@ -573,17 +544,44 @@ std::vector<Plan> session_candidates(const Problem& problem, DType dtype, const 
     if (threads == machine.threads || threads == 1) continue;
     session.threads = threads;
     for (Plan& plan : candidates(problem, dtype, session)) {
-      const bool known = std::any_of(plans.begin(), plans.end(), [&](const Plan& p) { return same_work(p, plan); });
-      if (!known && enough(plan)) plans.push_back(std::move(plan));
+      if (enough(plan) && !has_equal(plans, plan)) plans.push_back(std::move(plan));
     }
   }
   return plans;
 }
 
 double imbalance(const Plan& plan, const Problem& problem, int threads) {
+  constexpr int64_t kMost = 512;
+  if (threads == 1 || plan.tasks <= 0) return 1;
   std::vector<AxisGeometry> axes = segregate(problem, plan.aligned);
   axes.insert(axes.begin(), batch_axis(problem));
-  return imbalance(plan, axes, problem.group, threads);
+  const int64_t chunks = std::max<int64_t>(1, ceil_div(plan.blocks, plan.blocks_per_task));
+  const auto domain = [&](size_t axis) { return std::max<int64_t>(1, axes[axis].domain); };
+  if (plan.tasks > kMost) {
+    const double largest = static_cast<double>(product(plan.tile) * plan.blocks_per_task);
+    double all = static_cast<double>(plan.blocks * std::max<int64_t>(1, problem.group));
+    for (size_t i = 0; i < axes.size(); ++i) all *= static_cast<double>(domain(i));
+    return std::max(1.0, 1 + largest * static_cast<double>(threads - 1) / all);
+  }
+  bool equal = plan.blocks % plan.blocks_per_task == 0;
+  for (size_t i = 0; i < axes.size(); ++i) equal = equal && domain(i) % plan.tile[i] == 0;
+  if (equal) return static_cast<double>(ceil_div(plan.tasks, threads) * threads) / static_cast<double>(plan.tasks);
+  std::priority_queue<double, std::vector<double>, std::greater<>> busy_until;
+  for (int t = 0; t < threads; ++t) busy_until.push(0);
+  double total = 0, longest = 0;
+  for (int64_t task = 0; task < plan.tasks; ++task) {
+    const int64_t first = task % chunks * plan.blocks_per_task;
+    double work = static_cast<double>(std::min(plan.blocks_per_task, plan.blocks - first));
+    int64_t tile = task / chunks;
+    for (size_t i = axes.size(); i-- > 0; tile /= plan.tiles[i])
+      work *= static_cast<double>(std::min(plan.tile[i], domain(i) - tile % plan.tiles[i] * plan.tile[i]));
+    const double end = busy_until.top() + work;
+    busy_until.pop();
+    busy_until.push(end);
+    total += work;
+    longest = std::max(longest, end);
+  }
+  return total > 0 ? longest * static_cast<double>(threads) / total : 1;
 }
 
 }  // namespace ort_tconv

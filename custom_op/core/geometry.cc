@@ -66,8 +66,7 @@ Problem spread_single_positions(const Problem& problem) {
   return p;
 }
 
-Problem join_single_positions(const Problem& problem) {
-  const Problem& p = problem;
+Problem join_single_positions(const Problem& p) {
   for (int i = 0; i < p.rank(); ++i)
     if (p.in[i] != 1 || p.pad_begin[i] != 0 || p.pad_end[i] != 0 || p.dilation[i] != 1 || p.out[i] != p.kernel[i] ||
         p.stride[i] < p.kernel[i])

@@ -51,7 +51,7 @@ Problem spread_single_positions(const Problem& problem);
 
 // The same convolution where all axes have a single input position and each of their outputs one tap: W and Y lie as
 // those of a convolution with one axis, whose rows are longer.
-Problem join_single_positions(const Problem& problem);
+Problem join_single_positions(const Problem& p);
 
 // The batch as an axis: one class, one tap.
 AxisGeometry batch_axis(const Problem& problem);

@@ -57,11 +57,6 @@ std::vector<int> session_sizes(int threads) {
   return sizes;
 }
 
-bool same_work(const Plan& a, const Plan& b) {
-  return a.algorithm == b.algorithm && a.transform == b.transform && a.tile == b.tile &&
-         a.blocks_per_task == b.blocks_per_task;
-}
-
 std::string Plan::kind() const {
   std::string axes;
   for (size_t i = 0; i < transform.size(); ++i)

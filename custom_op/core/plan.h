@@ -95,9 +95,6 @@ struct Plan {
   std::string describe() const;
 };
 
-// Whether they cut the work into the same tasks, done in the same way.
-bool same_work(const Plan& a, const Plan& b);
-
 // Threads of the sessions that a plan for so many is made for, most first: all, a quarter of them, and so on to one.
 std::vector<int> session_sizes(int threads);
 

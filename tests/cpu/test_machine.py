@@ -197,6 +197,7 @@ def test_of_two_answers_the_smaller_one() -> None:
         ({"cpu_max": ["", "100000", "x y", "0 0"]}, 8),
         ({"most_threads": "3"}, 3),
         ({"most_threads": "12"}, 8),
+        ({"most_threads": "9" * 30}, 8),
         ({"most_threads": "4", "cpu_max": ["200000 100000"]}, 2),
         ({"cfs": [("-1\n", "100000\n")]}, 8),
         ({"cfs": [("50000\n", "100000\n")]}, 1),
@@ -254,14 +255,11 @@ def test_number_of_threads_in_the_environment() -> None:
     assert f"'threads': {everything}," in asked(ORT_TCONV_THREADS="100000")
 
 
-@pytest.mark.parametrize("text", ["0", "-2", "four", "4 threads", " ", "1.5", "9" * 30])
+@pytest.mark.parametrize("text", ["0", "-2", "four", "4 threads", " ", "1.5"])
 def test_no_number_of_threads_in_the_environment(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in Python nor in a session, which works again when it is mended."""
-    if text == "9" * 30:
-        assert concluded(processors=8, most_threads=text)["threads"] == 8
-        return
     monkeypatch.setenv("ORT_TCONV_THREADS", text)
     message = f"environment variable ORT_TCONV_THREADS = '{text}': must be a positive number"
     with pytest.raises(_core.Error, match=message):

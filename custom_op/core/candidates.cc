@@ -144,35 +144,14 @@ void for_sizes(const Plan& plan, const Shape& s, const Dims& units, F f) {
   }
 }
 
-// The blocks that the gemm microkernels cut n pixels into, for each of `nv` vectors of output channels and
-// each product: a block of p pixels takes as long as its p*nv multiply-adds, its p + nv loads, or the time for
-// which a multiply-add keeps its accumulator.
-struct GemmBlocks { double passes = 0, stalls = 0; };
-constexpr int64_t kAccumulators = 8;  // that keep the multipliers busy
-
-GemmBlocks gemm_blocks(int64_t n, int64_t nv, int64_t most) {
-  GemmBlocks blocks;
-  const auto add = [&](int64_t count, int64_t p) {
-    blocks.passes += static_cast<double>(count);
-    const int64_t busy = std::max({p * nv, p + nv, ceil_div(kAccumulators, sums_apart(p, nv))});
-    blocks.stalls += static_cast<double>(count * (busy - p * nv));
-  };
-  const int64_t full = n < most ? 0 : n % most == 0 ? n / most : n / most - 1;
-  add(full, most);
-  const int64_t rest = n - full * most;
-  if (rest > most) add(1, (rest + 1) / 2), add(1, rest / 2);
-  else if (rest > 0) add(1, rest);
-  return blocks;
-}
-
 // Matrix products of a tile with n pixels in each, over all vectors of output channels: the multiply-adds they
 // lose and the vectors of weights they load, if `products` is the number of pairs of weights and pixels' values.
 void add_gemms(const Shape& s, int64_t channels, int64_t block, double tiles, int64_t n, double products, Work* work) {
   const int64_t vectors = ceil_div(channels, s.lanes), wide = block / s.lanes, rest = vectors % wide;
   const auto add = [&](int64_t count, int64_t nv) {
-    const GemmBlocks blocks = gemm_blocks(n, nv, s.machine.max_pixels);
-    work->stalls += tiles * products * static_cast<double>(count) * blocks.stalls;
-    work->loads += tiles * products * static_cast<double>(count * nv) * blocks.passes;
+    const int64_t most = s.machine.max_pixels;
+    work->stalls += tiles * products * static_cast<double>(count * (product_time(n, nv, most) - n * nv));
+    work->loads += tiles * products * static_cast<double>(count * nv * ceil_div(n, most));
   };
   add(vectors / wide, wide);
   if (rest > 0) add(1, rest);
@@ -180,10 +159,11 @@ void add_gemms(const Shape& s, int64_t channels, int64_t block, double tiles, in
 
 int64_t weight_bytes(const Shape& s) { return ort_tconv::weight_bytes(s.problem.weights, s.dtype); }
 
-// Weights that outgrow the near caches are fetched ahead, unless the task that uses them has just packed them.  Those
-// that are not constant are packed by that task if no other uses them, and beforehand otherwise.
+// Weights that come from memory for the most part are fetched ahead, unless the task that uses them has just packed
+// them: from caches, processors find what is read in order by themselves, and sooner.  Weights that are not constant are
+// packed by the task that uses them if no other does, and beforehand otherwise.
 void plan_weights(Plan& plan, const Shape& s) {
-  plan.fetch = plan.packed_bytes > s.machine.l2_bytes / 2;
+  plan.fetch = 2 * plan.packed_bytes > 3 * s.machine.common_bytes();
   if (s.problem.constant_weights) return;
   plan.work.packs = static_cast<double>(plan.packed_bytes / weight_bytes(s));
   const bool by_task = plan.algorithm == Algorithm::kDirect || plan.algorithm == Algorithm::kStacked;
@@ -243,8 +223,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
   }
   // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
   const int64_t line = class_taps * plan.block * bytes;
-  plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
-  if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
+  plan.channel_chunk = channel_chunk(s.cg, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
 
   split_blocks(plan, s, share);
   const double vectors = channel_vectors(s), outputs = s.outputs();
@@ -299,8 +278,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
                       results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024) && window(t) + results(t) <= kMostScratch);
   });
   const int64_t line = taps * std::min(step, plan.block) * bytes;
-  plan.channel_chunk = std::max<int64_t>(16, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
-  if (plan.channel_chunk >= s.cg) plan.channel_chunk = std::max<int64_t>(1, s.cg);
+  plan.channel_chunk = channel_chunk(s.cg, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
 
   split_blocks(plan, s, share);
   const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);

@@ -5,6 +5,7 @@
 
 #include "core/candidates.h"
 #include "core/cost.h"
+#include "core/integers.h"
 #include "core/status.h"
 
 namespace ort_tconv {
@@ -36,6 +37,12 @@ bool joins_rows(int64_t last_classes, int64_t vector_lanes) { return last_classe
 int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes, int64_t step) {
   const int64_t together = std::lcm(step, last_classes);
   return std::min(padded, joins_rows(last_classes, vector_lanes) && together <= 16 * step ? together : step);
+}
+
+int64_t channel_chunk(int64_t channels, int64_t room) {
+  room = std::max<int64_t>(16, room);
+  const int64_t chunks = ceil_div(channels, room + room / 8);
+  return std::max<int64_t>(1, std::min(channels, round_up(ceil_div(channels, std::max<int64_t>(1, chunks)), 4)));
 }
 
 WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t, int64_t beyond) : tile(t), offsets(axis.offsets) {

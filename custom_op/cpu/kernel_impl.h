@@ -540,13 +540,18 @@ void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t cha
                         int64_t dst_stride) {
   using T = T_of<S>;
   constexpr int L = Simd<T>::L;
+  // Whole vectors are loaded, beyond the end of a run into other channels' as well, but not beyond the last one's end.
+  const int64_t end = (channels - 1) * src_stride + n;
   for (int64_t c = 0; c < channels; c += L) {
     const int64_t nc = channels - c < L ? channels - c : L;
     for (int64_t next = 0; next < n; next += L) {
       const int ni = n < L ? static_cast<int>(n) : L;
       const int64_t i = n - next < ni ? n - ni : next;  // the last block ends with the run
       Vec<T> r[L];
-      for (int k = 0; k < L; ++k) r[k] = k < nc ? load_vector(src + (c + k) * src_stride + i, ni) : Vec<T>{};
+      for (int k = 0; k < L; ++k) {
+        const int64_t at = (c + k) * src_stride + i;
+        r[k] = k < nc ? load_vector(src + at, at + L <= end ? L : ni) : Vec<T>{};
+      }
       // The processor cannot guess where the next channels lie.
       for (int64_t k = c + L; k < c + 2 * L && k < channels; ++k) __builtin_prefetch(src + k * src_stride + i + ni - 1);
       transpose_block<T>(r);

@@ -187,7 +187,7 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
 
   // The weights of one product stay in a quarter of L2 while the tile's pixels pass.
   const int64_t line = class_taps * std::min(step, plan.block) * word_channels(k.form);
-  plan.channel_chunk = is_narrow ? words : std::min(words, std::max<int64_t>(16, m.l2_bytes / 4 / line));
+  plan.channel_chunk = is_narrow ? words : channel_chunk(words, m.l2_bytes / 4 / line);
   plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
   plan.cost = static_cast<double>(p.group) * cost(plan.work);
   for (double* n : {&plan.work.multiply_adds, &plan.work.loads, &plan.work.sums, &plan.work.stores})

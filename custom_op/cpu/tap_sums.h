@@ -28,8 +28,8 @@ class TapSums : public BlockEngine<S> {
     T* converted;
     int64_t* listed;  // pixels along each axis, and their stride, that are listed from the first on; else -1 first
     Lists(const TapSums& e, int64_t most_taps, int64_t most_width, Carver& c) {
-      x_offset = c.take<int64_t>(product(e.plan.tile));
-      acc_offset = c.take<int64_t>(product(e.plan.tile));
+      x_offset = c.take<int64_t>(kKeptParts * product(e.plan.tile));
+      acc_offset = c.take<int64_t>(kKeptParts * product(e.plan.tile));
       panels = c.take<int64_t>(kKeptParts * most_taps);
       taps = c.take<ptrdiff_t>(kKeptParts * most_taps);
       converted = e.take_converted(most_taps * std::min(e.plan.channel_chunk, e.cg_) * most_width, c);
@@ -51,14 +51,15 @@ class TapSums : public BlockEngine<S> {
     lists.listed[0] = -1;
     SpanList spans[1 + kMaxSpatial];
     int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
-    // The multipliers are busy with so many pixels at a time.
-    const int64_t busy = ceil_div(8 * this->k_.lanes, width);
-    int64_t others = pixels;
+    bool added = false;  // some pixels to several parts
+    Price price{pixels, width / this->k_.lanes, std::min(chunk, cg)};
     for (int i = 0; i < this->d_; ++i) {
-      others /= owned[i];
-      parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], others, busy);
-      others *= spans[i].most_pixels();
+      price.others /= owned[i];
+      parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], price);
+      price.others *= spans[i].most_pixels();
+      added = added || spans[i].by_taps;
     }
+    if (added) clear(owned, width, acc, stride);
     // What each part's product reads is listed once for all chunks of channels, if there are few parts.
     int64_t all_parts = 1;
     for (int i = 0; i < this->d_; ++i) all_parts *= parts[i];
@@ -80,7 +81,7 @@ class TapSums : public BlockEngine<S> {
     for (int64_t c = 0; c == 0 || c < cg; c += chunk) {
       a.x = window + c;
       a.channels = std::min(chunk, cg - c);
-      a.accumulate = c > 0;
+      a.accumulate = added || c > 0;
       const int64_t weights = all_taps * a.channels * width;
       const auto gemm = this->weigh(&a, w, weights, width, passes / std::max<int64_t>(1, all_taps), lists.converted);
       w += weights * this->weight_bytes_;
@@ -145,15 +146,27 @@ class TapSums : public BlockEngine<S> {
     int64_t taps() const { return std::max<int64_t>(0, last_tap - first_tap); }
   };
 
+  // What a product costs, in multiply-adds of a vector.
+  struct Price {
+    int64_t others;  // pixels of the other axes that go with each index
+    int64_t vectors, channels;
+    int64_t operator()(int64_t taps, int64_t indices) const {
+      const int64_t n = indices * others, sums = n * vectors;
+      // Beside its blocks', each of which reads the weights: listing its pixels, first loads, last stores.
+      return taps * channels * (product_time(n, vectors, kMaxPixels) + gemm_passes(n) * vectors) + 4 * sums + 80;
+    }
+    int64_t operator()(const Span& s) const { return (*this)(s.taps(), s.pixels()); }
+  };
+
   // Along one axis: a border's taps outside of the input are left out where that saves more than it costs to
-  // handle its pixels by themselves.
+  // handle its pixels by themselves; or each tap takes those pixels that it meets.
   struct SpanList {
     static constexpr int kMost = 8;
     Span at[kMost];
     int count = 0;
+    bool by_taps = false;  // sums are those of all spans with a pixel
 
-    // `others`: pixels of the other axes that go with each index.
-    int64_t find(int64_t in, const std::vector<Tap>& taps, int64_t q0, int64_t n, int64_t others, int64_t busy) {
+    int64_t find(int64_t in, const std::vector<Tap>& taps, int64_t q0, int64_t n, const Price& price) {
       const int64_t all = static_cast<int64_t>(taps.size());
       if (all <= 1) {  // a border without any tap is rare; zeros in the window serve it
         at[count++] = {0, n, 0, all};
@@ -178,13 +191,27 @@ class TapSums : public BlockEngine<S> {
         merged = false;
         for (int i = 0; i + 1 < count; ++i) {
           const Span both = join(at[i], at[i + 1]);
-          if (cost(both, others, busy) > cost(at[i], others, busy) + cost(at[i + 1], others, busy)) continue;
+          if (price(both) > price(at[i]) + price(at[i + 1])) continue;
           at[i] = both;
           std::copy(at + i + 2, at + count, at + i + 1);
           --count;
           merged = true;
           break;
         }
+      }
+      if (count > 1 && all <= kMost) {
+        SpanList each;
+        each.by_taps = true;
+        int64_t alone = 0, together = 0;
+        for (int t = 0; t < all; ++t) {
+          const int64_t begin = std::clamp<int64_t>(-taps[t].offset - q0, 0, n);
+          const int64_t end = std::clamp<int64_t>(in - taps[t].offset - q0, begin, n);
+          if (begin == end) continue;
+          each.at[each.count++] = {begin, end, t, t + 1};
+          alone += price(1, end - begin);
+        }
+        for (int i = 0; i < count; ++i) together += price(at[i]);
+        if (alone < together) *this = each;
       }
       return count;
     }
@@ -206,11 +233,6 @@ class TapSums : public BlockEngine<S> {
       if (l.taps() == 0) return {l.begin, r.end, r.first_tap, r.last_tap};
       if (r.taps() == 0) return {l.begin, r.end, l.first_tap, l.last_tap};
       return {l.begin, r.end, std::min(l.first_tap, r.first_tap), std::max(l.last_tap, r.last_tap)};
-    }
-    // In multiply-adds; a product's first loads and last stores are worth those of two pixels.
-    static int64_t cost(const Span& s, int64_t others, int64_t busy) {
-      const int64_t n = s.pixels() * others;
-      return s.taps() * (std::max(n, busy * gemm_passes(n)) + 2);
     }
   };
 
@@ -244,6 +266,18 @@ class TapSums : public BlockEngine<S> {
         *acc_offset++ = (index * this->plan.tile[last] + q) * stride;
       }
     } while (pixel.next());
+  }
+
+  // Sets the sums of so many pixels along each axis to zero.
+  void clear(const int64_t* pixels, int64_t width, T* acc, int64_t stride) const {
+    const int last = this->d_ - 1;
+    Odometer row(pixels, pixels + last);
+    do {
+      int64_t index = 0;
+      for (int i = 0; i < last; ++i) index = index * this->plan.tile[i] + row.at[i];
+      T* const first = acc + index * this->plan.tile[last] * stride;
+      for (int64_t q = 0; q < pixels[last]; ++q) std::fill_n(first + q * stride, width, T(0));
+    } while (row.next());
   }
 
   void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,

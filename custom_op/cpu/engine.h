@@ -81,16 +81,16 @@ class Carver {
   size_t used_ = 0;
 };
 
-// Writes n sums of channel m to outputs from `at` on, through the epilogue.
+// Writes sums of channel m to outputs from `at` on, through the epilogue.
 template <class S>
 void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int64_t m,
-            const typename ComputeType<S>::type* sums, int64_t n, int64_t at, int64_t ahead) {
+            const typename ComputeType<S>::type* sums, const OutputRows& rows, int64_t at, int64_t ahead) {
   typename ComputeType<S>::type bias = 0;
   if (t.b) io.load(static_cast<const S*>(t.b) + m, 1, &bias);
   const auto& slopes = p.activation.slopes;
   const auto slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
   const typename ComputeType<S>::type scale = t.w_scales ? t.w_scales[m] : 1;
-  io.finish(sums, n, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
+  io.finish(sums, rows, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
             static_cast<S*>(t.y) + at, ahead);
 }
 
@@ -423,12 +423,16 @@ class EngineBase : public Engine {
     }
   }
 
-  // Writes v[0..n) to outputs o .. o+n-1 of one row of channel m, through the epilogue; parts outside
-  // the row are dropped.
-  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
-    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(n, axes_[d_ - 1].out - o);
+  // Writes v[0..n) to outputs o .. o+n-1 of a row of channel m, and of others as far apart as `rows` says, through the
+  // epilogue; parts outside of the rows are dropped.
+  void finish_rows(const T* v, int64_t o, OutputRows rows, int64_t out_row, int64_t m, const Tensors& t) const {
+    const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(rows.n, axes_[d_ - 1].out - o);
     if (hi <= lo) return;
-    finish(io_, problem, t, m, v + lo, hi - lo, m * out_size_ + out_row + o + lo, row_ahead_);
+    rows.n = hi - lo;
+    finish(io_, problem, t, m, v + lo, rows, m * out_size_ + out_row + o + lo, row_ahead_);
+  }
+  void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
+    finish_rows(v, o, {n, 1, 0, 0}, out_row, m, t);
   }
 
   const S* input(const Tensors& t, const Task& task) const {

@@ -58,7 +58,7 @@ class Definition {
       }
       if (meets) add(n, m, in_row * p_.in[last_], tap_row * p_.kernel[last_], o0, count, sums);
     } while (tap.next());
-    finish(io_, p_, t_, m, sums, count, out_row + o0, 0);
+    finish(io_, p_, t_, m, sums, {count, 1, 0, 0}, out_row + o0, 0);
   }
 
   // Adds what the input row and kernel row at these offsets give to outputs o0 .. o0+count-1.

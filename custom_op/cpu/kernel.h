@@ -100,6 +100,10 @@ struct Kernels {
 // Consecutive positions of a window: n elements of the input from `source` on, then zeros.
 struct WindowRun { int64_t source, n, zeros; };
 
+// Rows of sums, and of the outputs that they become: n in each, `count` rows, and from the start of one to the next one's
+// so many sums and outputs.
+struct OutputRows { int64_t n, count, sums_step, outputs_step; };
+
 template <class S>
 struct StorageKernels {
   using T = typename ComputeType<S>::type;
@@ -112,9 +116,9 @@ struct StorageKernels {
   // dst[i*dst_stride + c] = src[c*src_stride + i], i < n, c < channels.  May also write up to the next
   // multiple of L channels of each position.
   void (*load_channels_last)(const S* src, int64_t src_stride, int64_t n, int64_t channels, T* dst, int64_t dst_stride);
-  // y[i] = act(v[i] * scale + bias + z[i]), i < n; z may be null.  `slope` is PRelu's.  Also fetches the lines at
-  // y + ahead, where the next row of the channel goes.
-  void (*finish)(const T* v, int64_t n, T scale, T bias, const S* z, const Activation& act, T slope, S* y,
+  // y[i] = act(v[i] * scale + bias + z[i]), i < n, of each row; z may be null.  `slope` is PRelu's.  Also fetches the
+  // lines at y + ahead, where a later row of the channel goes.
+  void (*finish)(const T* v, const OutputRows& rows, T scale, T bias, const S* z, const Activation& act, T slope, S* y,
                  int64_t ahead);
 };
 

@@ -687,8 +687,9 @@ inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t
 }
 
 template <class S>
-void finish(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias, const S* z, const Activation& act, T_of<S> slope,
-            S* y, int64_t ahead) {
+inline __attribute__((always_inline)) void finish_row(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias,
+                                                      const S* z, const Activation& act, T_of<S> slope, S* y,
+                                                      int64_t ahead) {
   using T = T_of<S>;
   // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
   for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S)))
@@ -723,6 +724,17 @@ void finish(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias, const S* z
         return T(0.5) * u * (1 + tanh_(T(0.79788456080286535588) * (u + T(0.044715) * u * u * u)));
       });
       return;
+  }
+}
+
+template <class S>
+void finish(const T_of<S>* v, const OutputRows& rows, T_of<S> scale, T_of<S> bias, const S* z, const Activation& act,
+            T_of<S> slope, S* y, int64_t ahead) {
+  for (int64_t r = 0; r < rows.count; ++r) {
+    finish_row(v, rows.n, scale, bias, z, act, slope, y, ahead);
+    v += rows.sums_step;
+    y += rows.outputs_step;
+    if (z) z += rows.outputs_step;
   }
 }
 

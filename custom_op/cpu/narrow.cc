@@ -15,6 +15,16 @@ namespace {
 constexpr int64_t kFewChannels = 8;
 constexpr int64_t kStripBytes = 16 * 1024;  // of results, which are stored while they are in L1
 
+// Whether so many channels, so many bytes apart, push each other out of a first-level cache: 64 sets of lines of 64
+// bytes, 8 ways, which the lines at one position of all channels want at the same time.
+bool collide(int64_t channels, int64_t bytes) {
+  constexpr int64_t kSets = 64, kLine = 64, kWays = 8;
+  int64_t lines[kSets] = {};
+  for (int64_t c = 0; c < std::min(channels, kSets * kWays); ++c)
+    if (++lines[c * bytes / kLine % kSets] > kWays) return true;
+  return false;
+}
+
 template <class S>
 class NarrowEngine final : public EngineBase<S> {
  public:
@@ -34,6 +44,11 @@ class NarrowEngine final : public EngineBase<S> {
     row_stride_ = flat_ ? row : round_up(width, lanes);
     results_ = round_up((strip_ - 1) * row_stride_ + width, lanes);
     plain_ = this->plan.tile[0] == 1;
+    const auto bytes = [](int64_t n) { return n * static_cast<int64_t>(sizeof(T)); };
+    plain_ = plain_ && !collide(this->cg_, bytes(this->in_size_));
+    channel_stride_ = this->window_positions_;
+    if (const int64_t line = 64 / bytes(1); collide(this->cg_, bytes(channel_stride_)))
+      channel_stride_ = (ceil_div(channel_stride_, line) | 1) * line;
     for (int i = 1; i < this->d_; ++i) {
       const auto& axis = this->axes_[i];
       plain_ = plain_ && axis.offsets == std::vector<int64_t>{0} && axis.domain == axis.in &&
@@ -100,7 +115,7 @@ class NarrowEngine final : public EngineBase<S> {
     WindowRun* runs;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
-      window = c.take<T>(e.cg_ * e.window_positions_ + e.k_.lanes);
+      window = c.take<T>(e.cg_ * e.channel_stride_ + e.k_.lanes);
       acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
       row = c.take<T>(p.class_chunk * p.tile.back());
       sources = c.take<const T*>(p.class_chunk);
@@ -112,7 +127,7 @@ class NarrowEngine final : public EngineBase<S> {
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
 
-  int64_t channel_stride(bool view) const { return view ? this->in_size_ : this->window_positions_; }
+  int64_t channel_stride(bool view) const { return view ? this->in_size_ : channel_stride_; }
 
   // Index of the tap that reads at `offset`.
   static std::optional<size_t> tap_at(const SubKernel& sub, ptrdiff_t offset) {
@@ -219,8 +234,8 @@ class NarrowEngine final : public EngineBase<S> {
             s.runs[runs - 1].zeros += n;
           });
       for (int64_t c = 0; c < cg; ++c)
-        this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * this->window_positions_);
-      std::fill_n(s.window + cg * this->window_positions_, this->k_.lanes, T(0));
+        this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * channel_stride_);
+      std::fill_n(s.window + (cg - 1) * channel_stride_ + this->window_positions_, this->k_.lanes, T(0));
       window = {s.window, false};
     }
     // Strips of a few rows, each computed and stored before the next.
@@ -300,6 +315,7 @@ class NarrowEngine final : public EngineBase<S> {
   int64_t channels_ = 1;                     // that a row kernel runs through for each tap it is given
   int64_t strip_ = 1;                        // rows of a strip
   bool flat_ = false, plain_ = false;
+  int64_t channel_stride_ = 0;  // of a window
   int64_t row_stride_ = 0, results_ = 0;  // of results: from row to row, and of one (sub-kernel, channel)
 };
 

@@ -160,8 +160,8 @@ void add_gemms(const Shape& s, int64_t channels, int64_t block, double tiles, in
 int64_t weight_bytes(const Shape& s) { return ort_tconv::weight_bytes(s.problem.weights, s.dtype); }
 
 // Weights that come from memory for the most part are fetched ahead, unless the task that uses them has just packed
-// them: from caches, processors find what is read in order by themselves, and sooner.  Weights that are not constant are
-// packed by the task that uses them if no other does, and beforehand otherwise.
+// them: from caches, processors find what is read in order by themselves, and sooner.  Weights that are not constant
+// are packed by the task that uses them if no other does, and beforehand otherwise.
 void plan_weights(Plan& plan, const Shape& s) {
   plan.fetch = 2 * plan.packed_bytes > 3 * s.machine.common_bytes();
   if (s.problem.constant_weights) return;

@@ -48,12 +48,8 @@ class BlockEngine : public EngineBase<S> {
   };
 
   int64_t row_stride() const { return round_up(this->plan.class_chunk * this->plan.tile.back(), this->k_.lanes); }
-  // Short rows of a channel are put together, as many as this and no more, before they go through the epilogue.
-  int64_t rows_together() const {
-    constexpr int64_t kLong = 64;
-    return std::min(product(this->plan.tile) / this->plan.tile.back(), ceil_div(kLong, row_stride()));
-  }
-  int64_t channel_stride() const { return rows_together() * row_stride(); }
+  int64_t together() const { return rows_together(row_stride(), product(this->plan.tile) / this->plan.tile.back()); }
+  int64_t channel_stride() const { return together() * row_stride(); }
   int64_t padded_channels() const { return round_up(this->mg_, this->k_.lanes); }
 
   // Output channels of block b with padding to whole vectors, and without.
@@ -162,30 +158,24 @@ class BlockEngine : public EngineBase<S> {
     }
     const int vectors = static_cast<int>(block_width(block) / this->k_.lanes);
     if (!acc) std::fill_n(s.rows, n, T(0));
-    OutputRows rows = {valid, 0, acc ? row_stride() : 0, 0};  // those put together, from this one on
-    int64_t first_row = 0;
+    RowsTogether part = {{valid, 0, acc ? row_stride() : 0, 0}, whole ? together() : 1};
     const auto finish = [&] {
-      for (int64_t m = 0; m < block_channels(block) && rows.count > 0; ++m) {
+      for (int64_t m = 0; m < block_channels(block); ++m) {
         const int64_t channel = task.g * this->mg_ + block * this->plan.block + m;
         const T* const sums = s.rows + (acc ? m * stride : 0);
         if (whole) {
-          this->finish_rows(sums, o0, rows, first_row, channel, t);
+          this->finish_rows(sums, o0, part.rows, part.first, channel, t);
         } else {
           for (int64_t i = 0; i < task.extent[last]; ++i)
-            this->finish_row(sums + i * classes, o0 + i * axis.stride, classes, first_row, channel, t);
+            this->finish_row(sums + i * classes, o0 + i * axis.stride, classes, part.first, channel, t);
         }
       }
-      rows.count = 0;
     };
-    const int64_t together = whole ? rows_together() : 1;
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
-      if (rows.count == 1) rows.outputs_step = out_row - first_row;
-      if (rows.count == together || out_row != first_row + rows.count * rows.outputs_step) finish();
-      if (rows.count == 0) first_row = out_row;
-      T* const to = s.rows + rows.count++ * row_stride();
+      T* const to = s.rows + part.add(out_row, finish) * row_stride();
       if (acc) this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, to, stride);
     });
-    finish();
+    if (part.rows.count > 0) finish();
   }
 
   int64_t pitch_;                            // of a window position: channels rounded up to whole vectors

@@ -84,7 +84,8 @@ class Carver {
 // Writes sums of channel m to outputs from `at` on, through the epilogue.
 template <class S>
 void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int64_t m,
-            const typename ComputeType<S>::type* sums, const OutputRows& rows, int64_t at, int64_t ahead) {
+            const typename ComputeType<S>::type* sums, OutputRows rows, int64_t at, int64_t ahead) {
+  if (rows.sums_step == rows.n && rows.outputs_step == rows.n) rows = {rows.n * rows.count, 1, 0, 0};
   typename ComputeType<S>::type bias = 0;
   if (t.b) io.load(static_cast<const S*>(t.b) + m, 1, &bias);
   const auto& slopes = p.activation.slopes;
@@ -93,6 +94,29 @@ void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int
   io.finish(sums, rows, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
             static_cast<S*>(t.y) + at, ahead);
 }
+
+// Short rows of a channel are put together before they go through the epilogue: so many of this length, and no more.
+inline int64_t rows_together(int64_t length, int64_t rows) {
+  constexpr int64_t kLong = 64;
+  return std::clamp<int64_t>(ceil_div(kLong, std::max<int64_t>(1, length)), 1, std::max<int64_t>(1, rows));
+}
+
+// Those put together at the moment: all equally far apart.
+struct RowsTogether {
+  OutputRows rows;
+  int64_t most, first = 0;  // first: the first one's place
+  // Adds the row at this place; returns how many there were.  finish() writes those that it does not go with.
+  template <class Finish>
+  int64_t add(int64_t at, Finish finish) {
+    if (rows.count == 1) rows.outputs_step = at - first;
+    if (rows.count == most || at != first + rows.count * rows.outputs_step) {
+      if (rows.count > 0) finish();
+      rows.count = 0;
+      first = at;
+    }
+    return rows.count++;
+  }
+};
 
 // A plan over the residue classes of a problem: the window of each tile, the rows its sub-kernels own, and the
 // tasks that tiles and blocks of output channels make.

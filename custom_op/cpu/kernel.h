@@ -100,8 +100,8 @@ struct Kernels {
 // Consecutive positions of a window: n elements of the input from `source` on, then zeros.
 struct WindowRun { int64_t source, n, zeros; };
 
-// Rows of sums, and of the outputs that they become: n in each, `count` rows, and from the start of one to the next one's
-// so many sums and outputs.
+// Rows of sums, and of the outputs that they become: n in each, `count` rows, and from the start of one to the next
+// one's so many sums and outputs.
 struct OutputRows { int64_t n, count, sums_step, outputs_step; };
 
 template <class S>

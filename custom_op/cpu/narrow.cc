@@ -117,13 +117,15 @@ class NarrowEngine final : public EngineBase<S> {
       const Plan& p = e.plan;
       window = c.take<T>(e.cg_ * e.channel_stride_ + e.k_.lanes);
       acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
-      row = c.take<T>(p.class_chunk * p.tile.back());
+      row = c.take<T>(p.block * e.together() * e.outputs_of_row());
       sources = c.take<const T*>(p.class_chunk);
       const auto& last = e.window_.back();  // a row is at most zeros, then input and zeros for each piece
       runs = c.take<WindowRun>(1 + (last.dense ? 1 : last.offsets.size()) * e.window_positions_ / last.extent);
     }
   };
 
+  int64_t outputs_of_row() const { return this->plan.class_chunk * this->plan.tile.back(); }
+  int64_t together() const { return rows_together(outputs_of_row(), strip_); }
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
 
@@ -300,22 +302,30 @@ class NarrowEngine final : public EngineBase<S> {
     const int last = this->d_ - 1;
     const auto& axis = this->axes_[last];
     const int classes = static_cast<int>(axis.classes.size());
-    const int64_t n = strip.extent[last], o0 = axis.output(0, strip.q0[last]);
-    for (int first = 0; first < static_cast<int>(this->sub_kernels_.size()); first += classes)
+    const int64_t n = strip.extent[last], o0 = axis.output(0, strip.q0[last]), stride = together() * n * classes;
+    for (int first = 0; first < static_cast<int>(this->sub_kernels_.size()); first += classes) {
+      RowsTogether part = {{n * classes, 0, n * classes, 0}, together()};
+      const auto finish = [&] {
+        for (int64_t m = 0; m < block_channels(b); ++m)
+          this->finish_rows(s.row + m * stride, o0, part.rows, part.first,
+                            strip.g * this->mg_ + b * this->plan.block + m, t);
+      };
       this->visit_rows(this->sub_kernels_[first], strip, [&](int64_t, int64_t row, int64_t out_row) {
+        T* const to = s.row + part.add(out_row, finish) * n * classes;
         for (int64_t m = 0; m < block_channels(b); ++m) {
           for (int k = 0; k < classes; ++k) s.sources[k] = result(s, {first + k, m}) + row * row_stride_;
-          this->k_.interleave(s.sources, classes, n, s.row);
-          this->finish_row(s.row, o0, n * classes, out_row, strip.g * this->mg_ + b * this->plan.block + m, t);
+          this->k_.interleave(s.sources, classes, n, to + m * stride);
         }
       });
+      if (part.rows.count > 0) finish();
+    }
   }
 
   std::vector<Chunk> chunks_, last_chunks_;  // of all blocks but the last, and of that
   int64_t channels_ = 1;                     // that a row kernel runs through for each tap it is given
   int64_t strip_ = 1;                        // rows of a strip
   bool flat_ = false, plain_ = false;
-  int64_t channel_stride_ = 0;  // of a window
+  int64_t channel_stride_ = 0;            // of a window
   int64_t row_stride_ = 0, results_ = 0;  // of results: from row to row, and of one (sub-kernel, channel)
 };
 

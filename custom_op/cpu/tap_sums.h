@@ -51,7 +51,7 @@ class TapSums : public BlockEngine<S> {
     lists.listed[0] = -1;
     SpanList spans[1 + kMaxSpatial];
     int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
-    bool added = false;  // some pixels to several parts
+    bool added = false;                          // some pixels to several parts
     Price price{pixels, width / this->k_.lanes, std::min(chunk, cg)};
     for (int i = 0; i < this->d_; ++i) {
       price.others /= owned[i];

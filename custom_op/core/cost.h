@@ -12,7 +12,7 @@ namespace ort_tconv {
 struct CostConstants {
   // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
   // loads, last stores), a task, each further thread that takes part.
-  double stall = 2.74, weight_load = 1.27, sum = 0.123, task = 11400, wake = 26300;
+  double stall = 2.2, weight_load = 1.27, sum = 0.123, task = 11400, wake = 26300;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
   double copy = 55.2, transform = 17.1, transform_back = 21, store = 30.8;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
@@ -25,9 +25,9 @@ struct CostConstants {
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
   double exposed = 0.349;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
-  // run may cost 50 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
+  // run may cost 130 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
   // thread waits that microsecond.
-  double kept_byte = 0.13;
+  double kept_byte = 0.05;
   // A packed weight, or one that Winograd makes of several, where that is done in every run: by whole rows, by itself.
   double pack = 6, pack_single = 10;
 };

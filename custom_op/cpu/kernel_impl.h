@@ -548,9 +548,11 @@ void load_channels_last(const S* src, int64_t src_stride, int64_t n, int64_t cha
       const int ni = n < L ? static_cast<int>(n) : L;
       const int64_t i = n - next < ni ? n - ni : next;  // the last block ends with the run
       Vec<T> r[L];
-      for (int k = 0; k < L; ++k) {
-        const int64_t at = (c + k) * src_stride + i;
-        r[k] = k < nc ? load_vector(src + at, at + L <= end ? L : ni) : Vec<T>{};
+      const S* const first = src + c * src_stride + i;
+      if (nc == L && (c + L - 1) * src_stride + i + L <= end) {
+        for (int k = 0; k < L; ++k) r[k] = load_vector(first + k * src_stride, L);
+      } else {
+        for (int k = 0; k < L; ++k) r[k] = k < nc ? load_vector(first + k * src_stride, ni) : Vec<T>{};
       }
       // The processor cannot guess where the next channels lie.
       for (int64_t k = c + L; k < c + 2 * L && k < channels; ++k) __builtin_prefetch(src + k * src_stride + i + ni - 1);

@@ -10,9 +10,15 @@ template <class S>
 class TapSums : public BlockEngine<S> {
  protected:
   using Base = BlockEngine<S>;
-  using Base::Base;
   using typename Base::T;
   using typename Base::Task;
+
+  TapSums(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
+    const int64_t pixels = product(this->plan.tile);
+    for (int64_t vectors = 0; vectors <= this->k_.max_vectors; ++vectors)
+      for (int64_t n = 0; n <= pixels; ++n)
+        times_.push_back(vectors == 0 ? 0 : product_time(n, vectors, kMaxPixels) + gemm_passes(n) * vectors);
+  }
 
   // Along each axis the taps that are summed, by falling offset; and the window position of each product of them,
   // in row-major order, in elements.
@@ -52,7 +58,8 @@ class TapSums : public BlockEngine<S> {
     SpanList spans[1 + kMaxSpatial];
     int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
     bool added = false;                          // some pixels to several parts
-    Price price{pixels, width / this->k_.lanes, std::min(chunk, cg)};
+    const int64_t vectors = width / this->k_.lanes;
+    Price price{pixels, vectors, std::min(chunk, cg), times_.data() + vectors * (product(this->plan.tile) + 1)};
     for (int i = 0; i < this->d_; ++i) {
       price.others /= owned[i];
       parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], price);
@@ -150,11 +157,13 @@ class TapSums : public BlockEngine<S> {
   struct Price {
     int64_t others;  // pixels of the other axes that go with each index
     int64_t vectors, channels;
+    const int64_t* times;  // of so many pixels, for each channel of a tap
     int64_t operator()(int64_t taps, int64_t indices) const {
-      const int64_t n = indices * others, sums = n * vectors;
+      const int64_t n = indices * others;
       // Beside its blocks', each of which reads the weights: listing its pixels, first loads, last stores.
-      return taps * channels * (product_time(n, vectors, kMaxPixels) + gemm_passes(n) * vectors) + 4 * sums + 80;
+      return taps * channels * times[n] + 4 * n * vectors + kPart;
     }
+    static constexpr int64_t kPart = 300;
     int64_t operator()(const Span& s) const { return (*this)(s.taps(), s.pixels()); }
   };
 
@@ -300,6 +309,8 @@ class TapSums : public BlockEngine<S> {
       lists.taps[t++] = (*box.positions)[index];
     } while (tap.next());
   }
+
+  std::vector<int64_t> times_;  // by vectors of output channels and pixels, product_time and the loads of weights
 };
 
 }  // namespace ort_tconv

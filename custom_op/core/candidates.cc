@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/integers.h"
-#include "core/matrix_product.h"
+#include "core/product_time.h"
 #include "core/winograd.h"
 
 namespace ort_tconv {

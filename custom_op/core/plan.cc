@@ -42,7 +42,7 @@ int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes
 int64_t channel_chunk(int64_t channels, int64_t room) {
   room = std::max<int64_t>(16, room);
   const int64_t chunks = ceil_div(channels, room + room / 8);
-  return std::max<int64_t>(1, std::min(channels, round_up(ceil_div(channels, std::max<int64_t>(1, chunks)), 4)));
+  return std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, chunks)));
 }
 
 WindowAxis::WindowAxis(const AxisGeometry& axis, int64_t t, int64_t beyond) : tile(t), offsets(axis.offsets) {

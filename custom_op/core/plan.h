@@ -82,7 +82,7 @@ struct Plan {
   int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;
   bool pack_in_task = false;  // weights that are not constant are packed by the task that uses them
-  bool fetch = false;         // weights outgrow the near caches: those of a product are fetched during the last one
+  bool fetch = false;         // weights come from memory: those of a product are fetched during the last one
   double cost = 0;            // predicted cost: vector multiply-adds and their equivalents
   double macs = 0;            // multiply-adds in its sums, those with padding included, without unused lanes
   Work work;
@@ -113,8 +113,8 @@ bool joins_rows(int64_t last_classes, int64_t vector_lanes);
 int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes, int64_t step);
 
 // Input channels (8 bits: words of them) that are summed before the next weights are read, where the weights of about
-// `room` of them stay at hand: chunks are nearly equal, since one of a few channels costs as much as a large one does
-// beside its multiply-adds.
+// `room` of them stay at hand: as few and as equal chunks as that allows, since one of a few channels costs as much as
+// a large one does beside its multiply-adds.
 int64_t channel_chunk(int64_t channels, int64_t room);
 
 // Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the

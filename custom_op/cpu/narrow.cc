@@ -20,8 +20,11 @@ constexpr int64_t kStripBytes = 16 * 1024;  // of results, which are stored whil
 bool collide(int64_t channels, int64_t bytes) {
   constexpr int64_t kSets = 64, kLine = 64, kWays = 8;
   int64_t lines[kSets] = {};
-  for (int64_t c = 0; c < std::min(channels, kSets * kWays); ++c)
-    if (++lines[c * bytes / kLine % kSets] > kWays) return true;
+  for (int64_t c = 0, last = -1; c < std::min(channels, kSets * kWays); ++c) {
+    const int64_t line = c * bytes / kLine;
+    if (line != last && ++lines[line % kSets] > kWays) return true;
+    last = line;
+  }
   return false;
 }
 

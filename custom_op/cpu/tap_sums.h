@@ -2,6 +2,7 @@
 // with packed weights.  Internal to cpu/.
 #pragma once
 
+#include "core/product_time.h"
 #include "cpu/block_engine.h"
 
 namespace ort_tconv {
@@ -196,6 +197,7 @@ class TapSums : public BlockEngine<S> {
         add({q, q + 1, first, last});
         ++q;
       }
+      const bool border = count > 1;
       for (bool merged = true; merged && count > 1;) {
         merged = false;
         for (int i = 0; i + 1 < count; ++i) {
@@ -208,7 +210,7 @@ class TapSums : public BlockEngine<S> {
           break;
         }
       }
-      if (count > 1 && all <= kMost) {
+      if (border && all <= kMost) {
         SpanList each;
         each.by_taps = true;
         int64_t alone = 0, together = 0;
@@ -220,7 +222,7 @@ class TapSums : public BlockEngine<S> {
           alone += price(1, end - begin);
         }
         for (int i = 0; i < count; ++i) together += price(at[i]);
-        if (alone < together) *this = each;
+        if (each.count > 0 && alone < together) *this = each;
       }
       return count;
     }

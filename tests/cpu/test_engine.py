@@ -199,7 +199,7 @@ CHOSEN = CORNERS | {
     "7 and 6 taps a class": Case((30, 11), (13, 8), group_in=5, strides=(2, 2), pads=(5, 3, 6, 2)),
     "short last block of channels": Case((3,), (2,), group_in=1, group_out=9),
     "stride 1, kernel 1": Case((9, 8), (1, 1), group_in=5, group_out=6),
-    # Borders are much of these: each tap is summed over the pixels that it meets.
+    # Borders are much of these, and some of them are summed tap by tap.
     "a few frames": Case((3,), (24,), group_in=130, group_out=2, strides=(6,)),
     "a few frames, trimmed": Case((8,), (16,), group_in=70, group_out=1, strides=(4,), pads=(9, 6)),
     "small image": Case(
@@ -209,7 +209,7 @@ CHOSEN = CORNERS | {
     "small volume": Case((2, 2, 2), (4, 4, 4), group_in=66, group_out=9, strides=(2,) * 3),
     # Rows of the input, or of a window, that lie a multiple of 4 KB apart in all channels.
     "channels 4 KB apart": Case((32, 32), (2, 2), group_in=20, group_out=3, strides=(2, 2)),
-    "channels of a window 4 KB apart": Case((63, 31), (2, 2), group_in=20, group_out=2),
+    "channels of a window 4 KB apart": Case((62, 30), (2, 2), group_in=20, group_out=2),
 }
 
 
@@ -242,11 +242,13 @@ def test_every_number_of_frames(isa: str, algorithm: str, taps: int, dtype: str)
 
 
 @pytest.mark.parametrize("channels", [514, 1026, 1500, 2049, 4098])
-def test_chunks_of_channels_are_nearly_equal(channels: int) -> None:
+@pytest.mark.parametrize("l2", [1 << 18, 1 << 19, 1 << 20, 1 << 21])
+def test_chunks_of_channels_are_nearly_equal(channels: int, l2: int) -> None:
+    """None is left over with a few channels."""
     case = Case((8,), (1024,), group_in=channels, group_out=1, strides=(256,))
-    chunk = plan(case, "stacked")["channel_chunk"]
+    chunk = plan(case, "stacked", machine={"l2_bytes": l2})["channel_chunk"]
     chunks = math.ceil(channels / chunk)
-    assert channels - (chunks - 1) * chunk > 0.9 * chunk
+    assert channels - (chunks - 1) * chunk > 0.75 * chunk
 
 
 def integers(case: Case) -> dict[str, np.ndarray]:

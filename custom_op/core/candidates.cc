@@ -221,9 +221,7 @@ Plan plan_direct(const Shape& s, Share share, TileSize size) {
     for (const auto& c : a.classes) most = std::max(most, c.taps.size());
     class_taps *= static_cast<int64_t>(most);
   }
-  // The weights of one block and class stay in a quarter of L2 while the tile's pixels pass.
-  const int64_t line = class_taps * plan.block * bytes;
-  plan.channel_chunk = channel_chunk(s.cg, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
+  plan.channel_chunk = channel_chunk(s.cg, class_taps * plan.block * bytes, s.machine);
 
   split_blocks(plan, s, share);
   const double vectors = channel_vectors(s), outputs = s.outputs();
@@ -277,8 +275,7 @@ bool plan_stacked(const Shape& s, Share share, TileSize size, Plan* out) {
     return n == 1 || (n <= scaled(256, size) && enough_tasks && (n <= least || window(t) <= l2 / 2) &&
                       results(t) <= std::max<int64_t>(l2 / 4, 64 * 1024) && window(t) + results(t) <= kMostScratch);
   });
-  const int64_t line = taps * std::min(step, plan.block) * bytes;
-  plan.channel_chunk = channel_chunk(s.cg, s.machine.l2_bytes / 4 / std::max<int64_t>(1, line));
+  plan.channel_chunk = channel_chunk(s.cg, taps * std::min(step, plan.block) * bytes, s.machine);
 
   split_blocks(plan, s, share);
   const double vectors = static_cast<double>(ceil_div(rows, s.lanes)), positions = static_cast<double>(domain);

@@ -39,8 +39,8 @@ int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes
   return std::min(padded, joins_rows(last_classes, vector_lanes) && together <= 16 * step ? together : step);
 }
 
-int64_t channel_chunk(int64_t channels, int64_t room) {
-  room = std::max<int64_t>(16, room);
+int64_t channel_chunk(int64_t channels, int64_t bytes, const Machine& machine) {
+  const int64_t room = std::max<int64_t>(16, machine.l2_bytes / 4 / std::max<int64_t>(1, bytes));
   const int64_t chunks = ceil_div(channels, room + room / 8);
   return std::max<int64_t>(1, ceil_div(channels, std::max<int64_t>(1, chunks)));
 }

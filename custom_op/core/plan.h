@@ -112,10 +112,10 @@ bool joins_rows(int64_t last_classes, int64_t vector_lanes);
 // short ones, at most `padded`, which are all.
 int64_t stacked_block(int64_t padded, int64_t last_classes, int64_t vector_lanes, int64_t step);
 
-// Input channels (8 bits: words of them) that are summed before the next weights are read, where the weights of about
-// `room` of them stay at hand: as few and as equal chunks as that allows, since one of a few channels costs as much as
-// a large one does beside its multiply-adds.
-int64_t channel_chunk(int64_t channels, int64_t room);
+// Input channels (8 bits: words of them) that are summed before the next weights are read, so that their weights, so
+// many bytes for each, stay in about a quarter of L2 while the tile's pixels pass: as few and as equal chunks as that
+// allows, since one of a few channels costs as much as a large one does beside its multiply-adds.
+int64_t channel_chunk(int64_t channels, int64_t bytes, const Machine& machine);
 
 // Input coordinates a tile needs along one axis, as a dense interval (tile plus halo) or, where the
 // taps are far apart, as one interval a tap offset.  Both make "position of domain index q, tap offset

@@ -185,9 +185,8 @@ Plan make_quantized_plan(const Problem& p, const QuantizedKernels& k, const Mach
   plan.blocks_per_task = ceil_div(plan.blocks, std::max<int64_t>(1, chunks));
   plan.tasks = tiles * ceil_div(plan.blocks, plan.blocks_per_task);
 
-  // The weights of one product stay in a quarter of L2 while the tile's pixels pass.
   const int64_t line = class_taps * std::min(step, plan.block) * word_channels(k.form);
-  plan.channel_chunk = is_narrow ? words : channel_chunk(words, m.l2_bytes / 4 / line);
+  plan.channel_chunk = is_narrow ? words : channel_chunk(words, line, m);
   plan.macs = static_cast<double>(p.group * mg * cg) * pairs;
   plan.cost = static_cast<double>(p.group) * cost(plan.work);
   for (double* n : {&plan.work.multiply_adds, &plan.work.loads, &plan.work.sums, &plan.work.stores})

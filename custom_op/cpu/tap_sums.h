@@ -16,9 +16,9 @@ class TapSums : public BlockEngine<S> {
 
   TapSums(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
     const int64_t pixels = product(this->plan.tile);
-    for (int64_t vectors = 0; vectors <= this->k_.max_vectors; ++vectors)
+    for (int64_t vectors = 1; vectors <= this->k_.max_vectors; ++vectors)
       for (int64_t n = 0; n <= pixels; ++n)
-        times_.push_back(vectors == 0 ? 0 : product_time(n, vectors, kMaxPixels) + gemm_passes(n) * vectors);
+        times_.push_back(product_time(n, vectors, kMaxPixels) + gemm_passes(n) * vectors);
   }
 
   // Along each axis the taps that are summed, by falling offset; and the window position of each product of them,
@@ -60,14 +60,17 @@ class TapSums : public BlockEngine<S> {
     int64_t parts[1 + kMaxSpatial], passes = 0;  // over the weights of a tap, all parts together
     bool added = false;                          // some pixels to several parts
     const int64_t vectors = width / this->k_.lanes;
-    Price price{pixels, vectors, std::min(chunk, cg), times_.data() + vectors * (product(this->plan.tile) + 1)};
+    Price price{pixels, vectors, std::min(chunk, cg), times_.data() + (vectors - 1) * (product(this->plan.tile) + 1)};
     for (int i = 0; i < this->d_; ++i) {
       price.others /= owned[i];
       parts[i] = spans[i].find(this->axes_[i].in, *box.taps[i], task.q0[i], owned[i], price);
       price.others *= spans[i].most_pixels();
       added = added || spans[i].by_taps;
     }
-    if (added) clear(owned, width, acc, stride);
+    if (added) {  // to nothing
+      list_pixels(kFirst, owned, stride, lists.x_offset, lists.acc_offset);
+      for (int64_t p = 0; p < pixels; ++p) std::fill_n(acc + lists.acc_offset[p], width, T(0));
+    }
     // What each part's product reads is listed once for all chunks of channels, if there are few parts.
     int64_t all_parts = 1;
     for (int i = 0; i < this->d_; ++i) all_parts *= parts[i];
@@ -121,7 +124,6 @@ class TapSums : public BlockEngine<S> {
                T* acc, int64_t stride, const Lists& lists) const {
     const int64_t cg = this->cg_, chunk = this->plan.channel_chunk, panel = 0;
     if (!std::equal(owned, owned + this->d_, lists.listed) || lists.listed[this->d_] != stride) {
-      constexpr int64_t kFirst[1 + kMaxSpatial] = {};
       list_pixels(kFirst, owned, stride, lists.x_offset, lists.acc_offset);
       std::copy_n(owned, this->d_, lists.listed);
       lists.listed[this->d_] = stride;
@@ -159,13 +161,12 @@ class TapSums : public BlockEngine<S> {
     int64_t others;  // pixels of the other axes that go with each index
     int64_t vectors, channels;
     const int64_t* times;  // of so many pixels, for each channel of a tap
-    int64_t operator()(int64_t taps, int64_t indices) const {
-      const int64_t n = indices * others;
-      // Beside its blocks', each of which reads the weights: listing its pixels, first loads, last stores.
-      return taps * channels * times[n] + 4 * n * vectors + kPart;
-    }
     static constexpr int64_t kPart = 300;
-    int64_t operator()(const Span& s) const { return (*this)(s.taps(), s.pixels()); }
+    int64_t operator()(const Span& s) const {
+      const int64_t n = s.pixels() * others;
+      // Beside its blocks', each of which reads the weights: listing its pixels, first loads, last stores.
+      return s.taps() * channels * times[n] + 4 * n * vectors + kPart;
+    }
   };
 
   // Along one axis: a border's taps outside of the input are left out where that saves more than it costs to
@@ -218,8 +219,8 @@ class TapSums : public BlockEngine<S> {
           const int64_t begin = std::clamp<int64_t>(-taps[t].offset - q0, 0, n);
           const int64_t end = std::clamp<int64_t>(in - taps[t].offset - q0, begin, n);
           if (begin == end) continue;
-          each.at[each.count++] = {begin, end, t, t + 1};
-          alone += price(1, end - begin);
+          each.at[each.count] = {begin, end, t, t + 1};
+          alone += price(each.at[each.count++]);
         }
         for (int i = 0; i < count; ++i) together += price(at[i]);
         if (each.count > 0 && alone < together) *this = each;
@@ -261,6 +262,7 @@ class TapSums : public BlockEngine<S> {
   }
 
   // So many pixels along each axis, from one on.
+  static constexpr int64_t kFirst[1 + kMaxSpatial] = {};
   void list_pixels(const int64_t* begins, const int64_t* pixels, int64_t stride, int64_t* x_offset,
                    int64_t* acc_offset) const {
     const int last = this->d_ - 1;
@@ -277,18 +279,6 @@ class TapSums : public BlockEngine<S> {
         *acc_offset++ = (index * this->plan.tile[last] + q) * stride;
       }
     } while (pixel.next());
-  }
-
-  // Sets the sums of so many pixels along each axis to zero.
-  void clear(const int64_t* pixels, int64_t width, T* acc, int64_t stride) const {
-    const int last = this->d_ - 1;
-    Odometer row(pixels, pixels + last);
-    do {
-      int64_t index = 0;
-      for (int i = 0; i < last; ++i) index = index * this->plan.tile[i] + row.at[i];
-      T* const first = acc + index * this->plan.tile[last] * stride;
-      for (int64_t q = 0; q < pixels[last]; ++q) std::fill_n(first + q * stride, width, T(0));
-    } while (row.next());
   }
 
   void list(const Box& box, const SpanList* spans, const int64_t* part, int64_t stride, const Lists& lists,

@@ -45,8 +45,10 @@ double fetching(const Plan& plan, const Machine& m, const CostConstants& k) {
 
 // Of weights that are not constant, which all threads pack together.
 double packing(const Plan& plan, const CostConstants& k) {
-  const bool rows = plan.algorithm == Algorithm::kDirect || plan.algorithm == Algorithm::kWinograd;
-  return (rows ? k.pack : k.pack_single) * plan.work.packs;
+  const double each = plan.algorithm == Algorithm::kDirect     ? k.pack
+                      : plan.algorithm == Algorithm::kWinograd ? k.pack_transformed
+                                                               : k.pack_single;
+  return each * plan.work.packs;
 }
 
 }  // namespace
@@ -75,6 +77,7 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"exposed", &K::exposed},
           {"kept_byte", &K::kept_byte},
           {"pack", &K::pack},
+          {"pack_transformed", &K::pack_transformed},
           {"pack_single", &K::pack_single}};
 }
 

@@ -28,8 +28,8 @@ struct CostConstants {
   // run may cost 130 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
   // thread waits that microsecond.
   double kept_byte = 0.05;
-  // A packed weight, or one that Winograd makes of several, where that is done in every run: by whole rows, by itself.
-  double pack = 6, pack_single = 10;
+  // A packed weight where that is done in every run: by whole rows, made of several by Winograd, by itself.
+  double pack = 2, pack_transformed = 7, pack_single = 10;
 };
 
 // By name, for tests and for fitting.

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "cpu/engine.h"
 
@@ -75,37 +77,32 @@ class BlockEngine : public EngineBase<S> {
   // are written, which lie a power of two apart, do not push each other out of the cache.
   static constexpr int64_t kTogether = 8;
 
-  // Calls f(c, n, rows, stride) for input channels c .. c + n-1, all n <= kTogether in one chunk of channels, until all
-  // were visited: the weight of tap t, channel c + i and output channel m of the block is rows[t*stride + i*width + m].
-  template <class F>
-  void visit_weights(const void* w, int64_t g, int64_t b, F f) const {
+  // Puts the weights of a block, kTogether input channels at a time and all of them in one chunk of `chunk` channels,
+  // where f(c, n, &args) says for n of them from c on: it sets place, dst and dst_step.  Then calls g(c, n).
+  template <class F, class G>
+  void place_weights(const void* w, int64_t g, int64_t b, int64_t chunk, Quality* quality, F where, G placed) const {
     const Problem& p = this->problem;
-    const int64_t cg = p.group_in(), mg = p.group_out(), taps = product(p.kernel), lanes = this->k_.lanes;
-    const int64_t width = block_width(b), channels = block_channels(b);
-    const int64_t vectors = ceil_div(taps, lanes), row = (channels - 1) * taps + vectors * lanes;
-    // One input channel as it lies, [output channel][tap], and some of them transposed, [tap][channel][width].
-    std::vector<T> memory(static_cast<size_t>(row + vectors * lanes * kTogether * width));
-    T *const as_is = memory.data(), *const by_tap = as_is + row;
-    std::vector<int64_t> at;
-    for (int64_t m = 0; m < channels; ++m) at.push_back(m * taps);
-    const S* const all = static_cast<const S*>(w);
-    const int64_t end = p.channels * mg * taps, chunk = this->plan.channel_chunk;
-    for (int64_t c = 0; c < cg;) {
-      const int64_t together = std::min({kTogether, cg - c, chunk - c % chunk});
-      for (int64_t i = 0; i < together; ++i) {
-        const int64_t first = ((g * cg + c + i) * mg + b * this->plan.block) * taps;
-        const T* from = as_is;
-        // Whole vectors may be read beyond the row where something follows it.
-        if (std::is_same_v<S, T> && first + row <= end) from = reinterpret_cast<const T*>(all + first);
-        else this->io_.load(all + first, channels * taps, as_is);
-        // Rows are far apart, so the processor cannot guess the next one.
-        const char* next = reinterpret_cast<const char*>(all + std::min(first + 2 * mg * taps, end));
-        const char* const last = reinterpret_cast<const char*>(all + std::min(first + (2 * mg + channels) * taps, end));
-        for (; next < last; next += 64) __builtin_prefetch(next);
-        this->k_.transpose(from, at.data(), channels, static_cast<int>(vectors), by_tap + i * width, kTogether * width);
+    const int64_t cg = p.group_in(), mg = p.group_out();
+    ColumnsArgs<T> a{};
+    a.columns = product(p.kernel);
+    a.n = block_channels(b);
+    a.width = block_width(b);
+    const int64_t row = a.n * a.columns, step = mg * a.columns;
+    std::vector<T> converted(static_cast<size_t>(std::is_same_v<S, T> ? 0 : kTogether * row));
+    const S* from = static_cast<const S*>(w) + (g * cg * mg + b * this->plan.block) * a.columns;
+    for (int64_t c = 0; c < cg; c += a.count, from += a.count * step) {
+      a.count = std::min({kTogether, cg - c, chunk - c % chunk});
+      if constexpr (std::is_same_v<S, T>) {
+        a.src = from;
+        a.src_step = step;
+      } else {
+        for (int64_t i = 0; i < a.count; ++i) this->io_.load(from + i * step, row, converted.data() + i * row);
+        a.src = converted.data();
+        a.src_step = row;
       }
-      f(c, together, by_tap, kTogether * width);
-      c += together;
+      where(c, a.count, &a);
+      quality->finite &= this->k_.place_columns(a);
+      placed(c, a.count);
     }
   }
 

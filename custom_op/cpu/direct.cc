@@ -30,17 +30,21 @@ class DirectEngine final : public TapSums<S> {
     return this->block_offset(g, b, this->cg_ * this->total_taps_);
   }
 
-  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool*) const override {
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, Quality* quality) const override {
     const int64_t cg = this->cg_, width = this->block_width(b), chunk = this->plan.channel_chunk;
-    this->visit_weights(w, g, b, [&](int64_t c, int64_t together, const T* by_tap, int64_t stride) {
-      const int64_t c0 = c / chunk * chunk, in_chunk = std::min(chunk, cg - c0);
-      for (const auto& sub : this->sub_kernels_) {
-        const int64_t ntaps = static_cast<int64_t>(sub.taps.size());
-        T* out = values + (sub.first_tap * cg + ntaps * c0 + c - c0) * width;
-        for (int64_t t = 0; t < ntaps; ++t, out += in_chunk * width)
-          std::copy_n(by_tap + sub.taps[t] * stride, together * width, out);
-      }
-    });
+    std::vector<int64_t> place(static_cast<size_t>(product(this->problem.kernel)), -1);  // of each tap
+    this->place_weights(
+        w, g, b, chunk, quality,
+        [&](int64_t c, int64_t, ColumnsArgs<T>* a) {
+          const int64_t c0 = c / chunk * chunk, in_chunk = std::min(chunk, cg - c0);
+          for (const auto& sub : this->sub_kernels_)
+            for (int64_t t = 0, ntaps = static_cast<int64_t>(sub.taps.size()); t < ntaps; ++t)
+              place[sub.taps[t]] = (sub.first_tap * cg + ntaps * c0 + t * in_chunk + c - c0) * width;
+          a->place = place.data();
+          a->dst = values;
+          a->dst_step = width;
+        },
+        [](int64_t, int64_t) {});
     return width * cg * this->total_taps_;
   }
 

@@ -336,10 +336,13 @@ class Tiling {
   }
 };
 
+// Of packed weights: whether all are finite and fit into the form that they are kept in, and whether all are `regular`
+// (PackedWeights).
+struct Quality { bool regular = true, finite = true; };
+
 // Packed weights as an engine sees them.
-struct Weights {
+struct Weights : Quality {
   char* packed = nullptr;  // null: each task packs those it needs (Plan::pack_in_task)
-  bool regular = true, finite = true;
 };
 
 // What Prepared needs of an engine, whatever its types.
@@ -388,10 +391,10 @@ class EngineBase : public Engine {
       const int64_t g = i / blocks, b = i % blocks;
       char* const to = weights->packed + panel_offset(g, b) * weight_bytes_;
       T* const values = reinterpret_cast<T*>(converted ? memory : to);
-      bool good = true;
-      const int64_t n = pack_panel(w, g, b, values, &good);
-      if (!good) regular = false;
-      if (!within(values, n, largest())) finite = false;
+      Quality quality;
+      const int64_t n = pack_panel(w, g, b, values, &quality);
+      if (!quality.regular) regular = false;
+      if (!quality.finite || (converted && !within(values, n, largest()))) finite = false;
       if (converted) keep(values, n, to);
       return true;
     };
@@ -416,14 +419,15 @@ class EngineBase : public Engine {
   virtual bool run_task(int64_t task, const Weights& weights, const Tensors& t, char* scratch) const = 0;
 
   // Packed weights come in panels, one a group and block, so many values from the first on; pack_panel writes those
-  // of one and returns how many, and clears `regular` where it has to (PackedWeights).
+  // of one and returns how many.
   virtual int64_t panel_offset(int64_t g, int64_t b) const = 0;
-  virtual int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool* regular) const = 0;
+  virtual int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, Quality* quality) const = 0;
 
   // Packs a panel for this task alone; false if it is not finite.
   bool task_panel(const void* w, int64_t g, int64_t b, T* values) const {
-    bool regular = true;
-    return within(values, pack_panel(w, g, b, values, &regular), largest());
+    Quality quality;
+    pack_panel(w, g, b, values, &quality);
+    return quality.finite;
   }
 
   bool within(const T* values, int64_t n, T limit) const {
@@ -432,9 +436,8 @@ class EngineBase : public Engine {
     return std::all_of(values + whole, values + n, [&](T v) { return v <= limit && -v <= limit; });
   }
 
-  // Of the form that weights are kept in.
+  // Of a form of fewer bits that weights are kept in.
   T largest() const {
-    if (weight_bytes_ == sizeof(T)) return std::numeric_limits<T>::max();
     if (integers) return 128;
     return problem.weights == WeightStorage::kFloat16 ? T(65504) : T(3.38953139e38);
   }

@@ -381,14 +381,14 @@ inline __attribute__((always_inline)) void exchange(Vec<T>& a, Vec<T>& b, std::i
   b = hi;
 }
 
-// Transposes an L x L block held in L vectors: swaps the off-diagonal H x H blocks, H = L/2 .. 1.
-template <class T, int H = Simd<T>::L / 2>
+// Transposes blocks of N x N values side by side in N vectors: swaps the off-diagonal H x H blocks, H = N/2 .. 1.
+template <class T, int N = Simd<T>::L, int H = N / 2>
 inline __attribute__((always_inline)) void transpose_block(Vec<T>* r) {
   if constexpr (H > 0) {
     constexpr int L = Simd<T>::L;
-    for (int i = 0; i < L; ++i)
+    for (int i = 0; i < N; ++i)
       if (!(i & H)) exchange<T, H>(r[i], r[i + H], std::make_integer_sequence<int, L>());
-    transpose_block<T, H / 2>(r);
+    transpose_block<T, N, H / 2>(r);
   }
 }
 
@@ -406,6 +406,89 @@ void transpose(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, i
   }
   for (; i < n; ++i)
     for (int l = 0; l < nv * L; ++l) dst[l * dst_stride + i] = src[offset[i] + l];
+}
+
+template <class V, int... I>
+inline __attribute__((always_inline)) auto join(V lo, V hi, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(lo, hi, I...);
+}
+
+// A vector of M values: N at p, as many `step` further on, and so on.
+template <class T, int N, int M = Simd<T>::L>
+inline __attribute__((always_inline)) auto gather(const T* p, int64_t step) {
+  if constexpr (N == M) {
+    typedef T Piece __attribute__((vector_size(N * sizeof(T))));
+    Piece v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  } else {
+    return join(gather<T, N, M / 2>(p, step), gather<T, N, M / 2>(p + M / 2 / N * step, step),
+                std::make_integer_sequence<int, M>());
+  }
+}
+
+template <class T, int... I>
+inline __attribute__((always_inline)) Vec<T> one_each(const T* p, int64_t step, std::integer_sequence<int, I...>) {
+  return Vec<T>{p[I * step]...};
+}
+
+template <class T>
+bool place_columns(const ColumnsArgs<T>& a) {
+  constexpr int L = Simd<T>::L, W = L < 4 ? L : 4;  // columns taken together
+  const int64_t columns = a.columns, n = a.n / L * L;
+  bool all = true;
+  for (int64_t j = 0; j < columns; ++j) all = all && a.place[j] >= 0;
+  // The last columns are taken with some of those before, but for one, which is sooner taken by itself.
+  const int64_t blocks = columns < W || !all || n == 0 ? 0 : columns % W == 1 ? columns - 1 : columns;
+  T* const dst = a.dst;
+  Vec<T> check{};  // sum of products with zero: NaN if a value was not finite
+  for (int64_t next = 0; next < blocks; next += W) {
+    const int64_t first = next + W <= blocks ? next : blocks - W;
+    const int64_t p0 = a.place[first], p1 = a.place[first + 1], p2 = a.place[first + W / 2],
+                  p3 = a.place[first + W - 1];
+    const T* src = a.src + first;
+    for (int64_t m = 0; m < a.count; ++m, src += a.src_step) {
+      if (next == 0) {
+        const auto* const ahead = reinterpret_cast<const char*>(src + a.count * a.src_step);
+        for (int64_t i = 0; i < a.n * columns * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(ahead + i);
+      }
+      T* const to = dst + m * a.dst_step;
+      const T* rows = src;
+      for (int64_t i = 0; i < n; i += L, rows += L * columns) {
+        Vec<T> r[W];
+        for (int k = 0; k < W; ++k) r[k] = gather<T, W>(rows + k * columns, W * columns);
+        transpose_block<T, W>(r);
+        Vec<T> zeros = r[0] * Vec<T>{};
+        for (int k = 1; k < W; ++k) multiply_add<T>(zeros, Vec<T>{}, r[k]);
+        check += zeros;
+        storeu(to + p0 + i, r[0]);
+        storeu(to + p1 + i, r[1]);
+        storeu(to + p2 + i, r[W / 2]);
+        storeu(to + p3 + i, r[W - 1]);
+      }
+    }
+  }
+  T rest = 0;
+  for (int64_t j = n < a.width ? 0 : blocks; j < columns; ++j) {
+    const bool placed = a.place[j] >= 0;
+    for (int64_t m = 0; m < a.count; ++m) {
+      const T* const src = a.src + m * a.src_step + j;
+      T* const to = dst + m * a.dst_step + (placed ? a.place[j] : 0);
+      int64_t i = j < blocks ? n : 0;
+      for (; i < n; i += L) {
+        const Vec<T> v = one_each<T>(src + i * columns, columns, std::make_integer_sequence<int, L>());
+        multiply_add<T>(check, Vec<T>{}, v);
+        if (placed) storeu(to + i, v);
+      }
+      for (; i < a.n; ++i) {
+        rest += src[i * columns] * T(0);
+        if (placed) to[i] = src[i * columns];
+      }
+      for (; i < a.width && placed; ++i) to[i] = T(0);
+    }
+  }
+  for (int l = 0; l < L; ++l) rest += check[l];
+  return rest == T(0);
 }
 
 template <class T, int S>
@@ -788,6 +871,7 @@ constexpr Kernels<T> make_kernels() {
            rows_entry<T, 10>(), rows_entry<T, 11>(), rows_entry<T, 12>()},
           within<T>,
           transpose<T>,
+          place_columns<T>,
           {plane_row<T, Copy>(), plane_row<T, Input4>(), plane_row<T, Input3>(), plane_row<T, Output32>(),
            plane_row<T, Output23>(), plane_row<T, Output22>(), plane_row<T, Weights32>(), plane_row<T, Weights23>(),
            plane_row<T, Weights22>(), plane_row<T, Repeat<3>>(), plane_row<T, Repeat<2>>()},

@@ -79,7 +79,7 @@ class NarrowEngine final : public EngineBase<S> {
     return (g * this->mg_ + b * this->plan.block) * this->cg_ * this->total_taps_;
   }
 
-  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool*) const override {
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, Quality* quality) const override {
     const int64_t cg = this->cg_, taps = product(this->problem.kernel);
     T* dst = values;
     for (const Chunk& chunk : chunks(b)) {
@@ -93,6 +93,7 @@ class NarrowEngine final : public EngineBase<S> {
             this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * this->mg_ + m) * taps + tap, 1, dst++);
           }
     }
+    quality->finite = this->within(values, dst - values, std::numeric_limits<T>::max());
     return dst - values;
   }
 

@@ -48,7 +48,7 @@ class StackedEngine final : public TapSums<S> {
     return (g * padded_lanes() + b * this->plan.block) * this->cg_ * ntaps_;
   }
 
-  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, bool*) const override {
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* values, Quality* quality) const override {
     const int64_t cg = this->cg_, mg = this->mg_, taps = product(this->problem.kernel);
     const int64_t first = b * this->plan.block, end = std::min(padded_lanes(), first + this->plan.block);
     // Where the weights of each lane lie in an input channel's; those of a lane that only fills up are zero.
@@ -75,7 +75,9 @@ class StackedEngine final : public TapSums<S> {
         }
       }
     }
-    return (end - first) * cg * ntaps_;
+    const int64_t n = (end - first) * cg * ntaps_;
+    quality->finite = this->within(values, n, std::numeric_limits<T>::max());
+    return n;
   }
 
   bool run_task(int64_t index, const Weights& weights, const Tensors& t, char* memory) const override {

@@ -46,24 +46,26 @@ class WinogradEngine final : public BlockEngine<S> {
     return this->block_offset(g, m, this->cg_ * w_.total_products);
   }
 
-  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* dst, bool* regular) const override {
+  int64_t pack_panel(const void* w, int64_t g, int64_t b, T* dst, Quality* quality) const override {
     const int64_t cg = this->cg_, width = this->block_width(b), taps = product(this->problem.kernel);
     const int64_t most = this->kTogether * width;
-    // Of some input channels: the taps of a sub-kernel, its weights, what lies between the axes, and below what a
-    // transformed weight is 0.
-    std::vector<T> memory(static_cast<size_t>(most * (2 * w_.max_weights + 2 * w_.pass_lines + 1)));
-    T *const own = memory.data(), *const weights = own + w_.max_weights * most,
+    // Of some input channels: each tap's weights, the taps of a sub-kernel, its weights, what lies between the axes,
+    // and below what a transformed weight is 0.
+    std::vector<T> memory(static_cast<size_t>(most * (taps + 2 * w_.max_weights + 2 * w_.pass_lines + 1)));
+    T *const by_tap = memory.data(), *const own = by_tap + taps * most, *const weights = own + w_.max_weights * most,
              *const pass = weights + w_.max_weights * most;
     T* const least = pass + 2 * w_.pass_lines * most;
-    this->visit_weights(w, g, b, [&](int64_t c, int64_t together, const T* by_tap, int64_t stride) {
+    std::vector<int64_t> place;
+    for (int64_t t = 0; t < taps; ++t) place.push_back(t * most);
+    const auto transform = [&](int64_t c, int64_t together) {
       const int64_t n = together * width;
-      find_negligible(by_tap, stride, taps, n, least);
+      find_negligible(by_tap, most, taps, n, least);
       for (const auto& group : w_.groups)
         for (int64_t k = 0; k < w_.last_classes; ++k) {
           const Form& form = w_.forms[group.first + k];
           for (size_t i = 0; i < form.sources.size(); ++i) {
             if (form.sources[i] < 0) std::fill_n(own + i * most, n, T(0));
-            else std::copy_n(by_tap + form.sources[i] * stride, n, own + i * most);
+            else std::copy_n(by_tap + form.sources[i] * most, n, own + i * most);
           }
           if (!form.sources.empty())
             run(form.steps->weights, {{own, most}, {pass, most}, {pass + w_.pass_lines * most, most}, {weights, most}},
@@ -78,9 +80,18 @@ class WinogradEngine final : public BlockEngine<S> {
             }
           }
         }
-    });
+    };
+    this->place_weights(
+        w, g, b, cg, quality,
+        [&](int64_t, int64_t, ColumnsArgs<T>* a) {
+          a->place = place.data();
+          a->dst = by_tap;
+          a->dst_step = width;
+        },
+        transform);
     const int64_t n = width * cg * w_.total_products;
-    *regular = this->k_.within(dst, n, kLimit);
+    quality->regular = this->k_.within(dst, n, kLimit);
+    quality->finite = quality->regular || this->within(dst, n, std::numeric_limits<T>::max());
     return n;
   }
 

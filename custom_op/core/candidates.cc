@@ -300,9 +300,14 @@ Plan plan_narrow(const Shape& s, TileSize size) {
   plan.size = size;
   plan.aligned = s.aligned;
   const int64_t bytes = compute_bytes(s.dtype);
-  // As many channels as give a row kernel, which takes those of all sub-kernels, its fill of rows.
-  plan.block = std::clamp<int64_t>(s.machine.max_rows / std::max<int64_t>(1, s.classes()), 1, s.mg);
-  plan.blocks = ceil_div(s.mg, plan.block);
+  // As many channels as give a row kernel its fill of rows: it takes those of all sub-kernels if all read the same,
+  // otherwise those of one.
+  bool alike = true;
+  for (const auto& a : s.axes)
+    for (const auto& c : a.classes) alike = alike && c.taps.size() == a.offsets.size();
+  const int64_t rows = alike ? std::max<int64_t>(1, s.classes()) : 1;
+  plan.blocks = ceil_div(s.mg, std::clamp<int64_t>(s.machine.max_rows / rows, 1, s.mg));
+  plan.block = ceil_div(s.mg, plan.blocks);
   plan.class_chunk = s.last_classes();
   plan.channel_chunk = s.cg;
 
@@ -331,8 +336,9 @@ Plan plan_narrow(const Shape& s, TileSize size) {
   plan.work.stores = outputs * s.mg / s.lanes;
   double offsets = 1;
   for (const auto& a : s.axes) offsets *= static_cast<double>(a.offsets.size());
-  const double rows = static_cast<double>(s.machine.max_rows);
-  plan.work.loads = vectors * s.cg * offsets * std::ceil(static_cast<double>(s.mg * s.classes()) / rows);
+  // Of a block of one channel the sub-kernels go together, whatever they read.
+  const double chunks = static_cast<double>(ceil_div(plan.block * s.classes(), s.machine.max_rows));
+  plan.work.loads = vectors * s.cg * plan.blocks * (alike || plan.block == 1 ? offsets * chunks : taps);
   plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   plan.work.weight_bytes = fetched_bytes(plan);
@@ -474,8 +480,8 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
     });
   const Shape aligned(problem, machine, dtype, true);
   for (Share share : shares) add([&](TileSize size, Plan* plan) { return plan_stacked(aligned, share, size, plan); });
-  // A row that is shared by all classes is worth its one or two extra columns on wide images only.
-  const Shape narrow(problem, machine, dtype, problem.in.back() >= 32);
+  // Few channels do not fill a row kernel; with classes that read the same they do, at one or two extra columns a row.
+  const Shape narrow(problem, machine, dtype, problem.group_out() <= 2);
   add([&](TileSize size, Plan* plan) {
     *plan = plan_narrow(narrow, size);
     return true;

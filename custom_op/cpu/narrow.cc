@@ -206,16 +206,14 @@ class NarrowEngine final : public EngineBase<S> {
     std::map<std::vector<ptrdiff_t>, std::vector<Row>> equal;
     for (int sub = 0; sub < static_cast<int>(this->sub_kernels_.size()); ++sub)
       for (int64_t m = 0; m < channels; ++m) equal[this->sub_kernels_[sub].offsets].push_back({sub, m});
-    if (equal.size() > 1 && this->sub_kernels_.size() <= kMaxPartRows) {
-      std::vector<Chunk> mixed;
-      for (int64_t m = 0; m < channels; ++m) {
-        std::vector<Row> rows;
-        for (int sub : neighbours()) rows.push_back({sub, m});
-        mixed.push_back(make_chunk(std::move(rows)));
-      }
-      // Worth it if the rows share most of what they read.
-      if (channels > 0 && 2 * mixed[0].weights >= 3 * static_cast<int64_t>(mixed[0].offsets.size())) {
-        *out = std::move(mixed);
+    // A single channel's classes go together, though few of them meet the same taps, if they share most of what they
+    // read: one row alone would keep a processor waiting for its own sums.
+    if (channels == 1 && equal.size() > 1 && this->sub_kernels_.size() <= kMaxPartRows) {
+      std::vector<Row> rows;
+      for (int sub : neighbours()) rows.push_back({sub, 0});
+      Chunk mixed = make_chunk(std::move(rows));
+      if (2 * mixed.weights >= 3 * static_cast<int64_t>(mixed.offsets.size())) {
+        out->push_back(std::move(mixed));
         return;
       }
     }

@@ -9,6 +9,7 @@
 
 #include "core/integers.h"
 #include "core/product_time.h"
+#include "core/row_layout.h"
 #include "core/winograd.h"
 
 namespace ort_tconv {
@@ -330,15 +331,18 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     for (const auto& c : a.classes) n += static_cast<double>(c.taps.size());
     taps *= n;
   }
-  const double vectors = static_cast<double>(tile_count(plan)) * ceil_div(s.window_positions(plan.tile), s.lanes);
-  plan.work.multiply_adds = vectors * s.cg * taps * s.mg;
-  plan.work.copies = vectors * s.cg;
+  const RowLayout rows_of_tile(s.axes, plan.tile, s.classes() * plan.block, s.cg, s.lanes, bytes,
+                               s.dtype != DType::kFloat32 && !is_double(s.dtype));
+  const double windows = static_cast<double>(tile_count(plan) * s.cg);  // of a channel
+  const double vectors = windows * static_cast<double>(rows_of_tile.vectors);
+  plan.work.multiply_adds = vectors * taps * static_cast<double>(s.mg);
+  if (!rows_of_tile.in_place) plan.work.copies = windows * static_cast<double>(ceil_div(rows_of_tile.window, s.lanes));
   plan.work.stores = outputs * s.mg / s.lanes;
   double offsets = 1;
   for (const auto& a : s.axes) offsets *= static_cast<double>(a.offsets.size());
   // Of a block of one channel the sub-kernels go together, whatever they read.
   const double chunks = static_cast<double>(ceil_div(plan.block * s.classes(), s.machine.max_rows));
-  plan.work.loads = vectors * s.cg * plan.blocks * (alike || plan.block == 1 ? offsets * chunks : taps);
+  plan.work.loads = vectors * plan.blocks * (alike || plan.block == 1 ? offsets * chunks : taps);
   plan.macs = channel_pairs(s) * tap_pairs(s);
   plan.packed_bytes = s.problem.group * s.mg * s.cg * bytes * product(s.problem.kernel);
   plan.work.weight_bytes = fetched_bytes(plan);

@@ -76,8 +76,8 @@ struct RowsArgs {
 };
 
 // The columns of matrices that lie row by row, each to its place:
-// dst[m*dst_step + place[j] + i] = src[m*src_step + i*columns + j], or 0 from row n on, for matrices m < count, i < width,
-// j < columns; a column whose place is negative is left out.  Also fetches src of the next `count` matrices.
+// dst[m*dst_step + place[j] + i] = src[m*src_step + i*columns + j], or 0 from row n on, for matrices m < count, i <
+// width, j < columns; a column whose place is negative is left out.  Also fetches src of the next `count` matrices.
 template <class T>
 struct ColumnsArgs {
   const T* src;

@@ -4,6 +4,7 @@
 #include <set>
 #include <type_traits>
 
+#include "core/row_layout.h"
 #include "cpu/engine.h"
 
 namespace ort_tconv {
@@ -13,20 +14,6 @@ namespace {
 // window.  Packed weights: [group][block][chunk of rows][tap][channel][row that the tap meets].
 
 constexpr int64_t kFewChannels = 8;
-constexpr int64_t kStripBytes = 16 * 1024;  // of results, which are stored while they are in L1
-
-// Whether so many channels, so many bytes apart, push each other out of a first-level cache: 64 sets of lines of 64
-// bytes, 8 ways, which the lines at one position of all channels want at the same time.
-bool collide(int64_t channels, int64_t bytes) {
-  constexpr int64_t kSets = 64, kLine = 64, kWays = 8;
-  int64_t lines[kSets] = {};
-  for (int64_t c = 0, last = -1; c < std::min(channels, kSets * kWays); ++c) {
-    const int64_t line = c * bytes / kLine;
-    if (line != last && ++lines[line % kSets] > kWays) return true;
-    last = line;
-  }
-  return false;
-}
 
 template <class S>
 class NarrowEngine final : public EngineBase<S> {
@@ -36,27 +23,8 @@ class NarrowEngine final : public EngineBase<S> {
   using typename Base::Task;
 
   NarrowEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
-    const int64_t lanes = this->k_.lanes, width = this->plan.tile.back();
-    const int64_t rows = this->plan.tile[this->d_ - 2], row = this->window_stride_[this->d_ - 2];
-    const int64_t results = static_cast<int64_t>(this->sub_kernels_.size()) * this->plan.block;
-    strip_ = std::clamp<int64_t>(kStripBytes / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(1, results * width),
-                                 1, rows);
-    // Rows run through the window's halo where that costs less than the last vector of each row.
-    const int64_t end = (strip_ - 1) * row + width;
-    flat_ = ceil_div(end, lanes) <= strip_ * ceil_div(width, lanes);
-    row_stride_ = flat_ ? row : round_up(width, lanes);
-    results_ = round_up((strip_ - 1) * row_stride_ + width, lanes);
-    plain_ = this->plan.tile[0] == 1;
-    const auto bytes = [](int64_t n) { return n * static_cast<int64_t>(sizeof(T)); };
-    plain_ = plain_ && !collide(this->cg_, bytes(this->in_size_));
-    channel_stride_ = this->window_positions_;
-    if (const int64_t line = 64 / bytes(1); collide(this->cg_, bytes(channel_stride_)))
-      channel_stride_ = (ceil_div(channel_stride_, line) | 1) * line;
-    for (int i = 1; i < this->d_; ++i) {
-      const auto& axis = this->axes_[i];
-      plain_ = plain_ && axis.offsets == std::vector<int64_t>{0} && axis.domain == axis.in &&
-               (i == 1 || this->plan.tile[i] == axis.in);
-    }
+    tile_ = RowLayout(this->axes_, this->plan.tile, static_cast<int64_t>(this->sub_kernels_.size()) * this->plan.block,
+                      this->cg_, this->k_.lanes, sizeof(T), !std::is_same_v<S, T>);
     // A few channels make one long list of taps instead of many short loops.
     channels_ = this->cg_ < kFewChannels ? 1 : this->cg_;
     make_chunks(block_channels(0), &chunks_);
@@ -119,8 +87,8 @@ class NarrowEngine final : public EngineBase<S> {
     WindowRun* runs;
     Scratch(const NarrowEngine& e, Carver& c) {
       const Plan& p = e.plan;
-      window = c.take<T>(e.cg_ * e.channel_stride_ + e.k_.lanes);
-      acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.results_);
+      window = c.take<T>(e.cg_ * e.tile_.channel_stride + e.k_.lanes);
+      acc = c.take<T>(static_cast<int64_t>(e.sub_kernels_.size()) * p.block * e.tile_.results);
       row = c.take<T>(p.block * e.together() * e.outputs_of_row());
       sources = c.take<const T*>(p.class_chunk);
       const auto& last = e.window_.back();  // a row is at most zeros, then input and zeros for each piece
@@ -129,11 +97,11 @@ class NarrowEngine final : public EngineBase<S> {
   };
 
   int64_t outputs_of_row() const { return this->plan.class_chunk * this->plan.tile.back(); }
-  int64_t together() const { return rows_together(outputs_of_row(), strip_); }
+  int64_t together() const { return rows_together(outputs_of_row(), tile_.strip); }
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
 
-  int64_t channel_stride(bool view) const { return view ? this->in_size_ : channel_stride_; }
+  int64_t channel_stride(bool view) const { return view ? this->in_size_ : tile_.channel_stride; }
 
   // Index of the tap that reads at `offset`.
   static std::optional<size_t> tap_at(const SubKernel& sub, ptrdiff_t offset) {
@@ -220,7 +188,9 @@ class NarrowEngine final : public EngineBase<S> {
     for (const auto& [offsets, rows] : equal) cut(rows, out);
   }
 
-  T* result(const Scratch& s, const Row& row) const { return s.acc + (row.sub * this->plan.block + row.m) * results_; }
+  T* result(const Scratch& s, const Row& row) const {
+    return s.acc + (row.sub * this->plan.block + row.m) * tile_.results;
+  }
 
   bool run_task(int64_t index, const Weights& weights, const Tensors& t, char* memory) const override {
     const Task task = this->decode(index);
@@ -238,8 +208,8 @@ class NarrowEngine final : public EngineBase<S> {
             s.runs[runs - 1].zeros += n;
           });
       for (int64_t c = 0; c < cg; ++c)
-        this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * channel_stride_);
-      std::fill_n(s.window + (cg - 1) * channel_stride_ + this->window_positions_, this->k_.lanes, T(0));
+        this->io_.load_runs(x + c * this->in_size_, s.runs, runs, s.window + c * tile_.channel_stride);
+      std::fill_n(s.window + (cg - 1) * tile_.channel_stride + this->window_positions_, this->k_.lanes, T(0));
       window = {s.window, false};
     }
     // Strips of a few rows, each computed and stored before the next.
@@ -253,9 +223,10 @@ class NarrowEngine final : public EngineBase<S> {
         strip.q0[i] = task.q0[i] + lead.at[i];
         part.x += lead.at[i] * this->window_stride_[i];
       }
-      for (int64_t r = 0; r < task.extent[along]; r += strip_, part.x += strip_ * this->window_stride_[along]) {
+      for (int64_t r = 0; r < task.extent[along];
+           r += tile_.strip, part.x += tile_.strip * this->window_stride_[along]) {
         strip.q0[along] = task.q0[along] + r;
-        strip.extent[along] = std::min(strip_, task.extent[along] - r);
+        strip.extent[along] = std::min(tile_.strip, task.extent[along] - r);
         for (int64_t b = task.block_begin; b < task.block_end; ++b) {
           const char* w = weights.packed + panel_offset(strip.g, b) * this->weight_bytes_;
           sum(strip, b, reinterpret_cast<const T*>(w), part, s);
@@ -269,7 +240,7 @@ class NarrowEngine final : public EngineBase<S> {
   // The input itself, where it can serve as the window: no halo, no conversion, rows whole.
   Window view(const Task& task, const Tensors& t) const {
     if constexpr (std::is_same_v<S, T>) {
-      if (!plain_) return {};
+      if (!tile_.in_place) return {};
       const T* x = this->input(t, task) + task.q0[0] * this->in_stride_[0] + task.q0[1] * this->in_stride_[1];
       // The row kernel reads up to the next whole vector: not past the end of the input.
       const T* end = static_cast<const T*>(t.x) + this->problem.batch * this->problem.channels * this->in_size_;
@@ -291,10 +262,10 @@ class NarrowEngine final : public EngineBase<S> {
       a.taps = chunk.expanded[window.view].data();
       a.w = w;
       w += chunk.weights * cg;
-      for (int64_t r = 0; r < (flat_ ? 1 : rows); ++r) {
+      for (int64_t r = 0; r < (tile_.flat ? 1 : rows); ++r) {
         a.x = window.x + r * this->window_stride_[this->d_ - 2];
-        a.count = flat_ ? (rows - 1) * row_stride_ + width : width;
-        for (int i = 0; i < n; ++i) a.out[i] = result(s, chunk.rows[i]) + r * row_stride_;
+        a.count = tile_.flat ? (rows - 1) * tile_.row_stride + width : width;
+        for (int i = 0; i < n; ++i) a.out[i] = result(s, chunk.rows[i]) + r * tile_.row_stride;
         this->k_.rows[n](a);
       }
     }
@@ -315,7 +286,7 @@ class NarrowEngine final : public EngineBase<S> {
       this->visit_rows(this->sub_kernels_[first], strip, [&](int64_t, int64_t row, int64_t out_row) {
         T* const to = s.row + part.add(out_row, finish) * n * classes;
         for (int64_t m = 0; m < block_channels(b); ++m) {
-          for (int k = 0; k < classes; ++k) s.sources[k] = result(s, {first + k, m}) + row * row_stride_;
+          for (int k = 0; k < classes; ++k) s.sources[k] = result(s, {first + k, m}) + row * tile_.row_stride;
           this->k_.interleave(s.sources, classes, n, to + m * stride);
         }
       });
@@ -325,10 +296,7 @@ class NarrowEngine final : public EngineBase<S> {
 
   std::vector<Chunk> chunks_, last_chunks_;  // of all blocks but the last, and of that
   int64_t channels_ = 1;                     // that a row kernel runs through for each tap it is given
-  int64_t strip_ = 1;                        // rows of a strip
-  bool flat_ = false, plain_ = false;
-  int64_t channel_stride_ = 0;            // of a window
-  int64_t row_stride_ = 0, results_ = 0;  // of results: from row to row, and of one (sub-kernel, channel)
+  RowLayout tile_;
 };
 
 }  // namespace

@@ -12,13 +12,13 @@ namespace ort_tconv {
 struct CostConstants {
   // Matrix products: what they lose to short blocks, a load of a vector of weights, the start of a sum (first
   // loads, last stores), a task, each further thread that takes part.
-  double stall = 2.31, weight_load = 2.13, sum = 0.1, task = 17700, wake = 25100;
+  double stall = 2.2, weight_load = 1.27, sum = 0.123, task = 11400, wake = 26300;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
-  double copy = 40.4, transform = 24.1, transform_back = 10.1, store = 38.3;
+  double copy = 55.2, transform = 17.1, transform_back = 21, store = 30.8;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
-  double row = 1.39, row_load = 1.87, row_copy = 0.905, row_store = 17.5;
+  double row = 1.27, row_load = 1.76, row_copy = 5, row_store = 15.4;
   // More for each multiply-add of tiles that outgrow the near caches, in matrix products and in the narrow engine.
-  double outgrown = 0.001, row_outgrown = 0.0629;
+  double outgrown = 0.1, row_outgrown = 0.064;
   // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
   // which share its bandwidth.
   double near_byte = 0.001, far_byte = 0.005, memory_byte = 0.234, shared_byte = 0.12;

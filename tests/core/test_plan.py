@@ -506,6 +506,38 @@ def test_computed_weights_are_transformed_where_many_tiles_use_them(threads: int
     assert algorithm(64, constant=True) == "winograd"
 
 
+def narrow(x: list[int], w: list[int], **given: Any) -> dict[str, Any]:
+    plans = _core.candidates(x, w, isa="baseline", **given)
+    return next(plan for plan in plans if plan["kind"] == "narrow")
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "block", "aligned"),
+    [
+        *[(1, 3, 1, True), (2, 3, 2, True), (3, 3, 3, False), (5, 3, 3, False), (8, 3, 4, False)],
+        *[(1, 4, 1, True), (2, 4, 1, True), (3, 4, 3, False), (6, 4, 3, False)],
+    ],
+)
+def test_rows_of_the_narrow_engine(channels: int, kernel: int, block: int, aligned: bool) -> None:
+    """A row kernel takes four rows: those of a class's output channels, of as many in each block as
+    there may be, or of one or two channels all classes that then read the same inputs."""
+    given = {"strides": [2, 2], "pads": [1] * 4}
+    plan = narrow([1, 16, 40, 40], [16, channels, kernel, kernel], **given)
+    assert (plan["block"], plan["aligned"]) == (block, aligned)
+
+
+def test_windows_that_are_read_in_place_cost_no_copies() -> None:
+    """Rows without a halo are read where they lie, but for channels so far apart that they push
+    each other out of the first-level cache, and for types that are converted."""
+
+    def copies(width: int, **given: Any) -> float:
+        return narrow([1, 256, 16, width], [256, 32, 1, 1], **given)["work"]["copies"]
+
+    assert copies(17) == 0
+    assert copies(16) > 0
+    assert copies(17, dtype="float16") > 0
+
+
 @pytest.mark.parametrize("threads", (1, 2, 8))
 def test_bytes_kept_have_a_price_for_every_thread(threads: int) -> None:
     """Costs count the work of all threads, each of which waits for a microsecond more."""

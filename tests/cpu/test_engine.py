@@ -339,6 +339,42 @@ def test_computed_weights_that_are_not_finite(isa: str, algorithm: str) -> None:
     assert np.isfinite(computed[:, :4]).all() and not np.isfinite(computed[:, 4]).all()
 
 
+@each_isa
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("taps", range(1, 18))
+def test_every_shape_of_packed_weights(isa: str, algorithm: str, taps: int) -> None:
+    """Taps of an output channel lie side by side, and are packed as columns, some of them together:
+    any number of them, of any number of output channels."""
+    for channels in (1, 3, 4, 7, 8, 9, 16, 17, 20, 33):
+        case = Case((6,), (taps,), group_in=9, group_out=channels, strides=(2,))
+        arrays = case.arrays(channels)
+        for constant in (True, False):
+            check(case, arrays, algorithm, isa=isa, threads=1, constant_weights=constant)
+
+
+@each_isa
+@pytest.mark.parametrize("taps", (2, 4, 5, 9))
+def test_taps_that_no_output_has_are_not_packed(isa: str, taps: int) -> None:
+    case = Case((1,), (taps,), group_in=9, group_out=20, strides=(3,), pads=(taps - 1, 0))
+    arrays = case.arrays()
+    assert case.expected(arrays).shape[-1] == 1
+    for constant in (True, False):
+        check(case, arrays, "direct", isa=isa, threads=1, constant_weights=constant)
+
+
+@each_isa
+@pytest.mark.parametrize("taps", (1, 3, 4, 5, 6, 9))
+def test_no_weight_that_is_not_finite_is_missed(isa: str, taps: int) -> None:
+    case = Case((3,), (taps,), group_in=9, group_out=20, strides=(2,), bias=False)
+    for at in range(20 * taps):
+        arrays = case.arrays()
+        arrays["w"][at % 9].reshape(-1)[at] = (np.nan, np.inf, -np.inf)[at % 3]
+        for constant in (True, False):
+            y = run(case, arrays, isa=isa, algorithm="direct", constant_weights=constant)
+            bad = ~np.isfinite(y).all(axis=(0, 2))
+            assert bad.nonzero()[0].tolist() == [at // taps]
+
+
 def test_plans_know_whether_weights_are_constant() -> None:
     """To transform them in every run costs more than the transform saves in a small image."""
     shapes = (1, 512, 16, 16), (512, 512, 3, 3)

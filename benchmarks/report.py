@@ -206,6 +206,10 @@ def model_table(data: dict) -> Table:
     means = [statistics.geometric_mean([row["ratio"][name] for row in results]) for name in kept]
     before, after = 2 * len(names) - 1, 3 * len(measured)
     rows.append([MEAN, *[""] * before, *(f"{mean:.2f}" for mean in means), *[""] * after])
+    if any("commit" in row for row in results):  # taken in pieces
+        header.append("commit")
+        for cells, row in zip(rows, [*results, {}]):
+            cells.append(row.get("commit", ""))
     return header, rows
 
 

@@ -332,15 +332,17 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     taps *= n;
   }
   const RowLayout rows_of_tile(s.axes, plan.tile, s.classes() * plan.block, s.cg, s.lanes, bytes,
-                               s.dtype != DType::kFloat32 && !is_double(s.dtype));
-  const double windows = static_cast<double>(tile_count(plan) * s.cg);  // of a channel
-  const double vectors = windows * static_cast<double>(rows_of_tile.vectors);
+                               storage_bytes(s.dtype) != bytes);
+  const double channels = static_cast<double>(tile_count(plan) * s.cg);
+  const double vectors = channels * static_cast<double>(rows_of_tile.vectors);
   plan.work.multiply_adds = vectors * taps * static_cast<double>(s.mg);
-  if (!rows_of_tile.in_place) plan.work.copies = windows * static_cast<double>(ceil_div(rows_of_tile.window, s.lanes));
+  if (!rows_of_tile.in_place)
+    plan.work.copies = channels * static_cast<double>(ceil_div(rows_of_tile.window, s.lanes) *
+                                                      ceil_div(plan.blocks, plan.blocks_per_task));
   plan.work.stores = outputs * s.mg / s.lanes;
   double offsets = 1;
   for (const auto& a : s.axes) offsets *= static_cast<double>(a.offsets.size());
-  // Of a block of one channel the sub-kernels go together, whatever they read.
+  // The sub-kernels of a block of one channel go together in most cases, whatever they read.
   const double chunks = static_cast<double>(ceil_div(plan.block * s.classes(), s.machine.max_rows));
   plan.work.loads = vectors * plan.blocks * (alike || plan.block == 1 ? offsets * chunks : taps);
   plan.macs = channel_pairs(s) * tap_pairs(s);

@@ -77,8 +77,9 @@ class BlockEngine : public EngineBase<S> {
   // are written, which lie a power of two apart, do not push each other out of the cache.
   static constexpr int64_t kTogether = 8;
 
-  // Puts the weights of a block, kTogether input channels at a time and all of them in one chunk of `chunk` channels,
-  // where f(c, n, &args) says for n of them from c on: it sets place, dst and dst_step.  Then calls g(c, n).
+  // Puts the weights of block b, kTogether input channels at a time and all of them in one chunk of `chunk` channels,
+  // where where(c, n, &args) says for n of them from c on: it sets place, dst and dst_step.  Then calls placed(c, n).
+  // Clears quality->finite if one of them is NaN or Inf.
   template <class F, class G>
   void place_weights(const void* w, int64_t g, int64_t b, int64_t chunk, Quality* quality, F where, G placed) const {
     const Problem& p = this->problem;
@@ -90,8 +91,12 @@ class BlockEngine : public EngineBase<S> {
     const int64_t row = a.n * a.columns, step = mg * a.columns;
     std::vector<T> converted(static_cast<size_t>(std::is_same_v<S, T> ? 0 : kTogether * row));
     const S* from = static_cast<const S*>(w) + (g * cg * mg + b * this->plan.block) * a.columns;
+    a.ahead_bytes = row * static_cast<int64_t>(sizeof(S));
+    a.ahead_step = step * static_cast<int64_t>(sizeof(S));
     for (int64_t c = 0; c < cg; c += a.count, from += a.count * step) {
       a.count = std::min({kTogether, cg - c, chunk - c % chunk});
+      // Channels are far apart, so the processor cannot guess the next ones.
+      a.ahead = c + 2 * a.count <= cg ? reinterpret_cast<const char*>(from + a.count * step) : nullptr;
       if constexpr (std::is_same_v<S, T>) {
         a.src = from;
         a.src_step = step;

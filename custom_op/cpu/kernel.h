@@ -77,7 +77,8 @@ struct RowsArgs {
 
 // The columns of matrices that lie row by row, each to its place:
 // dst[m*dst_step + place[j] + i] = src[m*src_step + i*columns + j], or 0 from row n on, for matrices m < count, i <
-// width, j < columns; a column whose place is negative is left out.  Also fetches src of the next `count` matrices.
+// width, j < columns; a column whose place is negative is left out.  If `ahead` is not null, also fetches ahead_bytes
+// from there on for each matrix, each ahead_step bytes from the last.
 template <class T>
 struct ColumnsArgs {
   const T* src;
@@ -86,6 +87,8 @@ struct ColumnsArgs {
   int64_t width;
   T* dst;
   int64_t dst_step;
+  const char* ahead;
+  int64_t ahead_bytes, ahead_step;
 };
 
 template <class T>
@@ -100,7 +103,7 @@ struct Kernels {
   bool (*within)(const T* v, int64_t n, T limit);
   // dst[l*dst_stride + i] = src[offset[i] + l], i < n, l < nv*L.
   void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
-  // Whether all values that it read are finite.
+  // Whether all values that it placed are finite.
   bool (*place_columns)(const ColumnsArgs<T>&);
   // One map (core/line_map.h) along the rows of a plane of vectors and one along its columns:
   // out[p*out.row + q*out.column + i] = sum over r, c of rows(p, r) * columns(q, c) * in[r*in.row + c*in.column + i],

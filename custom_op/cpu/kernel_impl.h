@@ -441,6 +441,10 @@ bool place_columns(const ColumnsArgs<T>& a) {
   // The last columns are taken with some of those before, but for one, which is sooner taken by itself.
   const int64_t blocks = columns < W || !all || n == 0 ? 0 : columns % W == 1 ? columns - 1 : columns;
   T* const dst = a.dst;
+  const auto fetch = [&](int64_t m) __attribute__((always_inline)) {
+    if (!a.ahead) return;
+    for (int64_t i = 0; i < a.ahead_bytes; i += 64) __builtin_prefetch(a.ahead + m * a.ahead_step + i);
+  };
   Vec<T> check{};  // sum of products with zero: NaN if a value was not finite
   for (int64_t next = 0; next < blocks; next += W) {
     const int64_t first = next + W <= blocks ? next : blocks - W;
@@ -448,10 +452,7 @@ bool place_columns(const ColumnsArgs<T>& a) {
                   p3 = a.place[first + W - 1];
     const T* src = a.src + first;
     for (int64_t m = 0; m < a.count; ++m, src += a.src_step) {
-      if (next == 0) {
-        const auto* const ahead = reinterpret_cast<const char*>(src + a.count * a.src_step);
-        for (int64_t i = 0; i < a.n * columns * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(ahead + i);
-      }
+      if (next == 0) fetch(m);
       T* const to = dst + m * a.dst_step;
       const T* rows = src;
       for (int64_t i = 0; i < n; i += L, rows += L * columns) {
@@ -469,24 +470,24 @@ bool place_columns(const ColumnsArgs<T>& a) {
     }
   }
   T rest = 0;
-  for (int64_t j = n < a.width ? 0 : blocks; j < columns; ++j) {
-    const bool placed = a.place[j] >= 0;
+  for (int64_t j = n < a.width ? 0 : blocks; j < columns; ++j)
     for (int64_t m = 0; m < a.count; ++m) {
+      if (j == 0 && blocks == 0) fetch(m);
+      if (a.place[j] < 0) continue;
       const T* const src = a.src + m * a.src_step + j;
-      T* const to = dst + m * a.dst_step + (placed ? a.place[j] : 0);
+      T* const to = dst + m * a.dst_step + a.place[j];
       int64_t i = j < blocks ? n : 0;
       for (; i < n; i += L) {
         const Vec<T> v = one_each<T>(src + i * columns, columns, std::make_integer_sequence<int, L>());
         multiply_add<T>(check, Vec<T>{}, v);
-        if (placed) storeu(to + i, v);
+        storeu(to + i, v);
       }
       for (; i < a.n; ++i) {
         rest += src[i * columns] * T(0);
-        if (placed) to[i] = src[i * columns];
+        to[i] = src[i * columns];
       }
-      for (; i < a.width && placed; ++i) to[i] = T(0);
+      for (; i < a.width; ++i) to[i] = T(0);
     }
-  }
   for (int l = 0; l < L; ++l) rest += check[l];
   return rest == T(0);
 }

@@ -90,6 +90,7 @@ class WinogradEngine final : public BlockEngine<S> {
         },
         transform);
     const int64_t n = width * cg * w_.total_products;
+    // What is packed counts: sums of finite weights may not be.
     quality->regular = this->k_.within(dst, n, kLimit);
     quality->finite = quality->regular || this->within(dst, n, std::numeric_limits<T>::max());
     return n;

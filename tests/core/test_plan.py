@@ -506,8 +506,8 @@ def test_computed_weights_are_transformed_where_many_tiles_use_them(threads: int
     assert algorithm(64, constant=True) == "winograd"
 
 
-def narrow(x: list[int], w: list[int], **given: Any) -> dict[str, Any]:
-    plans = _core.candidates(x, w, isa="baseline", **given)
+def narrow(x: list[int], w: list[int], *, isa: str = "baseline", **given: Any) -> dict[str, Any]:
+    plans = _core.candidates(x, w, isa=isa, **given)
     return next(plan for plan in plans if plan["kind"] == "narrow")
 
 
@@ -524,6 +524,24 @@ def test_rows_of_the_narrow_engine(channels: int, kernel: int, block: int, align
     given = {"strides": [2, 2], "pads": [1] * 4}
     plan = narrow([1, 16, 40, 40], [16, channels, kernel, kernel], **given)
     assert (plan["block"], plan["aligned"]) == (block, aligned)
+
+
+@pytest.mark.parametrize(("channels", "block"), [(3, 3), (12, 12), (13, 7), (14, 7), (25, 9)])
+def test_rows_of_a_larger_row_kernel(channels: int, block: int) -> None:
+    if "avx512" not in _core.compiled_isas():
+        pytest.skip("avx512 is not built for this architecture")
+    given = {"strides": [2, 2], "pads": [1] * 4}
+    plan = narrow([1, 16, 40, 40], [16, channels, 3, 3], isa="avx512", **given)
+    assert plan["block"] == block
+
+
+def test_each_task_copies_its_window() -> None:
+    given = {"strides": [2, 2], "pads": [1] * 4}
+    x, w = [1, 64, 8, 8], [64, 32, 3, 3]
+    one, eight = (narrow(x, w, threads=threads, **given) for threads in (1, 8))
+    assert (one["tiles"], one["tasks"]) == (eight["tiles"], 1)
+    assert eight["tasks"] == 8
+    assert eight["work"]["copies"] == 8 * one["work"]["copies"]
 
 
 def test_windows_that_are_read_in_place_cost_no_copies() -> None:

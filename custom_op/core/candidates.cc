@@ -337,7 +337,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
   const double vectors = channels * static_cast<double>(rows_of_tile.vectors);
   plan.work.multiply_adds = vectors * taps * static_cast<double>(s.mg);
   if (!rows_of_tile.in_place)
-    plan.work.copies = channels * static_cast<double>(ceil_div(rows_of_tile.window, s.lanes) *
+    plan.work.copies = channels * static_cast<double>(ceil_div(s.window_positions(plan.tile), s.lanes) *
                                                       ceil_div(plan.blocks, plan.blocks_per_task));
   plan.work.stores = outputs * s.mg / s.lanes;
   double offsets = 1;

@@ -41,8 +41,7 @@ RowLayout::RowLayout(const std::vector<AxisGeometry>& axes, const Dims& tile, in
   vectors =
       planes * (flat ? rows / strip * in_one(strip) + (last > 0 ? in_one(last) : 0) : rows * ceil_div(width, lanes));
 
-  window = 1;
-  int64_t in_size = 1;
+  int64_t window = 1, in_size = 1;  // positions
   in_place = !converted && tile[0] == 1;
   for (size_t i = 0; i < d; ++i) {
     window *= WindowAxis(axes[i], tile[i]).extent;

@@ -12,7 +12,6 @@ struct RowLayout {
   int64_t strip = 1;                    // rows, along the last axis but one, that are summed and stored before the next
   bool flat = false;                    // a strip's rows run through the window's halo, as one row
   bool in_place = false;                // the input itself serves as the window: no halo, rows whole
-  int64_t window = 0;                   // positions of a window
   int64_t channel_stride = 0;           // values from one input channel of a window to the next
   int64_t row_stride = 0, results = 0;  // of results: from row to row, and of a (sub-kernel, output channel) in all
   int64_t vectors = 0;                  // summed for each of a full tile's (sub-kernel, output channel)

@@ -78,8 +78,8 @@ class BlockEngine : public EngineBase<S> {
   static constexpr int64_t kTogether = 8;
 
   // Puts the weights of block b, kTogether input channels at a time and all of them in one chunk of `chunk` channels,
-  // where where(c, n, &args) says for n of them from c on: it sets place, dst and dst_step.  Then calls placed(c, n).
-  // Clears quality->finite if one of them is NaN or Inf.
+  // where where(c, &args) says for those from c on: it sets place, dst and dst_step.  Then calls placed(c, n) for n of
+  // them. Clears quality->finite if one of them is NaN or Inf.
   template <class F, class G>
   void place_weights(const void* w, int64_t g, int64_t b, int64_t chunk, Quality* quality, F where, G placed) const {
     const Problem& p = this->problem;
@@ -105,7 +105,7 @@ class BlockEngine : public EngineBase<S> {
         a.src = converted.data();
         a.src_step = row;
       }
-      where(c, a.count, &a);
+      where(c, &a);
       quality->finite &= this->k_.place_columns(a);
       placed(c, a.count);
     }

@@ -35,7 +35,7 @@ class DirectEngine final : public TapSums<S> {
     std::vector<int64_t> place(static_cast<size_t>(product(this->problem.kernel)), -1);  // of each tap
     this->place_weights(
         w, g, b, chunk, quality,
-        [&](int64_t c, int64_t, ColumnsArgs<T>* a) {
+        [&](int64_t c, ColumnsArgs<T>* a) {
           const int64_t c0 = c / chunk * chunk, in_chunk = std::min(chunk, cg - c0);
           for (const auto& sub : this->sub_kernels_)
             for (int64_t t = 0, ntaps = static_cast<int64_t>(sub.taps.size()); t < ntaps; ++t)

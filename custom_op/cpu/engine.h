@@ -436,6 +436,8 @@ class EngineBase : public Engine {
     return std::all_of(values + whole, values + n, [&](T v) { return v <= limit && -v <= limit; });
   }
 
+  bool finite(const T* values, int64_t n) const { return within(values, n, std::numeric_limits<T>::max()); }
+
   // Of a form of fewer bits that weights are kept in.
   T largest() const {
     if (integers) return 128;

@@ -61,7 +61,7 @@ class NarrowEngine final : public EngineBase<S> {
             this->io_.load(static_cast<const S*>(w) + ((g * cg + c) * this->mg_ + m) * taps + tap, 1, dst++);
           }
     }
-    quality->finite = this->within(values, dst - values, std::numeric_limits<T>::max());
+    quality->finite = this->finite(values, dst - values);
     return dst - values;
   }
 

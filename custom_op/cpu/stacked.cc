@@ -76,7 +76,7 @@ class StackedEngine final : public TapSums<S> {
       }
     }
     const int64_t n = (end - first) * cg * ntaps_;
-    quality->finite = this->within(values, n, std::numeric_limits<T>::max());
+    quality->finite = this->finite(values, n);
     return n;
   }
 

@@ -83,7 +83,7 @@ class WinogradEngine final : public BlockEngine<S> {
     };
     this->place_weights(
         w, g, b, cg, quality,
-        [&](int64_t, int64_t, ColumnsArgs<T>* a) {
+        [&](int64_t, ColumnsArgs<T>* a) {
           a->place = place.data();
           a->dst = by_tap;
           a->dst_step = width;
@@ -92,7 +92,7 @@ class WinogradEngine final : public BlockEngine<S> {
     const int64_t n = width * cg * w_.total_products;
     // What is packed counts: sums of finite weights may not be.
     quality->regular = this->k_.within(dst, n, kLimit);
-    quality->finite = quality->regular || this->within(dst, n, std::numeric_limits<T>::max());
+    quality->finite = quality->regular || this->finite(dst, n);
     return n;
   }
 

@@ -119,13 +119,9 @@ def least_conv_cost(
     moved once; and where ONNX Runtime unfolds its input into ``columns``, a value for each tap,
     those written and read.
     """
-    from .._core import output_shape, plan
+    from .._core import least_conv_cost as cost
 
-    work = plan(x, w, dtype=dtype, algorithm="direct", **attributes)["work"]
-    y, _ = output_shape(x, w, **attributes)
-    unfolded = x[1] * math.prod(w[2:]) * y[0] * math.prod(y[2:]) if columns else 0
-    moved = math.prod(x) + math.prod(w) + math.prod(y) + 2 * unfolded
-    return work["multiply_adds"] + moving_cost(moved, dtype)
+    return cost(x, w, dtype, columns, **attributes)
 
 
 def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float:

@@ -1,5 +1,7 @@
 #include "core/gain.h"
 
+#include "core/integers.h"
+
 namespace ort_tconv {
 namespace {
 
@@ -13,6 +15,17 @@ constexpr double kCostPerShuffledByte = 1.0;
 
 double moving_cost(double elements, DType dtype, bool shuffled) {
   return (shuffled ? kCostPerShuffledByte : kCostPerByte) * elements * storage_bytes(dtype);
+}
+
+double least_conv_cost(const Problem& conv, const Plan& direct, DType dtype, bool columns) {
+  const auto images = static_cast<double>(conv.batch);
+  const auto channels = static_cast<double>(conv.channels), taps = static_cast<double>(product(conv.kernel));
+  const double input = images * channels * static_cast<double>(product(conv.in));
+  const double positions = images * static_cast<double>(product(conv.out));
+  const double weights = channels * static_cast<double>(conv.group_out()) * taps;
+  const double unfolded = columns ? channels * taps * positions : 0;
+  const double output = static_cast<double>(conv.out_channels) * positions;
+  return direct.work.multiply_adds + moving_cost(input + weights + output + 2 * unfolded, dtype);
 }
 
 int64_t nominal_side(int axes) { return axes == 1 ? 1024 : axes == 2 ? 64 : axes == 3 ? 16 : 8; }

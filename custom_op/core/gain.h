@@ -9,6 +9,11 @@ namespace ort_tconv {
 // Cost of reading or writing so many values, in order or not, in vector multiply-adds.
 double moving_cost(double elements, DType dtype, bool shuffled = false);
 
+// Cost of what no direct convolution can do without, given as a transposed one of stride 1 and its direct plan: the
+// multiply-adds, of channels that fill whole vectors, and input, weights and output moved once; and where the input is
+// unfolded into `columns`, a value for each tap, those written and read.
+double least_conv_cost(const Problem& conv, const Plan& direct, DType dtype, bool columns);
+
 // Side of an image with so many spatial axes where it is not known.
 int64_t nominal_side(int axes);
 

@@ -517,6 +517,17 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("elements"), py::arg("dtype"), py::arg("shuffled") = false,
       "Cost of reading or writing so many values, in order or not, in the plan's unit.");
+  m.def(
+      "least_conv_cost",
+      [](const Dims& x_shape, const Dims& w_shape, const std::string& dtype, bool columns, const py::kwargs& kw) {
+        const Problem p = make_problem(attributes(kw), {x_shape, w_shape, {}, {}});
+        const DType type = parse_dtype(dtype);
+        const Machine m = parse_machine("", 1, py::dict());
+        const Prepared direct(p, type, compiled_kernel_set(m.isa), m, name(Algorithm::kDirect));
+        return least_conv_cost(p, direct.plan(), type, columns);
+      },
+      py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype"), py::arg("columns"),
+      "Cost of what no direct Conv can do without, given as a transposed one of stride 1, in the plan's unit.");
   m.def("nominal_side", &nominal_side, py::arg("axes"), "Side of an image that is assumed where it is not known.");
 
   m.def(

@@ -191,6 +191,9 @@ class CandidateTimer:
         still holds them."""
 
 def moving_cost(elements: float, dtype: str, shuffled: bool = ...) -> float: ...
+def least_conv_cost(
+    x_shape: Sequence[int], w_shape: Sequence[int], dtype: str, columns: bool, **attributes: Any
+) -> float: ...
 def nominal_side(axes: int) -> int: ...
 def reference(
     x: ArrayLike,

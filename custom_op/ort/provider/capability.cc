@@ -19,7 +19,8 @@ constexpr struct {
   std::optional<Site> (*find)(const Node&, const Graph&);
 } kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
                  {"zero_insertion", zero_insertion},       {"quantized", quantized},
-                 {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose}};
+                 {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose},
+                 {"unit_stride_conv", unit_stride_conv}};
 
 class Search {
  public:

@@ -110,15 +110,15 @@ Attributes attributes_of(const Equivalent& form) {
   return a;
 }
 
-double engine_cost(const Attributes& attributes, const InputShapes& shapes, DType dtype, const std::string& algorithm) {
+Plan engine_plan(const Problem& problem, DType dtype, const std::string& algorithm) {
   const KernelSet& kernels = kernel_set();
-  return Prepared(make_problem(attributes, shapes), dtype, kernels, machine(kernels, 1), algorithm).plan().cost;
+  return Prepared(problem, dtype, kernels, machine(kernels, 1), algorithm).plan();
 }
 
 }  // namespace
 
 void check_gain(const Convolution& conv, const Equivalent& form, const Dims& growth, const Moved& moved, const Value& x,
-                const Graph& graph) {
+                const Graph& graph, StockConv stock_conv, double sure) {
   const int axes = conv.axes();
   Dims image = graph.dims(x);
   if (image.size() != static_cast<size_t>(axes) + 2) image.assign(static_cast<size_t>(axes) + 2, -1);
@@ -142,17 +142,22 @@ void check_gain(const Convolution& conv, const Equivalent& form, const Dims& gro
   large[1] = plain_w[0] = conv.channels();
   plain_w[1] = conv.shape[0] / conv.group;
   for (size_t i = 0; i < growth.size(); ++i) large[2 + i] *= growth[i];
-  double direct = 0;
-  for (Algorithm algorithm : kAlgorithms) {
-    if (algorithm == Algorithm::kWinograd) continue;
-    const double cost = engine_cost(plain, {large, plain_w, {}, {}}, conv.dtype, name(algorithm));
-    direct = direct == 0 ? cost : std::min(direct, cost);
+  const Problem alone = make_problem(plain, {large, plain_w, {}, {}});
+  if (stock_conv == StockConv::kLeastWithColumns) {
+    stock += least_conv_cost(alone, engine_plan(alone, conv.dtype, name(Algorithm::kDirect)), conv.dtype, true);
+  } else {
+    double least = 0;
+    for (Algorithm algorithm : kAlgorithms) {
+      if (algorithm == Algorithm::kWinograd) continue;
+      const double cost = engine_plan(alone, conv.dtype, name(algorithm)).cost;
+      least = least == 0 ? cost : std::min(least, cost);
+    }
+    stock += least;
   }
-  stock += direct;
   image[1] = form.w_shape[0];
   const double ours = moving_cost(pixels * static_cast<double>(moved.added), conv.dtype) +
-                      engine_cost(attributes_of(form), {image, form.w_shape, {}, {}}, conv.dtype, "");
-  if (ours >= stock)
+                      engine_plan(make_problem(attributes_of(form), {image, form.w_shape, {}, {}}), conv.dtype, "").cost;
+  if (ours >= sure * stock)
     refuse("it would not be faster: the plan's cost is ", ours / stock,
            " times the estimate for the nodes as they are");
 }
@@ -192,6 +197,15 @@ Array swap_channels(const Array& w, int64_t group) {
         std::copy_n(w.values.begin() + ((g * m + i) * c + j) * taps, taps,
                     result.values.begin() + ((g * c + j) * m + i) * taps);
   return result;
+}
+
+std::function<std::vector<double>(std::vector<double>)> flip(const Convolution& conv) {
+  return [conv](std::vector<double> w) {
+    Array flipped = swap_channels({conv.shape, std::move(w)}, conv.group);
+    const auto taps = static_cast<ptrdiff_t>(element_count(Dims(conv.shape.begin() + 2, conv.shape.end()), "kernel"));
+    for (auto tap = flipped.values.begin(); tap != flipped.values.end(); tap += taps) std::reverse(tap, tap + taps);
+    return flipped.values;
+  };
 }
 
 }  // namespace ort_tconv::provider

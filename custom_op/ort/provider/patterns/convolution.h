@@ -1,6 +1,7 @@
 // What the patterns that start from a Conv share: reading it, and writing the transposed convolution.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "ort/provider/site.h"
@@ -45,10 +46,14 @@ void check_unread(const std::vector<const Node*>& chain);
 // around the Conv move to and from memory without the rewrite, in order or not, and with it.
 struct Moved { int64_t saved = 0, shuffled = 0, added = 0; };
 
+// An estimate of the Conv by itself: as the operator's engines but Winograd would run it; or no more than it cannot do
+// without (core/gain.h), its input unfolded into columns.
+enum class StockConv { kEngines, kLeastWithColumns };
+
 // Throws Refusal if the plan of `form` for `x` costs more than the estimate for the nodes as they are: the Conv,
-// as the direct engine would run it on an image `growth` times as large, and what the nodes around it move.
+// on an image `growth` times as large, and what the nodes around it move; or more than the share `sure` of it.
 void check_gain(const Convolution& conv, const Equivalent& form, const Dims& growth, const Moved& moved, const Value& x,
-                const Graph& graph);
+                const Graph& graph, StockConv stock_conv = StockConv::kEngines, double sure = 1);
 
 // The site of `form`, without nodes, output, weights and bias.
 Site make_site(const Convolution& conv, const Equivalent& form, const Value& x, const char* pattern,
@@ -61,5 +66,7 @@ struct Array {
 };
 // [M, C/group, ...] -> [C, M/group, ...], the order of a transposed convolution.
 Array swap_channels(const Array& w, int64_t group);
+// The weights of the transposed convolution of stride 1: swapped channels, and on each axis the last tap first.
+std::function<std::vector<double>(std::vector<double>)> flip(const Convolution& conv);
 
 }  // namespace ort_tconv::provider

@@ -26,6 +26,9 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph);
 // Conv, which is `node`, (constants per channel,) (activation,) and a shuffle of channels into pixels.
 std::optional<Site> subpixel_conv(const Node& node, const Graph& graph);
 
+// Conv of stride 1, which is `node`, on one or three spatial axes, where it is sure to be faster.
+std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph);
+
 // The site whose result `node` reads, extended by what `node` begins: constants per channel, a residual or an
 // activation.
 std::optional<Site> epilogue(const Node& node, const Site& site, const Graph& graph);

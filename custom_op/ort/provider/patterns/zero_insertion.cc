@@ -174,12 +174,7 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph) {
   Site site = make_site(conv, form, *found->x, "zero_insertion", graph);
   site.nodes = nodes;
   site.output = node.outputs[0]->name;
-  site.reform = [conv](std::vector<double> w) {
-    Array flipped = swap_channels({conv.shape, std::move(w)}, conv.group);
-    const auto taps = static_cast<ptrdiff_t>(element_count(Dims(conv.shape.begin() + 2, conv.shape.end()), "kernel"));
-    for (auto tap = flipped.values.begin(); tap != flipped.values.end(); tap += taps) std::reverse(tap, tap + taps);
-    return flipped.values;
-  };
+  site.reform = flip(conv);
   if (const Value* b = node.input(2)) site.b = b->name;
   return site;
 }

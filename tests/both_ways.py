@@ -22,7 +22,6 @@ import ort_tconv
 from ort_tconv.converters import ConversionError, convert_with_report, pipeline
 from ort_tconv.converters.model_io import Model, read_model
 from ort_tconv.converters.nodes import DOMAIN, OP_TYPE
-from ort_tconv.converters.unit_stride_conv import UnitStrideConvRewrite
 from ort_tconv.models.inputs import make_inputs
 from ort_tconv.sessions.provider import unavailable
 from ort_tconv.sessions.provider_report import ProviderReport, open_with_report
@@ -68,22 +67,10 @@ def difference(model: onnx.ModelProto | Model, **settings) -> str | None:
         return compare(folded, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, settings)
 
 
-_matches = UnitStrideConvRewrite.matches
-
-
-def _matches_as_the_provider(rewrite: UnitStrideConvRewrite, node, scope) -> bool:
-    """Plain Convs of two spatial axes are the converter's alone."""
-    if not _matches(rewrite, node, scope):
-        return False
-    return len(scope.facts.tensor(node.inputs[1]).shape) != 4
-
-
 def compare(source: Model, level: ort.GraphOptimizationLevel, settings: dict) -> str | None:
     """What sets the two ways apart at one level of onnxruntime's optimisations."""
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(UnitStrideConvRewrite, "matches", _matches_as_the_provider)
-            result = convert_with_report(source, **settings)
+        result = convert_with_report(source, **settings)
     except ConversionError:
         return None  # nothing to compare with
 
@@ -113,25 +100,12 @@ def compare(source: Model, level: ort.GraphOptimizationLevel, settings: dict) ->
     session, report = with_provider
     ours, theirs = provider_sites(report), converted_sites(result.report)
     if ours != theirs:
-        if all(site & _estimated(report, result.report) for site in ours ^ theirs):
-            return None
         left = [f"{site.node}: {site.reason}" for site in report.sites if not site.claimed]
         only = [sorted(map(sorted, a - b)) for a, b in ((ours, theirs), (theirs, ours))]
         return f"only the provider takes {only[0]}, only the converter {only[1]}; left: {left}"
     if converted is None:
         return f"only the converted model's session fails: {first}"
     return _different_bits(source.proto, converted, session)
-
-
-def _estimated(provider: ProviderReport, converter) -> set[str]:
-    """Nodes of sites that an estimate left alone: the converter's counts copies between layouts,
-    which a provider cannot see, and what the copies are worth depends on the machine."""
-    left = [site for site in provider.sites if not site.claimed] + list(converter.skips)
-    found = set()
-    for site in left:
-        if "would not be faster" in (site.reason or ""):
-            found |= {site.node, *getattr(site, "nodes", ())}
-    return found
 
 
 def _different_bits(model: onnx.ModelProto, *sessions: ort.InferenceSession) -> str | None:

@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "cpu/arch.h"
 #include "cpu/run.h"
+#include "ort/provider/blocked_layout.h"
 #include "ort/provider/patterns/dequantized.h"
 
 namespace ort_tconv::provider {
@@ -118,7 +119,7 @@ Plan engine_plan(const Problem& problem, DType dtype, const std::string& algorit
 }  // namespace
 
 void check_gain(const Convolution& conv, const Equivalent& form, const Dims& growth, const Moved& moved, const Value& x,
-                const Graph& graph, StockConv stock_conv, double sure) {
+                const std::vector<const Node*>& gone, const Graph& graph, double sure) {
   const int axes = conv.axes();
   Dims image = graph.dims(x);
   if (image.size() != static_cast<size_t>(axes) + 2) image.assign(static_cast<size_t>(axes) + 2, -1);
@@ -143,8 +144,10 @@ void check_gain(const Convolution& conv, const Equivalent& form, const Dims& gro
   plain_w[1] = conv.shape[0] / conv.group;
   for (size_t i = 0; i < growth.size(); ++i) large[2 + i] *= growth[i];
   const Problem alone = make_problem(plain, {large, plain_w, {}, {}});
-  if (stock_conv == StockConv::kLeastWithColumns) {
-    stock += least_conv_cost(alone, engine_plan(alone, conv.dtype, name(Algorithm::kDirect)), conv.dtype, true);
+  const BlockedLayout layout(graph);
+  if (sure < 1) {
+    const bool columns = !layout.is_blocked(conv.node->outputs[0]);
+    stock += least_conv_cost(alone, engine_plan(alone, conv.dtype, name(Algorithm::kDirect)), conv.dtype, columns);
   } else {
     double least = 0;
     for (Algorithm algorithm : kAlgorithms) {
@@ -155,8 +158,12 @@ void check_gain(const Convolution& conv, const Equivalent& form, const Dims& gro
     stock += least;
   }
   image[1] = form.w_shape[0];
-  const double ours = moving_cost(pixels * static_cast<double>(moved.added), conv.dtype) +
-                      engine_plan(make_problem(attributes_of(form), {image, form.w_shape, {}, {}}), conv.dtype, "").cost;
+  const std::vector<const Value*> values = around(gone, {&x});
+  stock += layout.cost(values);
+  const double ours =
+      BlockedLayout(graph, gone, {&x}).cost(values) +
+      moving_cost(pixels * static_cast<double>(moved.added), conv.dtype) +
+      engine_plan(make_problem(attributes_of(form), {image, form.w_shape, {}, {}}), conv.dtype, "").cost;
   if (ours >= sure * stock)
     refuse("it would not be faster: the plan's cost is ", ours / stock,
            " times the estimate for the nodes as they are");

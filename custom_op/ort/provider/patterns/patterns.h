@@ -26,7 +26,7 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph);
 // Conv, which is `node`, (constants per channel,) (activation,) and a shuffle of channels into pixels.
 std::optional<Site> subpixel_conv(const Node& node, const Graph& graph);
 
-// Conv of stride 1, which is `node`, on one or three spatial axes, where it is sure to be faster.
+// Conv of stride 1, which is `node`, where it is sure to be faster.
 std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph);
 
 // The site whose result `node` reads, extended by what `node` begins: constants per channel, a residual or an

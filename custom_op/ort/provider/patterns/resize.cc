@@ -7,9 +7,7 @@
 #include "ort/provider/weights.h"
 
 namespace ort_tconv::provider {
-namespace {
 
-// Output size over input size of each axis.
 std::vector<double> enlargement(const Node& node, const Graph& graph) {
   const Value *scales = nullptr, *sizes = nullptr;
   if (node.own("Upsample")) {
@@ -56,6 +54,8 @@ std::vector<double> enlargement(const Node& node, const Graph& graph) {
   }
   return ratios;
 }
+
+namespace {
 
 // Whether Resize by the integer `s` reads value o / s for output o.  The index formula is evaluated, in float32
 // as ONNX Runtime does, for every output of `size` values; of an unknown size three tell, since in all modes but

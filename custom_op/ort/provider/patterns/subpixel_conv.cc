@@ -211,7 +211,7 @@ std::optional<Site> subpixel_conv(const Node& node, const Graph& graph) {
   Moved moved;
   moved.shuffled = 2 * conv.shape[0];
   moved.added = 2 * conv.channels() * extra;
-  check_gain(conv, form, Dims(axes, 1), moved, x, graph);
+  check_gain(conv, form, Dims(axes, 1), moved, x, nodes, graph);
 
   Site site = make_site(conv, form, x, "subpixel_conv", graph);
   site.nodes = nodes;

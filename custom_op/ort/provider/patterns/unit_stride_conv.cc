@@ -17,10 +17,15 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
   if (*std::max_element(kernel.begin(), kernel.end()) == 1) refuse("its kernel has one tap");
   if (conv.group > 1 && conv.group == conv.channels()) refuse("it is depthwise");
   const Pads pads = transposed_pads(conv);
-  Equivalent form{{conv.channels(), conv.shape[0] / conv.group}, Dims(kernel.size(), 1), pads.begins, pads.ends,
-                  conv.group, conv.dilations, {}};
+  Equivalent form{{conv.channels(), conv.shape[0] / conv.group},
+                  Dims(kernel.size(), 1),
+                  pads.begins,
+                  pads.ends,
+                  conv.group,
+                  conv.dilations,
+                  {}};
   form.w_shape.insert(form.w_shape.end(), kernel.begin(), kernel.end());
-  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, graph, StockConv::kLeastWithColumns, kSure);
+  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, kSure);
   Site site = make_site(conv, form, x, "unit_stride_conv", graph);
   site.nodes = {&node};
   site.output = node.outputs[0]->name;
@@ -31,14 +36,12 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
 
 }  // namespace
 
-// Stock computes Convs of two spatial axes in a blocked layout that chains of nodes share, and what leaving it costs is
-// for the converter to weigh.  It unfolds others into columns.  Where nothing is sure to be gained a Conv is no
-// candidate, and no report mentions it.
+// Where nothing is sure to be gained a Conv is no candidate, and no report mentions it.
 std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph) {
   const Value* const x = node.own("Conv") ? node.input(0) : nullptr;
   if (!x) return std::nullopt;
   const Dims dims = graph.dims(*x);
-  if (dims.size() < 3 || dims.size() == 4 || *std::min_element(dims.begin() + 2, dims.end()) < 1) return std::nullopt;
+  if (dims.size() < 3 || *std::min_element(dims.begin() + 2, dims.end()) < 1) return std::nullopt;
   try {
     return read(node, *x, graph);
   } catch (const Refusal&) {

@@ -121,7 +121,7 @@ std::optional<Site> upsample_conv(const Node& node, const Graph& graph) {
   Moved moved;
   moved.saved = passed * static_cast<int64_t>(nodes.size() - 1);
   moved.added = repeated ? 2 * conv.channels() : 0;
-  check_gain(repeated ? conv : padded, form, factors, moved, x, graph);
+  check_gain(repeated ? conv : padded, form, factors, moved, x, nodes, graph);
 
   Site site = make_site(conv, form, x, "upsample_conv", graph);
   site.nodes = nodes;

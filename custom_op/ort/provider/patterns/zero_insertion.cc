@@ -169,7 +169,7 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph) {
   check_unread(nodes);
   Moved moved;
   moved.saved = passed;
-  check_gain(conv, form, found->strides, moved, *found->x, graph);
+  check_gain(conv, form, found->strides, moved, *found->x, nodes, graph);
 
   Site site = make_site(conv, form, *found->x, "zero_insertion", graph);
   site.nodes = nodes;

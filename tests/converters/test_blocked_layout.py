@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from both_ways import difference
 from cases import graph_model, nodes_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from ort_tconv.converters.blocked_layout import BlockedLayout, around
 from ort_tconv.converters.cost import moving_cost
 from ort_tconv.converters.facts import Facts
 from ort_tconv.converters.value_types import annotate
+from ort_tconv.sessions.provider import unavailable
 
 OP = "SegregatedConvTranspose"
 RNG = np.random.default_rng(3)
@@ -25,9 +27,10 @@ SIDE = 8
 
 
 class Builder:
-    """A graph of images with 8x8 pixels, node by node."""
+    """A graph of square images, 8x8 by default, node by node."""
 
-    def __init__(self):
+    def __init__(self, side: int = SIDE):
+        self.side = side
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.channels: dict[str, int] = {}
@@ -48,7 +51,7 @@ class Builder:
         return self.add("Conv", [x, self.constant(w)], m, pads=[k // 2] * 4, group=group)
 
     def model(self, x: int, outputs: list[str]) -> onnx.ModelProto:
-        return graph_model(self.nodes, self.constants, {"x": (1, x, SIDE, SIDE)}, outputs)
+        return graph_model(self.nodes, self.constants, {"x": (1, x, self.side, self.side)}, outputs)
 
 
 def predicted(model: onnx.ModelProto) -> Counter:
@@ -72,9 +75,9 @@ def chosen(model: onnx.ModelProto, path) -> Counter:
 
 
 @st.composite
-def graphs(draw) -> onnx.ModelProto:
-    b = Builder()
-    first = draw(st.sampled_from([3, 16, 20, 32]))
+def graphs(draw, channels=(3, 16, 20, 32), side=SIDE) -> onnx.ModelProto:
+    b = Builder(side)
+    first = draw(st.sampled_from(channels))
     b.channels["x"] = first
     images = ["x"]
     for _ in range(draw(st.integers(1, 9))):
@@ -89,7 +92,7 @@ def graphs(draw) -> onnx.ModelProto:
             )
         )
         if op == "Conv":
-            y = b.conv(x, draw(st.sampled_from([3, 16, 20, 32])), draw(st.sampled_from([1, 3])))
+            y = b.conv(x, draw(st.sampled_from(channels)), draw(st.sampled_from([1, 3])))
         elif op == "depthwise":
             y = b.conv(x, c, group=c)
         elif op == "grouped":
@@ -124,6 +127,29 @@ def graphs(draw) -> onnx.ModelProto:
 @given(model=graphs())
 def test_it_is_where_the_optimiser_has_it(model, tmp_path):
     assert predicted(model) == chosen(model, tmp_path), onnx.printer.to_text(model)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason="onnxruntime is older than the provider")
+@settings(max_examples=40, deadline=None)
+@given(model=graphs(channels=(3, 20, 64, 128, 192), side=24))
+def test_the_provider_sees_the_same(model):
+    """Which plain Convs are worth leaving the layout for is decided by what is copied where."""
+    assert difference(model) is None, onnx.printer.to_text(model)
+
+
+def test_what_the_provider_sees_decides():
+    """The test above would hold as well if no Conv of such graphs were taken, or all."""
+    taken = []
+    for between in ((), ("Erf",), ("Relu",), ("Erf", "Relu")):
+        b = Builder(24)
+        b.channels["x"] = 128
+        value = b.conv("x", 128, 1)
+        for _ in range(2):
+            for op_type in between:
+                value = b.add(op_type, [value], 128)
+            value = b.conv(value, 128)
+        taken.append(len(convert_with_report(b.model(128, [value])).changes))
+    assert min(taken) < max(taken), taken
 
 
 # ---- what it costs -----------------------------------------------------------------------------

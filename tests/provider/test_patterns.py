@@ -330,3 +330,67 @@ def test_constants_that_would_make_weights_of_a_shuffled_convolution_subnormal_s
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     (site,) = open_with_report(read_model(model), settings)[1].sites
     assert "would make those of channel 5 as small as" in site.reason, site
+
+
+# ---- plain convolutions ----------------------------------------------------------------------------
+
+
+def plain(kernel, side, channels=(64, 64), *, group=1, dtype="float32", bias=True, **attributes):
+    """x -> Conv ("conv") of stride 1 -> y, on as many axes as the kernel has."""
+    weights = {"w": RNG.standard_normal((channels[1], channels[0] // group, *kernel)) * 0.1}
+    if bias:
+        weights["b"] = RNG.standard_normal(channels[1])
+    attributes = {"pads": [k // 2 for k in kernel] * 2, "group": group} | attributes
+    conv = helper.make_node("Conv", ["x", *weights], ["y"], "conv", **attributes)
+    arrays = {name: array.astype(dtype) for name, array in weights.items()}
+    shape = (1, channels[0], *(side if isinstance(side, tuple) else (side,) * len(kernel)))
+    return graph_model([conv], arrays, {"x": shape}, ("y",), dtype, 17)
+
+
+def claimed(model: onnx.ModelProto) -> list[str]:
+    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert all(site.claimed for site in report.sites), str(report)
+    return [site.pattern for site in report.sites]
+
+
+PLAIN = {
+    "3-D": plain((3, 3, 3), 12),
+    "3-D, of other sizes": plain((5, 3, 3), (9, 20, 13)),
+    "3-D, groups": plain((3, 3, 3), 12, (64, 128), group=2),
+    "3-D, no bias": plain((3, 3, 3), 12, bias=False),
+    "3-D, pads differ": plain((3, 3, 3), 12, pads=[0, 1, 2, 2, 0, 1]),
+    "3-D, dilated": plain((3, 3, 3), 16, dilations=[1, 2, 1], pads=[1, 2, 1] * 2),
+    "2-D": plain((3, 3), 40, (256, 256)),
+    "2-D, few outputs": plain((5, 5), 64, (64, 1)),
+    "1-D, few outputs": plain((7,), 8000, (64, 1)),
+}
+
+
+@pytest.mark.parametrize("model", PLAIN.values(), ids=PLAIN.keys())
+def test_plain_convolutions(tmp_path, model):
+    assert claimed(model) == ["unit_stride_conv"]
+    check(model, tmp_path, 1)
+
+
+LEFT = {
+    "one tap": plain((1, 1, 1), 12),
+    "depthwise": plain((3, 3, 3), 12, group=64),
+    "stride 2": plain((3, 3, 3), 12, strides=[2, 2, 2]),
+    "pads beyond the kernel": plain((3, 3, 3), 12, pads=[3] * 6),
+    "an open side": plain((3, 3, 3), ("d", 12, 12)),
+    "no gain": plain((3, 3), 16, (16, 16)),
+}
+
+
+@pytest.mark.parametrize("model", LEFT.values(), ids=LEFT.keys())
+def test_plain_convolutions_that_are_no_candidates(tmp_path, model):
+    """No report mentions them."""
+    assert claimed(model) == []
+    check(model, tmp_path, 0)
+
+
+def test_what_follows_a_plain_convolution_is_fused(tmp_path):
+    model = plain((3, 3, 3), 12)
+    model.graph.node[0].output[0] = "c"
+    model.graph.node.append(helper.make_node("LeakyRelu", ["c"], ["y"], "act", alpha=0.25))
+    check(model, tmp_path, 2)

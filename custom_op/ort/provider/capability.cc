@@ -20,7 +20,7 @@ constexpr struct {
 } kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
                  {"zero_insertion", zero_insertion},       {"quantized", quantized},
                  {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose},
-                 {"unit_stride_conv", unit_stride_conv}};
+                 {kUnitStrideConv, unit_stride_conv}};
 
 class Search {
  public:

@@ -6,6 +6,7 @@
 
 #include "core/status.h"
 #include "cpu/pages.h"
+#include "ort/provider/patterns/patterns.h"
 
 namespace ort_tconv::provider {
 
@@ -72,6 +73,9 @@ void Ep::claim(const OrtGraph* ort_graph, OrtEpGraphSupportInfo* info) {
   const Graph graph(api_, ort_graph);
   const bool second = compiled_ && !several_graphs_;
   Capability found = find_sites(graph, options_, second ? kOneGraph : "");
+  // Where a model has one graph to give, plain Convs alone are no reason to take this one: they are in many bodies.
+  const auto is_plain = [](const Site& site) { return site.pattern == kUnitStrideConv; };
+  if (!several_graphs_ && std::all_of(found.sites.begin(), found.sites.end(), is_plain)) found.sites.clear();
   for (const Left& left : found.left)
     log(ORT_LOGGING_LEVEL_INFO,
         concat(left.op, " '", left.node, "' is left alone (", left.pattern, "): ", left.reason));

@@ -26,7 +26,8 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph);
 // Conv, which is `node`, (constants per channel,) (activation,) and a shuffle of channels into pixels.
 std::optional<Site> subpixel_conv(const Node& node, const Graph& graph);
 
-// Conv of stride 1, which is `node`, where it is sure to be faster.
+// Conv of stride 1, which is `node`, where it is sure to be faster: the pattern of this name.
+inline constexpr const char* kUnitStrideConv = "unit_stride_conv";
 std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph);
 
 // The site whose result `node` reads, extended by what `node` begins: constants per channel, a residual or an

@@ -26,7 +26,7 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
                   {}};
   form.w_shape.insert(form.w_shape.end(), kernel.begin(), kernel.end());
   check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, kSure);
-  Site site = make_site(conv, form, x, "unit_stride_conv", graph);
+  Site site = make_site(conv, form, x, kUnitStrideConv, graph);
   site.nodes = {&node};
   site.output = node.outputs[0]->name;
   site.reform = flip(conv);

@@ -332,7 +332,7 @@ def test_constants_that_would_make_weights_of_a_shuffled_convolution_subnormal_s
     assert "would make those of channel 5 as small as" in site.reason, site
 
 
-# ---- plain convolutions ----------------------------------------------------------------------------
+# ---- plain convolutions -----------------------------------------------------------------------
 
 
 def plain(kernel, side, channels=(64, 64), *, group=1, dtype="float32", bias=True, **attributes):
@@ -348,7 +348,7 @@ def plain(kernel, side, channels=(64, 64), *, group=1, dtype="float32", bias=Tru
 
 
 def claimed(model: onnx.ModelProto) -> list[str]:
-    session, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
     assert all(site.claimed for site in report.sites), str(report)
     return [site.pattern for site in report.sites]
 

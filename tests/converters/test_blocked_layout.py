@@ -129,7 +129,12 @@ def test_it_is_where_the_optimiser_has_it(model, tmp_path):
     assert predicted(model) == chosen(model, tmp_path), onnx.printer.to_text(model)
 
 
-@pytest.mark.skipif(unavailable() is not None, reason="onnxruntime is older than the provider")
+needs_provider = pytest.mark.skipif(
+    unavailable() is not None, reason="this onnxruntime has no providers of this kind"
+)
+
+
+@needs_provider
 @settings(max_examples=40, deadline=None)
 @given(model=graphs(channels=(3, 20, 64, 128, 192), side=24))
 def test_the_provider_sees_the_same(model):
@@ -137,19 +142,48 @@ def test_the_provider_sees_the_same(model):
     assert difference(model) is None, onnx.printer.to_text(model)
 
 
-def test_what_the_provider_sees_decides():
-    """The test above would hold as well if no Conv of such graphs were taken, or all."""
-    taken = []
-    for between in ((), ("Erf",), ("Relu",), ("Erf", "Relu")):
-        b = Builder(24)
-        b.channels["x"] = 128
-        value = b.conv("x", 128, 1)
-        for _ in range(2):
-            for op_type in between:
-                value = b.add(op_type, [value], 128)
-            value = b.conv(value, 128)
-        taken.append(len(convert_with_report(b.model(128, [value])).changes))
-    assert min(taken) < max(taken), taken
+def resized(b: Builder, x: str, coordinates: str) -> str:
+    b.constants["scales"] = np.array([1, 1, 2, 2], np.float32)
+    attributes = {"mode": "linear", "coordinate_transformation_mode": coordinates}
+    return b.add("Resize", [x, "", "scales"], b.channels[x], **attributes)
+
+
+def normalised(b: Builder, x: str) -> str:
+    statistics = [b.constant(RNG.uniform(0.5, 2, b.channels[x])) for _ in range(4)]
+    return b.add("BatchNormalization", [x, *statistics], b.channels[x])
+
+
+#: What stands between two Convs, and whether it keeps them from leaving the layout.
+BETWEEN = {
+    "nothing": (lambda b, x: x, True),
+    "Relu": (lambda b, x: b.add("Relu", [x], 96), True),
+    "LeakyRelu": (lambda b, x: b.add("LeakyRelu", [x], 96), True),
+    "LeakyRelu twice": (lambda b, x: b.add("LeakyRelu", [b.add("LeakyRelu", [x], 96)], 96), False),
+    "Erf": (lambda b, x: b.add("Erf", [x], 96), False),
+    "constants": (lambda b, x: b.add("Mul", [x, b.constant(np.ones((96, 1, 1)))], 96), True),
+    "BatchNormalization": (normalised, True),
+    "sum": (lambda b, x: b.add("Add", [x, x], 96), True),
+    "channels": (lambda b, x: b.add("Concat", [x, x], 192, axis=1), True),
+    "pool": (lambda b, x: b.add("MaxPool", [x], 96, kernel_shape=[3, 3], pads=[1] * 4), True),
+    "Resize": (lambda b, x: resized(b, x, "half_pixel"), True),
+    "Resize that leaves": (lambda b, x: resized(b, x, "pytorch_half_pixel"), False),
+}
+
+
+@needs_provider
+@pytest.mark.parametrize("name", BETWEEN)
+def test_the_provider_sees_what_stands_between(name):
+    """Convs of one tap are no candidates; the one in the middle is, and leaves where stock would
+    copy what it reads and makes all the same."""
+    between, stays = BETWEEN[name]
+    b = Builder(24)
+    b.channels["x"] = 96
+    value = between(b, b.conv("x", 96, 1))
+    middle = b.conv(value, 96)
+    model = b.model(96, [b.conv(between(b, middle), 96, 1)])
+    assert difference(model) is None
+    taken = {change.node for change in convert_with_report(model).changes}
+    assert (f"n_{middle}" not in taken) == stays, taken
 
 
 # ---- what it costs -----------------------------------------------------------------------------

@@ -353,6 +353,8 @@ def check_gain(
     What is copied between ONNX Runtime's blocked layout and the plain one counts for each side.
     Where the site is timed, nothing is estimated.
     """
+    from .._core import Error
+
     if scope.is_timed(conv.node):
         return
     batch, sides = nominal_sides(form.x, conv.axes, scope.facts)
@@ -375,14 +377,17 @@ def check_gain(
         "dilations": list(conv.dilations),
         "pads": [max(0, pad) for pad in pads],
     }
-    if sure < 1:
-        columns = not layout.is_blocked(conv.node.outputs[0])
-        stock += least_conv_cost(dtype, *shapes, columns=columns, **attributes)
-    else:
-        stock += engine_cost(dtype, *shapes, direct=True, **attributes)
-    ours = moving_cost(pixels * added, dtype) + engine_cost(
-        dtype, [batch, channels, *sides], form.weight_shape, **form.attributes()
-    )
+    try:
+        if sure < 1:
+            columns = not layout.is_blocked(conv.node.outputs[0])
+            stock += least_conv_cost(dtype, *shapes, columns=columns, **attributes)
+        else:
+            stock += engine_cost(dtype, *shapes, direct=True, **attributes)
+        ours = moving_cost(pixels * added, dtype) + engine_cost(
+            dtype, [batch, channels, *sides], form.weight_shape, **form.attributes()
+        )
+    except Error as error:  # a kernel beyond the image, or sizes that no computer holds
+        raise Refusal(str(error)) from error
     values = around(gone, [form.x])
     stock += layout.cost(values)
     ours += BlockedLayout(scope.facts, gone, [form.x]).cost(values)

@@ -65,6 +65,9 @@ class Prepared {
   ~Prepared();
   const Problem& problem() const;  // simplified
   const Plan& plan() const;
+  // Whether runs read W beside the packed weights, even if these are finite: Winograd's, where X holds values that are
+  // not, or nearly too large.
+  bool reads_original() const { return plan().algorithm == Algorithm::kWinograd; }
   // Two Prepared with equal layouts read the same packed weights.
   const std::vector<int64_t>& layout() const;
   // Throws Error if they do not fit the form they are to be kept in.

@@ -153,6 +153,28 @@ def normalised(b: Builder, x: str) -> str:
     return b.add("BatchNormalization", [x, *statistics], b.channels[x])
 
 
+@needs_provider
+@pytest.mark.parametrize("batch", [1, "n", None])
+@pytest.mark.parametrize("kernels", [(3, 3, 1), (3, 3, 3, 3, 1), (1, 3, 3, 1), (1, 3)])
+def test_what_one_conv_leaves_the_next_one_sees(kernels, batch):
+    """A Conv that is taken is no longer in the layout when the one after it is weighed."""
+    b = Builder(24)
+    b.channels["x"] = 128
+    value = "x"
+    for k in kernels:
+        value = b.conv(value, 128, k)
+        value = b.add("Add", [value, value], 128)
+    model = b.model(128, [value])
+    for each in (*model.graph.input, *model.graph.output):
+        dim = each.type.tensor_type.shape.dim[0]
+        dim.Clear()
+        if batch == "n":
+            dim.dim_param = batch
+        elif batch is not None:
+            dim.dim_value = batch
+    assert difference(model) is None, onnx.printer.to_text(model)
+
+
 #: What stands between two Convs, and whether it keeps them from leaving the layout.
 BETWEEN = {
     "nothing": (lambda b, x: x, True),

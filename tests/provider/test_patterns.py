@@ -394,3 +394,58 @@ def test_what_follows_a_plain_convolution_is_fused(tmp_path):
     model.graph.node[0].output[0] = "c"
     model.graph.node.append(helper.make_node("LeakyRelu", ["c"], ["y"], "act", alpha=0.25))
     check(model, tmp_path, 2)
+
+
+@pytest.mark.parametrize("name", ["3-D", "2-D", "1-D, few outputs", "transposed"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_inputs_that_are_not_finite(name, value):
+    """What they reach is summed from the weights as they are, also where sizes are fixed and the
+    session has dropped its own."""
+    model = PLAIN.get(name)
+    if model is None:
+        weights = {"w": RNG.standard_normal((64, 64, 4, 4)).astype(np.float32)}
+        up = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1] * 4)
+        model = graph_model([up], weights, {"x": (1, 64, 32, 32)}, ("y",), "float32", 17)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = RNG.standard_normal(shape).astype(np.float32)
+    x[(0, 3, *(n // 2 for n in shape[2:]))] = value
+    (expected,) = our_session(ort_tconv.convert(model)).run(None, {"x": x})
+    session = provider_session(model, strict=True)
+    assert same_bits(session.run(None, {"x": x})[0], expected)
+    x[:] = 1
+    assert np.isfinite(session.run(None, {"x": x})[0]).all()
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_results_that_nobody_reads(act):
+    model = plain((3, 3, 3), 12)
+    conv = model.graph.node[0]
+    conv.output[0] = "dead"
+    if act:
+        model.graph.node.append(helper.make_node("Relu", ["dead"], ["dead too"], "act"))
+    model.graph.node.append(helper.make_node("Neg", ["x"], ["y"], "neg"))
+    level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings = ort_tconv.add_provider(options())
+    settings.graph_optimization_level = level
+    session, _ = open_with_report(read_model(model), settings)
+    x = RNG.standard_normal((1, 64, 12, 12, 12)).astype(np.float32)
+    assert same_bits(session.run(None, {"x": x})[0], -x)
+
+
+def test_weights_for_other_channels_are_left_to_onnxruntime():
+    model = plain((3, 3, 3), 12, (128, 64))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+    assert not report.sites
+
+
+@pytest.mark.parametrize("faulty", ["kernel", "dilation"])
+def test_sizes_that_no_output_has(faulty):
+    """ONNX Runtime says what is wrong, or runs what has no output; no report speaks of it."""
+    given = {"pads": [0] * 6} | ({"dilations": [2**40] * 3} if faulty == "dilation" else {})
+    model = plain((3, 3, 3), 2 if faulty == "kernel" else 12, **given)
+    ort_tconv.convert(model)
+    try:
+        assert claimed(model) == []
+    except RuntimeError as error:
+        assert "conv" in str(error)

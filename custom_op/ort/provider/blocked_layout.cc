@@ -45,20 +45,15 @@ double nominal_elements(const Value& value, const Graph& graph) {
   return elements;
 }
 
-// Whether all have one shape, as far as it is known.
+// Whether all have one shape; sizes and ranks of which nothing is known count as equal.
 bool equal_shapes(const std::vector<Value*>& values, const Graph& graph) {
-  std::optional<std::vector<Size>> first;
-  for (const Value* value : values) {
-    const auto sizes = value ? graph.sizes(*value) : std::nullopt;
-    if (!sizes) return false;
-    if (!first) first = sizes;
-    if (sizes->size() != first->size()) return false;
-    for (size_t i = 0; i < sizes->size(); ++i) {
-      const Size &a = (*sizes)[i], &b = (*first)[i];
-      if (a.number != b.number || a.symbol != b.symbol || (a.number < 0 && a.symbol.empty())) return false;
-    }
-  }
-  return true;
+  const auto sizes = [&](const Value* value) { return value ? graph.sizes(*value) : std::nullopt; };
+  const auto is_equal = [](const Size& a, const Size& b) { return a.number == b.number && a.symbol == b.symbol; };
+  return std::all_of(values.begin(), values.end(), [&](const Value* value) {
+    const auto a = sizes(value), b = sizes(values[0]);
+    if (!a || !b) return !a && !b;
+    return std::equal(a->begin(), a->end(), b->begin(), b->end(), is_equal);
+  });
 }
 
 }  // namespace
@@ -80,7 +75,7 @@ bool BlockedLayout::is_blocked(const Value* value, int depth) const {
 }
 
 bool BlockedLayout::computes_blocked(const Node& node, int depth) const {
-  if (replaced_.count(&node) || !node.domain.empty()) return false;
+  if (is_operator(node) || !node.domain.empty()) return false;
   if (node.own("Conv")) return is_blocked_conv(node);
   if (is_pool(node)) return is_blocked_pool(node);
   const auto all = [&](auto holds) { return std::all_of(node.inputs.begin(), node.inputs.end(), holds); };
@@ -127,7 +122,7 @@ bool BlockedLayout::is_fused(const Node& node) const {
     return false;
   }
   const Node* const before = source ? source->producer : nullptr;
-  if (!before || !own(*before, {"Conv", "Add", "Mul", "BatchNormalization"})) return false;
+  if (!before || is_operator(*before) || !own(*before, {"Conv", "Add", "Mul", "BatchNormalization"})) return false;
   return source->only_reader() == &node && (before->own("Conv") || is_fused(*before));
 }
 
@@ -170,7 +165,7 @@ bool BlockedLayout::takes_blocked(const Node& node, const Value& value) const {
 
 // Whether the node has the value copied into the layout if it is not there.
 bool BlockedLayout::wants_blocked(const Node& node, const Value& value) const {
-  if (replaced_.count(&node) || node.input(0) != &value) return false;
+  if (is_operator(node) || node.input(0) != &value) return false;
   if (is_pool(node)) return is_blocked_pool(node);
   if (!node.own("Conv") || !is_blocked_conv(node)) return false;
   return graph_.integer(node, "group", 1) > 1 || graph_.constant(node.input(1))->shape[1] >= block_;
@@ -200,7 +195,7 @@ std::vector<const Value*> around(const std::vector<const Node*>& nodes, const st
     if (!value || !followed.insert(value).second) continue;
     add(value);
     for (const Node* user : value->readers) {
-      if (!is_followed(*user) || std::find(nodes.begin(), nodes.end(), user) != nodes.end()) continue;
+      if (user->taken || !is_followed(*user) || std::find(nodes.begin(), nodes.end(), user) != nodes.end()) continue;
       for (const Value* beside : user->inputs) add(beside);
       waiting.insert(waiting.end(), user->outputs.begin(), user->outputs.end());
     }

@@ -16,7 +16,7 @@ namespace ort_tconv::provider {
 // Everything else, and so the operator, takes [N, C, H, W].  Where the layouts meet, a node that does nothing else
 // copies the value.
 //
-// Nodes in `replaced` count as one node of the operator, which reads the values `reads`.
+// Nodes that sites have taken count as the operator's; those in `replaced` as one, which reads the values `reads`.
 class BlockedLayout {
  public:
   explicit BlockedLayout(const Graph& graph, const std::vector<const Node*>& replaced = {},
@@ -28,6 +28,7 @@ class BlockedLayout {
   double cost(const std::vector<const Value*>& values) const;
 
  private:
+  bool is_operator(const Node& node) const { return node.taken || replaced_.count(&node) > 0; }
   bool is_blocked(const Value* value, int depth) const;
   bool computes_blocked(const Node& node, int depth) const;
   bool is_blocked_conv(const Node& node) const;

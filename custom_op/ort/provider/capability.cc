@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <map>
 #include <unordered_map>
 #include <utility>
 
@@ -14,13 +14,14 @@ namespace ort_tconv::provider {
 namespace {
 
 // Of two that begin at one node, the first wins.
-constexpr struct {
+struct Pattern {
   const char* name;
   std::optional<Site> (*find)(const Node&, const Graph&);
-} kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
-                 {"zero_insertion", zero_insertion},       {"quantized", quantized},
-                 {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose},
-                 {kUnitStrideConv, unit_stride_conv}};
+};
+constexpr Pattern kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
+                                 {"zero_insertion", zero_insertion},       {"quantized", quantized},
+                                 {"quantized_weights", quantized_weights}, {"conv_transpose", conv_transpose},
+                                 {kUnitStrideConv, unit_stride_conv}};
 
 class Search {
  public:
@@ -28,8 +29,15 @@ class Search {
       : graph_(graph), options_(options), obstacle_(obstacle) {}
 
   Capability run() && {
-    for (const auto& node : graph_.nodes()) begin(*node);
+    // As the converter's passes: what one took, the next ones see as the operator.
+    for (const auto& pattern : kPatterns)
+      for (const auto& node : graph_.nodes()) begin(*node, pattern);
     for (const auto& node : graph_.nodes()) extend(*node);
+    std::map<const Node*, size_t> places;
+    for (const auto& node : graph_.nodes()) places.emplace(node.get(), places.size());
+    std::stable_sort(result_.sites.begin(), result_.sites.end(), [&](const Site& a, const Site& b) {
+      return places.at(a.nodes.back()) < places.at(b.nodes.back());
+    });
     for (Site& site : result_.sites) keep_weights(site);
     return std::move(result_);
   }
@@ -48,8 +56,8 @@ class Search {
       reason = error.what();
     }
     auto& left = result_.left;  // one entry for what forbids a node in whatever pattern
-    if (left.empty() || left.back().node != node.label() || left.back().reason != reason)
-      left.push_back({node.label(), node.op, pattern, reason});
+    const auto is_same = [&](const Left& each) { return each.node == node.label() && each.reason == reason; };
+    if (std::none_of(left.begin(), left.end(), is_same)) left.push_back({node.label(), node.op, pattern, reason});
     return std::nullopt;
   }
 
@@ -57,23 +65,24 @@ class Search {
     if (!obstacle_.empty()) refuse(obstacle_);
     for (const auto& pattern : options_.exclude)
       if (matches(pattern, site.label) || matches(pattern, node.label())) refuse("excluded by '", pattern, "'");
+    const Value* const result = graph_.find(site.output);
+    if (result && result->readers.empty() && !result->graph_output) refuse("nothing reads its result");
     for (const Node* each : site.nodes)
       if (!each->assigned.empty()) refuse("node '", each->label(), "' is assigned to ", each->assigned);
   }
 
-  void begin(const Node& node) {
-    if (node.assigned == kProviderName) return;
-    for (const auto& pattern : kPatterns) {
-      auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
-      if (!site) continue;
-      site->attributes.algorithm = options_.algorithm;
-      taken_.insert(site->nodes.begin(), site->nodes.end());
-      if (!site->quantized) {
-        by_output_[site->output] = result_.sites.size();
-      }
-      result_.sites.push_back(std::move(*site));
-      return;
-    }
+  void begin(const Node& node, const Pattern& pattern) {
+    if (node.taken || node.assigned == kProviderName) return;
+    auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
+    if (!site) return;
+    site->attributes.algorithm = options_.algorithm;
+    take(*site);
+    if (!site->quantized) by_output_[site->output] = result_.sites.size();
+    result_.sites.push_back(std::move(*site));
+  }
+
+  static void take(const Site& site) {
+    for (const Node* node : site.nodes) node->taken = true;
   }
 
   // The site whose result `node` reads; of two, rather one whose result nothing else reads.
@@ -89,7 +98,7 @@ class Search {
   }
 
   void extend(const Node& node) {
-    if (taken_.count(&node)) return;
+    if (node.taken) return;
     const auto index = before(node);
     if (!index) return;
     Site& site = result_.sites[*index];
@@ -97,7 +106,7 @@ class Search {
     if (!longer) return;
     by_output_.erase(site.output);
     by_output_[longer->output] = *index;
-    taken_.insert(longer->nodes.begin(), longer->nodes.end());
+    take(*longer);
     site = std::move(*longer);
   }
 
@@ -121,7 +130,6 @@ class Search {
   const Options& options_;
   const std::string& obstacle_;
   Capability result_;
-  std::set<const Node*> taken_;
   std::unordered_map<std::string, size_t> by_output_;
 };
 

@@ -22,6 +22,7 @@ struct Node {
   std::string assigned;  // provider that has it already, or ""
   int since = 0;         // version of the operator
   bool has_subgraphs = false;
+  mutable bool taken = false;  // by a site, while these are looked for
   std::vector<Value*> inputs;  // null where an optional one is left out
   std::vector<Value*> outputs;
 

@@ -123,6 +123,8 @@ void check_gain(const Convolution& conv, const Equivalent& form, const Dims& gro
   const int axes = conv.axes();
   Dims image = graph.dims(x);
   if (image.size() != static_cast<size_t>(axes) + 2) image.assign(static_cast<size_t>(axes) + 2, -1);
+  if (image[1] >= 0 && image[1] != conv.channels())
+    refuse("its input has ", image[1], " channels, its weights are for ", conv.channels());
   double pixels = 1;
   for (size_t i = 0; i < image.size(); ++i) {
     if (i == 1) continue;

@@ -1,6 +1,7 @@
 // A convolution of stride 1 is a transposed one with the flipped kernel.  converters/unit_stride_conv.py derives it.
 #include <algorithm>
 
+#include "core/status.h"
 #include "ort/provider/patterns/convolution.h"
 #include "ort/provider/patterns/patterns.h"
 
@@ -45,8 +46,9 @@ std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph) {
   try {
     return read(node, *x, graph);
   } catch (const Refusal&) {
-    return std::nullopt;
+  } catch (const Error&) {  // of an attribute, or of sizes that no computer holds
   }
+  return std::nullopt;
 }
 
 }  // namespace ort_tconv::provider

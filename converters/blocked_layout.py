@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
-from .cost import moving_cost, nominal_elements
+from .cost import nominal_elements, relayout_cost
 from .facts import Facts, enlargement
 from .nodes import attribute, input_of, only_consumer, own_op
 
@@ -18,9 +18,6 @@ _FOLLOWED = (
     *("BatchNormalization", "Concat", "Resize", "Upsample"),
     *(*_ELEMENTWISE, *_PASSED_ON, *_FUSED),
 )
-#: What it takes to copy a byte from one layout to the other, in bytes moved in order: one side is
-#: read or written eight or sixteen values at a time.  Measured: 2 to 4.
-_IN_STRIDES = 3
 _MOST_PASSED = 64  # nodes without a layout of their own that one value is followed through
 
 
@@ -176,7 +173,7 @@ class BlockedLayout:
     def cost(self, values: Iterable[ir.Value]) -> float:
         """Of the copies of ``values``: each reads and writes all elements once."""
         return sum(
-            moving_cost(2 * _IN_STRIDES * nominal_elements(value, self._facts), "float32")
+            relayout_cost(nominal_elements(value, self._facts))
             for value in values
             if self.copied(value)
         )

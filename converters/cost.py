@@ -129,3 +129,10 @@ def moving_cost(elements: float, dtype: str, *, shuffled: bool = False) -> float
     from .._core import moving_cost as cost
 
     return cost(elements, dtype, shuffled)
+
+
+def relayout_cost(elements: float) -> float:
+    """Cost of copying so many values between ONNX Runtime's blocked layout and the plain one."""
+    from .._core import relayout_cost as cost
+
+    return cost(elements)

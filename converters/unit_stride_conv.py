@@ -14,10 +14,6 @@ from .convolution import (
 )
 from .rewrite import Refusal, Rewrite, Scope, Site
 
-#: The operator has to cost less than this share of the estimate for the Conv as it is.  Of 33
-#: shapes timed alone on a Zen 3, with one thread, some between 0.8 and 0.95 were slower.
-_SURE = 0.8
-
 
 def _sides(node: ir.Node, scope: Scope) -> list[int | None]:
     return [size.number for size in (scope.facts.dims(node.inputs[0]) or ())[2:]] or [None]
@@ -38,8 +34,8 @@ class UnitStrideConvRewrite(Rewrite):
     The multiply-adds stay as many.  What there is to gain is the operator's Winograd and its
     engine for few channels; what there is to lose is the blocked layout in which ONNX Runtime
     keeps chains of its own convolutions.  Where nodes are timed, all are tried.  Elsewhere the
-    estimate has to promise more than it may be wrong by, see ``_SURE``; other Convs are no
-    candidates then, and no report mentions them.
+    estimate has to promise more than it may be wrong by (``kSureShare`` of core/gain.h); other
+    Convs are no candidates then, and no report mentions them.
 
     Left alone: kernels of one tap and depthwise convolutions, which stock runs as fast; strides;
     weights that are not constant; pads beyond the kernel's reach.  A ``Pad`` in front stays.
@@ -52,11 +48,13 @@ class UnitStrideConvRewrite(Rewrite):
             return False
         if scope.is_timed(node):
             return True
+        from .._core import SURE_SHARE
+
         try:
             conv, form = self._equivalent(node, scope)
             if conv.dtype != ir.DataType.FLOAT or None in _sides(node, scope):
                 return False
-            check_gain(conv, form, form.strides, scope, [node], sure=_SURE)
+            check_gain(conv, form, form.strides, scope, [node], sure=SURE_SHARE)
         except Refusal:
             return False
         return True

@@ -10,11 +10,18 @@ constexpr double kCostPerByte = 0.15;
 // ONNX Runtime's DepthToSpace permutes on one thread: 0.9 to 5 for each byte it reads or writes, measured on
 // two cores against Convs of 32 to 128 channels.
 constexpr double kCostPerShuffledByte = 1.0;
+// What it takes to copy a byte from one layout to the other, in bytes moved in order: one side is read or written
+// eight or sixteen values at a time.  Measured: 2 to 4.
+constexpr double kInStrides = 3;
 
 }  // namespace
 
 double moving_cost(double elements, DType dtype, bool shuffled) {
   return (shuffled ? kCostPerShuffledByte : kCostPerByte) * elements * storage_bytes(dtype);
+}
+
+double relayout_cost(double elements) {  // each is read and written once
+  return moving_cost(2 * kInStrides * elements, DType::kFloat32);
 }
 
 double least_conv_cost(const Problem& conv, const Plan& direct, DType dtype, bool columns) {

@@ -14,6 +14,13 @@ double moving_cost(double elements, DType dtype, bool shuffled = false);
 // unfolded into `columns`, a value for each tap, those written and read.
 double least_conv_cost(const Problem& conv, const Plan& direct, DType dtype, bool columns);
 
+// Cost of copying so many values of float32 between ONNX Runtime's blocked layout and the plain one.
+double relayout_cost(double elements);
+
+// A plain Conv is rewritten without being timed where that costs less than this share of least_conv_cost and of what
+// moves around it.  Of 33 shapes timed alone on a Zen 3, with one thread, some between 0.8 and 0.95 were slower.
+constexpr double kSureShare = 0.8;
+
 // Side of an image with so many spatial axes where it is not known.
 int64_t nominal_side(int axes);
 

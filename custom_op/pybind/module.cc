@@ -528,6 +528,9 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("x_shape"), py::arg("w_shape"), py::arg("dtype"), py::arg("columns"),
       "Cost of what no direct Conv can do without, given as a transposed one of stride 1, in the plan's unit.");
+  m.def("relayout_cost", &relayout_cost, py::arg("elements"),
+        "Cost of copying so many values of float32 between ONNX Runtime's blocked layout and the plain one.");
+  m.attr("SURE_SHARE") = kSureShare;
   m.def("nominal_side", &nominal_side, py::arg("axes"), "Side of an image that is assumed where it is not known.");
 
   m.def(

@@ -11,9 +11,6 @@
 namespace ort_tconv::provider {
 namespace {
 
-// What it takes to copy a byte from one layout to the other, in bytes moved in order: one side is read or written
-// eight or sixteen values at a time.  Measured: 2 to 4.
-constexpr double kInStrides = 3;
 constexpr int kMostPassed = 64;  // nodes without a layout of their own that one value is followed through
 
 bool own(const Node& node, std::initializer_list<std::string_view> types) {
@@ -174,7 +171,7 @@ bool BlockedLayout::wants_blocked(const Node& node, const Value& value) const {
 double BlockedLayout::cost(const std::vector<const Value*>& values) const {
   double cost = 0;
   for (const Value* value : values)
-    if (copied(*value)) cost += moving_cost(2 * kInStrides * nominal_elements(*value, graph_), DType::kFloat32);
+    if (copied(*value)) cost += relayout_cost(nominal_elements(*value, graph_));
   return cost;
 }
 

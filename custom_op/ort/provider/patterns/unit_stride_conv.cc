@@ -1,15 +1,13 @@
 // A convolution of stride 1 is a transposed one with the flipped kernel.  converters/unit_stride_conv.py derives it.
 #include <algorithm>
 
+#include "core/gain.h"
 #include "core/status.h"
 #include "ort/provider/patterns/convolution.h"
 #include "ort/provider/patterns/patterns.h"
 
 namespace ort_tconv::provider {
 namespace {
-
-// The operator has to cost less than this share of the estimate for the Conv (the converter's has the same).
-constexpr double kSure = 0.8;
 
 Site read(const Node& node, const Value& x, const Graph& graph) {
   const Convolution conv = read_convolution(node, graph);
@@ -26,7 +24,7 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
                   conv.dilations,
                   {}};
   form.w_shape.insert(form.w_shape.end(), kernel.begin(), kernel.end());
-  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, kSure);
+  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, kSureShare);
   Site site = make_site(conv, form, x, kUnitStrideConv, graph);
   site.nodes = {&node};
   site.output = node.outputs[0]->name;

@@ -139,6 +139,10 @@ def read_convolution(
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     if group < 1 or shape[0] % group:
         raise Refusal(f"attribute 'group' = {group} does not divide {shape[0]} output channels")
+    sizes = scope.facts.dims(node.inputs[0]) or ()
+    given = sizes[1].number if len(sizes) > 1 else None
+    if given not in (None, shape[1] * group):
+        raise Refusal(f"its input has {given} channels, its weights are for {shape[1] * group}")
     pads = ints("pads", [0] * (2 * axes))
     mode = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
     reach = [(k - 1) * d for k, d in zip(shape[2:], dilations)]
@@ -151,6 +155,10 @@ def read_convolution(
         begins, ends = (smaller, larger) if mode == "SAME_UPPER" else (larger, smaller)
     else:
         raise Refusal(f"attribute 'auto_pad' = '{mode}' is not valid")
+    if mode not in ("NOTSET", "") and "pads" in node.attributes:
+        raise Refusal(
+            f"it has attributes 'auto_pad' = '{mode}' and 'pads', which exclude each other"
+        )
     if min(*begins, *ends) < 0:
         raise Refusal(f"attribute 'pads' = {list(pads)} has a negative entry")
     return Convolution(node, tensor, group, dilations, tuple(begins), tuple(ends))

@@ -90,6 +90,26 @@ CostConstants cost_constants(const std::string& isa) {
   if (isa == "avx512" || isa == "emulated512") {
     k.memory_byte = 0.6;
     k.shared_byte = 0.35;
+  } else if (isa == "baseline") {
+    // Without AVX2 a multiply-add takes two or three instructions, on vectors of 16 bytes: all else costs less beside
+    // it.
+    k.stall = 1.8;
+    k.weight_load = 2.1;
+    k.sum = 0.11;
+    k.task = 9600;
+    k.wake = 3300;
+    k.copy = 0.5;
+    k.transform = 2.2;
+    k.transform_back = 7.4;
+    k.store = 27;
+    k.row_load = 0.15;
+    k.row_copy = 0.1;
+    k.row_store = 7.4;
+    k.outgrown = 0.003;
+    k.row_outgrown = 0.35;
+    k.memory_byte = 0.146;
+    k.shared_byte = 0.044;
+    k.exposed = 0.2;
   }
   return k;
 }

@@ -336,9 +336,9 @@ class Tiling {
   }
 };
 
-// Of packed weights: whether all are finite and fit into the form that they are kept in, and whether all are `regular`
-// (PackedWeights).
-struct Quality { bool regular = true, finite = true; };
+// Of packed weights: whether all are finite and fit into the form that they are kept in, whether all are `regular`, and
+// whether they are `complete` (PackedWeights).
+struct Quality { bool regular = true, finite = true, complete = true; };
 
 // Packed weights as an engine sees them.
 struct Weights : Quality {
@@ -353,6 +353,8 @@ class Engine : public Tiling {
   // Packs into weights->packed, with the executor's threads if there is one.  Clears `finite` if a packed value is
   // NaN or Inf, or too large for the form that weights are kept in.
   virtual void pack(const void* w, Weights* weights, Executor* executor) const = 0;
+  // Whether runs may read W beside packed weights that are finite.
+  virtual bool reads_original(const Quality&) const { return false; }
   // False if a task that packed weights met NaN or Inf among them; Y is then undefined.
   virtual bool run(const Weights& weights, const Tensors& tensors, Executor& executor) const = 0;
 
@@ -386,7 +388,7 @@ class EngineBase : public Engine {
     const int64_t blocks = plan.blocks, panels = problem.group * blocks;
     const bool converted = weight_bytes_ != sizeof(T);
     const int64_t temporary = converted ? panel_values_ * static_cast<int64_t>(sizeof(T)) : 0;
-    std::atomic<bool> regular{true}, finite{true};
+    std::atomic<bool> regular{true}, finite{true}, complete{true};
     const auto panel = [&](int64_t i, char* memory) {
       const int64_t g = i / blocks, b = i % blocks;
       char* const to = weights->packed + panel_offset(g, b) * weight_bytes_;
@@ -394,6 +396,7 @@ class EngineBase : public Engine {
       Quality quality;
       const int64_t n = pack_panel(w, g, b, values, &quality);
       if (!quality.regular) regular = false;
+      if (!quality.complete) complete = false;
       if (!quality.finite || (converted && !within(values, n, largest()))) finite = false;
       if (converted) keep(values, n, to);
       return true;
@@ -406,6 +409,7 @@ class EngineBase : public Engine {
     }
     weights->regular = regular;
     weights->finite = finite;
+    weights->complete = complete;
   }
 
   bool run(const Weights& weights, const Tensors& t, Executor& executor) const override {

@@ -47,6 +47,11 @@ inline __attribute__((always_inline)) void storeu(T* p, Vec<T> v) {
 #else
 #define ORT_TCONV_ASM 0
 #endif
+#if defined(__x86_64__) && !defined(__AVX__)
+#define ORT_TCONV_SSE 1
+#else
+#define ORT_TCONV_SSE 0
+#endif
 
 // sum += s * v.  Said in the processor's words where these are known to be right: compilers like to sum into the
 // register of s or v, and then have to move registers about in long loops.
@@ -55,8 +60,26 @@ inline __attribute__((always_inline)) void multiply_add(Vec<T>& sum, Vec<T> s, V
 #if ORT_TCONV_ASM
   if constexpr (sizeof(T) == 4) asm("vfmadd231ps %1, %2, %0" : "+v"(sum) : "v"(s), "v"(v));
   else asm("vfmadd231pd %1, %2, %0" : "+v"(sum) : "v"(s), "v"(v));
+#elif ORT_TCONV_SSE
+  // Both results replace an operand.
+  Vec<T> product;
+  if constexpr (sizeof(T) == 4)
+    asm("movups %3, %1\n\tmulps %2, %1\n\taddps %1, %0" : "+x"(sum), "=&x"(product) : "x"(s), "xm"(v));
+  else asm("movupd %3, %1\n\tmulpd %2, %1\n\taddpd %1, %0" : "+x"(sum), "=&x"(product) : "x"(s), "xm"(v));
 #else
   sum += s * v;
+#endif
+}
+// sums[i] += s * v[i].
+template <class T, int N>
+inline __attribute__((always_inline)) void multiply_add(Vec<T> (&sums)[N], Vec<T> s, const Vec<T> (&v)[N]) {
+#if ORT_TCONV_SSE
+  for (int i = 0; i + 1 < N; ++i) multiply_add<T>(sums[i], s, v[i]);
+  // s has served, and its place is free for the product.
+  if constexpr (sizeof(T) == 4) asm("mulps %2, %1\n\taddps %1, %0" : "+x"(sums[N - 1]), "+x"(s) : "x"(v[N - 1]));
+  else asm("mulpd %2, %1\n\taddpd %1, %0" : "+x"(sums[N - 1]), "+x"(s) : "x"(v[N - 1]));
+#else
+  for (int i = 0; i < N; ++i) multiply_add<T>(sums[i], s, v[i]);
 #endif
 }
 // sum += s * v[0..L-1], which is read for this alone.
@@ -227,7 +250,7 @@ inline __attribute__((always_inline)) void gemm_tap(const T* const* x, const W* 
     for (int v = 0; v < NV; ++v) b[v] = load_weights<T>(weights + v * L);
     for (int p = 0; p < P; ++p) {
       const Vec<T> s = broadcast(x[p][c]);
-      for (int v = 0; v < NV; ++v) multiply_add<T>(to[p][v], s, b[v]);
+      multiply_add<T>(to[p], s, b);
     }
   };
   for (int64_t c = 0, end = 0; c < channels;) {
@@ -312,7 +335,7 @@ inline __attribute__((always_inline)) void rows_segment(const RowsArgs<T>& a, in
         for (int p = 0; p < NP; ++p) v[p] = loadu(x + p * L);
         for (int n = 0; n < R; ++n) {
           const Vec<T> s = broadcast(w[n]);
-          for (int p = 0; p < NP; ++p) multiply_add<T>(acc[F + n][p], s, v[p]);
+          multiply_add<T>(acc[F + n], s, v);
         }
       }
     }

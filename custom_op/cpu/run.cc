@@ -100,7 +100,12 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights), "': only ",
           p.weights == WeightStorage::kFloat16 ? "bfloat16 and float32 have" : "float32 has", " the range");
   packed->regular = weights.regular;
+  packed->complete = weights.complete;
   return packed;
+}
+
+bool Prepared::reads_original(const PackedWeights& packed) const {
+  return !packed.finite || engine_->reads_original({packed.regular, packed.finite, packed.complete});
 }
 
 void Prepared::run(const PackedWeights& packed, const Tensors& given, Executor& executor) const {
@@ -109,6 +114,7 @@ void Prepared::run(const PackedWeights& packed, const Tensors& given, Executor& 
   Weights weights;
   weights.packed = static_cast<char*>(packed.buffer.data.get());
   weights.regular = packed.regular;
+  weights.complete = packed.complete;
   // Without channels there is nothing to multiply, and X may be a null pointer.
   if (packed.finite && problem().channels > 0) {
     if (!packed.scales.empty()) tensors.w_scales = packed.scales.data();

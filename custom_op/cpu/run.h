@@ -44,6 +44,7 @@ struct PackedWeights {
   AlignedBuffer buffer;
   bool regular = true;        // no value so large, or not a number, that a transform would spread it
   bool finite = true;         // no NaN or Inf among the weights
+  bool complete = true;       // none became 0 that was not
   std::vector<float> scales;  // of each output channel, if they are integers
 };
 
@@ -65,9 +66,9 @@ class Prepared {
   ~Prepared();
   const Problem& problem() const;  // simplified
   const Plan& plan() const;
-  // Whether runs read W beside the packed weights, even if these are finite: Winograd's, where X holds values that are
-  // not, or nearly too large.
-  bool reads_original() const { return plan().algorithm == Algorithm::kWinograd; }
+  // Whether runs may read W beside its packed weights: where it holds NaN or Inf, and where X does, or values nearly
+  // too large, and the weights as they are cannot be had from Winograd's.
+  bool reads_original(const PackedWeights& packed) const;
   // Two Prepared with equal layouts read the same packed weights.
   const std::vector<int64_t>& layout() const;
   // Throws Error if they do not fit the form they are to be kept in.

@@ -46,6 +46,10 @@ class WinogradEngine final : public BlockEngine<S> {
     return this->block_offset(g, m, this->cg_ * w_.total_products);
   }
 
+  bool reads_original(const Quality& quality) const override {
+    return std::any_of(w_.forms.begin(), w_.forms.end(), [&](const Form& form) { return !kept(form, quality); });
+  }
+
   int64_t pack_panel(const void* w, int64_t g, int64_t b, T* dst, Quality* quality) const override {
     const int64_t cg = this->cg_, width = this->block_width(b), taps = product(this->problem.kernel);
     const int64_t most = this->kTogether * width;
@@ -76,7 +80,12 @@ class WinogradEngine final : public BlockEngine<S> {
             for (int64_t t = 0; t < ntaps; ++t) {
               const T* from = weights + form.weight[product.class_point * ntaps + t] * most;
               T* to = dst + ((product.first_tap + t) * cg + c) * width;
-              for (int64_t i = 0; i < n; ++i) to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
+              int lost = 0;
+              for (int64_t i = 0; i < n; ++i) {
+                to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
+                lost |= to[i] != from[i];
+              }
+              quality->complete &= lost == 0;
             }
           }
         }
@@ -113,7 +122,7 @@ class WinogradEngine final : public BlockEngine<S> {
 
   struct Scratch : Base::Common {
     T *points, *products, *sums, *pass, *converted;
-    int64_t *x_offset, *acc_offset;
+    int64_t *x_offset, *acc_offset, *pixel_offset;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = e.w_.full_tiles, block = e.plan.block;
       points = c.take<T>(e.w_.points * e.w_.point_stride);
@@ -123,6 +132,7 @@ class WinogradEngine final : public BlockEngine<S> {
       converted = e.take_converted(e.w_.most_plain_taps * e.cg_ * block, c);
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
+      pixel_offset = c.take<int64_t>(e.plan.tile.back());
     }
   };
 
@@ -172,7 +182,7 @@ class WinogradEngine final : public BlockEngine<S> {
           if (regular)
             transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums, line,
                              results, s.pass);
-          else sum_taps(sub, task, t, b, sums, s);
+          else sum_taps(group.first + k, task, weights, t, b, sums, s);
         }
         this->store(this->sub_kernels_[group.first], task, t, b, 0, w_.last_classes, s.sums, class_stride, s);
       }
@@ -180,10 +190,39 @@ class WinogradEngine final : public BlockEngine<S> {
     return true;
   }
 
-  // The sums of one sub-kernel tap by tap from the original weights: slow, for tiles that hold NaN, Inf or
-  // values near overflow, which a transform would spread to neighbours they do not reach.
-  void sum_taps(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, T* sums,
+  // The weights of a sub-kernel can be had from what is packed.
+  static bool kept(const Form& form, const Quality& quality) {
+    return form.sources.empty() || (quality.complete && !form.untransformed.empty());
+  }
+
+  // The sums of one sub-kernel over its taps, for tiles that hold NaN, Inf or values near overflow, which a transform
+  // would spread to neighbours they do not reach.
+  void sum_taps(int64_t which, const Task& task, const Weights& weights, const Tensors& t, int64_t block, T* sums,
                 const Scratch& s) const {
+    const Form& form = w_.forms[which];
+    if (!kept(form, weights)) return sum_originals(this->sub_kernels_[which], task, t, block, sums, s);
+    const SubKernel& sub = this->sub_kernels_[which];
+    for (int64_t i = 0; i < task.extent.back(); ++i) s.pixel_offset[i] = i * this->pitch_;
+    GemmArgs<T> a{};
+    a.x_offset = s.pixel_offset;
+    a.acc_offset = s.column_offset;
+    a.channels = this->cg_;
+    a.count = task.extent.back();
+    a.taps = sub.offsets.data();
+    a.panels = form.untransformed.data();
+    a.ntaps = static_cast<int64_t>(sub.offsets.size());
+    const char* const panel = weights.packed + panel_offset(task.g, block) * this->weight_bytes_;
+    const auto gemm = this->weigh(&a, panel, 0, this->block_width(block), 1, nullptr);
+    this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
+      a.x = s.window + position * this->pitch_;
+      a.acc = sums + s.row_offset[row];
+      gemm(a);
+    });
+  }
+
+  // The same from W, slowly.
+  void sum_originals(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, T* sums,
+                     const Scratch& s) const {
     const int64_t cg = this->cg_, mg = this->mg_, taps = product(this->problem.kernel);
     const S* w = static_cast<const S*>(t.w) + (task.g * cg * mg + block * this->plan.block) * taps;
     this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {

@@ -29,7 +29,7 @@ WinogradTransforms::WinogradTransforms(const std::vector<AxisGeometry>& axes, st
   make_input_steps();
   for (const auto& sub : sub_kernels) describe(axes, sub);
   for (int64_t first = 0; first < static_cast<int64_t>(sub_kernels.size()); first += last_classes)
-    groups.push_back(make_group(sub_kernels, first));
+    groups.push_back(make_group(axes, sub_kernels, first));
 }
 
 Dims WinogradTransforms::tiles(const Dims& extent) const {
@@ -198,17 +198,50 @@ std::vector<PlaneStep> WinogradTransforms::make_steps(std::vector<AxisMaps> maps
   return steps;
 }
 
-WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<SubKernel>& sub_kernels, int64_t first) {
+// The first and the last point of a group of taps are the first and the last tap (core/winograd.h); those between are
+// in sums.  `first_tap`: of the sub-kernel's products, by class point.
+std::vector<int64_t> WinogradTransforms::find_untransformed(const std::vector<AxisGeometry>& axes, const SubKernel& sub,
+                                                            const std::vector<int64_t>& first_tap) const {
+  std::vector<int64_t> found;
+  Dims own;
+  for (int i = 0; i < this->axes(); ++i)
+    own.push_back(static_cast<int64_t>(axes[i].classes[sub.classes[i]].taps.size()));
+  if (sub.taps.empty()) return found;
+  Odometer tap(own);
+  do {
+    int64_t point = 0, t = 0;
+    for (int i = 0; i < this->axes(); ++i) {
+      const WinogradKind& k = kind(i, sub);
+      const WinogradAxis& w = winograd_[i];
+      int64_t line = own[i] - 1 - tap.at[i];
+      if (w.groups > 1) line += w.most_taps - own[i];
+      const int64_t within = line % k.taps;
+      if (w.plain) {
+        t = t * k.taps + line;
+      } else if (within == 0 || within == k.taps - 1) {
+        point = point * k.alpha + (within == 0 ? 0 : k.alpha - 1);
+        t = t * w.groups + line / k.taps;
+      } else {
+        return {};
+      }
+    }
+    found.push_back(first_tap[static_cast<size_t>(point)] + t);
+  } while (tap.next());
+  return found;
+}
+
+WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<AxisGeometry>& axes,
+                                                         const std::vector<SubKernel>& sub_kernels, int64_t first) {
   Group group{first, {}};
   for (int64_t k = 0; k < last_classes; ++k) {
     const SubKernel& sub = sub_kernels[first + k];
     Dims alpha;
-    for (int i = 0; i < axes(); ++i) alpha.push_back(kind(i, sub).alpha);
+    for (int i = 0; i < this->axes(); ++i) alpha.push_back(kind(i, sub).alpha);
     Odometer at(alpha);
     int64_t class_point = 0;
     do {
       int64_t point = 0;
-      for (int i = 0; i < axes(); ++i) {
+      for (int i = 0; i < this->axes(); ++i) {
         const auto& axis = winograd_[i];
         point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
       }
@@ -221,6 +254,12 @@ WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<SubKe
   for (Product& p : group.products) {
     p.first_tap = total_products;
     total_products += static_cast<int64_t>(forms[first + p.last_class].taps.size());
+  }
+  for (int64_t k = 0; k < last_classes; ++k) {
+    std::vector<int64_t> first_tap(static_cast<size_t>(max_class_points));
+    for (const Product& p : group.products)
+      if (p.last_class == k) first_tap[static_cast<size_t>(p.class_point)] = p.first_tap;
+    forms[first + k].untransformed = find_untransformed(axes, sub_kernels[first + k], first_tap);
   }
   return group;
 }

@@ -61,11 +61,13 @@ class WinogradTransforms {
   struct Steps { std::vector<PlaneStep> weights, output; };
   // Of a sub-kernel: where its taps lie in the kernel, by rising input position, -1 for a zero that fills up a group;
   // the taps of plain axes and the groups of others, as offsets in the transformed input; and where the weight of
-  // (class point, such a tap) lies among its transformed weights.
+  // (class point, such a tap) lies among its transformed weights; and which of the taps of all products has each of its
+  // own weights as it is, or nothing where one of them is in sums alone.
   struct Form {
     std::vector<int64_t> sources;
     std::vector<ptrdiff_t> taps;
     std::vector<int64_t> weight;
+    std::vector<int64_t> untransformed;  // parallel to SubKernel::taps
     const Steps* steps = nullptr;
     int halves = 0;  // axes whose transformed weights may be halves of integers, where the weights are integers
   };
@@ -146,7 +148,9 @@ class WinogradTransforms {
   Steps make_class_steps(const SubKernel& sub) const;
   static Dims row_major(const std::vector<AxisMaps>& maps, int64_t AxisMaps::* lines);
   std::vector<PlaneStep> make_steps(std::vector<AxisMaps> maps, Dims stride) const;
-  Group make_group(const std::vector<SubKernel>& sub_kernels, int64_t first);
+  Group make_group(const std::vector<AxisGeometry>& axes, const std::vector<SubKernel>& sub_kernels, int64_t first);
+  std::vector<int64_t> find_untransformed(const std::vector<AxisGeometry>& axes, const SubKernel& sub,
+                                          const std::vector<int64_t>& first_tap) const;
   // Tiles of the transformed input along an axis that is transformed, for so many of the output.
   static int64_t input_tiles(const WinogradAxis& w, int64_t tiles) {
     return w.sliding ? w.position(tiles - 1) + w.reach() + 1 : tiles;

@@ -16,8 +16,7 @@ bool CpuNode::prepare_ahead(const Dims& declared, const Dims& w_shape, const voi
   return prepare_likely(declared, w_shape, [&](const InputShapes& shapes) {
     const auto prepared = prepare(shapes, true);
     if (element_count(prepared->problem().y_shape(), "output size") == 0) return true;
-    // Weights that are not finite are read as they are.
-    return constant_weights(*prepared, w)->finite && !prepared->reads_original();
+    return !prepared->reads_original(*constant_weights(*prepared, w));
   });
 }
 

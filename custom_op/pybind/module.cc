@@ -590,8 +590,18 @@ PYBIND11_MODULE(_core, m) {
         {
           py::gil_scoped_release release;
           ThreadExecutor executor;
-          if (y.size() > 0 && constant_weights) prepared.run(*prepared.pack(tensors.w), tensors, executor);
-          else if (y.size() > 0) prepared.run(tensors, executor);
+          if (y.size() > 0 && constant_weights) {
+            const auto packed = prepared.pack(tensors.w);
+            // As a session may have given them up then; bytes of ones are NaN.
+            std::vector<unsigned char> given_up;
+            if (!prepared.reads_original(*packed)) {
+              given_up.assign(static_cast<size_t>(wc.nbytes()), 0xff);
+              tensors.w = given_up.data();
+            }
+            prepared.run(*packed, tensors, executor);
+          } else if (y.size() > 0) {
+            prepared.run(tensors, executor);
+          }
         }
         return y;
       },
@@ -618,6 +628,20 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("x_shape"), py::arg("w"), py::arg("isa") = "", py::arg("algorithm") = "",
       "Packed weights as a session holds them: equal weights in equal layouts are one object.");
+
+  m.def(
+      "reads_original",
+      [](const Dims& x_shape, const py::array& w, const std::string& isa, const std::string& algorithm,
+         const py::kwargs& kw) {
+        const DType t = parse_dtype(py::cast<std::string>(w.dtype().attr("name")));
+        const py::array wc = py::array::ensure(w, py::array::c_style);
+        const KernelSet& kernels = kernel_set(isa);
+        const Prepared prepared(make_problem(attributes(kw), {x_shape, shape_of(wc), {}, {}}), t, kernels,
+                                machine(kernels, 1), algorithm);
+        return prepared.reads_original(*prepared.pack(wc.data()));
+      },
+      py::arg("x_shape"), py::arg("w"), py::arg("isa") = "", py::arg("algorithm") = "",
+      "Whether runs may read W beside what is packed of it.");
 
   m.def(
       "weight_cache",

@@ -95,6 +95,15 @@ def pack(
 ) -> PackedWeights:
     """``w`` as a session holds it: equal weights in equal layouts are one object."""
 
+def reads_original(
+    x_shape: Sequence[int],
+    w: ArrayLike,
+    isa: str = "",
+    algorithm: str = "",
+    **attributes: Unpack[Attributes],
+) -> bool:
+    """Whether runs may read ``w`` beside what is packed of it."""
+
 def weight_cache() -> tuple[int, int]:
     """Number and bytes of the packed weights that are alive."""
 

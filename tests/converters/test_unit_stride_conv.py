@@ -255,6 +255,7 @@ def test_only_nodes_of_the_main_graph_are_timed(op_type):
     [
         ({"strides": [1, 2]}, "attribute 'strides' = [1, 2]"),
         ({"pads": [1, 1, 1, 3]}, "3 zeros at the end of spatial axis 1 exceed"),
+        ({"auto_pad": "VALID"}, "it has attributes 'auto_pad' = 'VALID' and 'pads', which"),
         ({"kernel": (1, 1)}, "its kernel has one tap"),
         ({"group": 4, "channels": (4, 8)}, "it is depthwise"),
     ],
@@ -267,3 +268,17 @@ def test_dynamic_weights():
     model = conv_model()
     model.graph.input.append(value("w", "float32", [6, 4, 3, 3]))
     assert refusal(model) == "its input W is not a constant"
+
+
+def test_weights_for_other_channels():
+    """Stock's error stays stock's; of a Conv that no pass starts from, nothing is said."""
+    model = conv_model((3, 3, 3), (128, 64), sides=[12] * 3)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+    result = convert_with_report(model)
+    assert result.model == model and not result.report.sites
+    up = helper.make_node("Upsample", ["x"], ["p"], "up", scales=[1.0, 1.0, 2.0, 2.0])
+    model = conv_model(before=[up], opset=8)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
+    (skip,) = convert_with_report(model).skips
+    assert skip.rewrite == "upsample_conv"
+    assert skip.reason == "its input has 5 channels, its weights are for 4"

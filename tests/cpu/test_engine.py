@@ -913,6 +913,42 @@ def test_non_finite_inputs_stay_where_they_belong(
 
 
 @each_isa
+@each_dtype
+def test_weights_that_winograd_keeps_need_no_others(isa: str, dtype: str) -> None:
+    """``run`` takes W away where it is said not to be read, and above X is not finite."""
+
+    def reads(case: Case, algorithm: str = "winograd", w: np.ndarray | None = None) -> bool:
+        case = dataclasses.replace(case, dtype=dtype)
+        w = case.arrays()["w"] if w is None else w
+        return _core.reads_original(case.x_shape, w, isa, algorithm, **case.attributes)
+
+    for kernel, stride, middle in (
+        (4, 2, False),
+        (3, 2, False),
+        (5, 2, True),
+        (3, 1, True),
+        (6, 2, True),
+    ):
+        case = Case((9, 10), (kernel, kernel), strides=(stride, stride))
+        assert is_transformed(case, "winograd", isa=isa)
+        assert reads(case) == middle
+        assert not reads(case, "direct")
+    long = Case((50,), (16,), strides=(4,))  # groups of two taps
+    assert is_transformed(long, "winograd", isa=isa)
+    assert not reads(long)
+    usual = dataclasses.replace(Case((9, 10), (4, 4), strides=(2, 2)), dtype=dtype)
+    w = usual.arrays()["w"]
+    w[0, 0, 0, 0] = np.nan
+    assert reads(usual, w=w) and reads(usual, "direct", w=w)
+    w[0, 0, 0, 0] = 0
+    assert not reads(usual, w=w)
+    if dtype != "float16":  # computed as float32, where none is too small
+        w[0, 0, 0, 0] = np.finfo(w.dtype).tiny / 4 if dtype != "bfloat16" else 2.0**-130
+        assert reads(usual, w=w)  # beside the others it became 0
+        assert not reads(usual, "direct", w=w)
+
+
+@each_isa
 @each_choice
 @pytest.mark.parametrize("name", ["b", "z"])
 def test_non_finite_bias_and_residual(isa: str, algorithm: str, name: str) -> None:

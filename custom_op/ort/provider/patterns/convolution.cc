@@ -74,6 +74,8 @@ Convolution read_convolution(const Node& node, const Graph& graph) {
   } else {
     refuse("attribute 'auto_pad' = '", mode, "' is not valid");
   }
+  if (mode != "NOTSET" && !mode.empty() && !graph.integers(node, "pads").empty())
+    refuse("it has attributes 'auto_pad' = '", mode, "' and 'pads', which exclude each other");
   for (const Dims* side : {&conv.begins, &conv.ends})
     if (*std::min_element(side->begin(), side->end()) < 0) refuse("attribute 'pads' = ", pads, " has a negative entry");
   return conv;

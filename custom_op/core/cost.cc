@@ -81,8 +81,8 @@ std::vector<std::pair<const char*, double CostConstants::*>> constant_names() {
           {"pack_single", &K::pack_single}};
 }
 
-// Fitted to benchmarks/recordings (benchmarks/fit_costs.py): those of AVX2.  No processor with AVX-512 has been
-// recorded: what differs there follows from layers that were measured on one.
+// Fitted to benchmarks/recordings (benchmarks/fit_costs.py), of AVX2 and of the baseline.  No processor with AVX-512
+// has been recorded: what differs there follows from layers that were measured on one.
 CostConstants cost_constants(const std::string& isa) {
   CostConstants k;
   // Vectors of 64 bytes, on processors whose cores get fewer bytes of memory in the time of a multiply-add: the

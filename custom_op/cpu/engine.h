@@ -336,10 +336,6 @@ class Tiling {
   }
 };
 
-// Of packed weights: whether all are finite and fit into the form that they are kept in, whether all are `regular`, and
-// whether they are `complete` (PackedWeights).
-struct Quality { bool regular = true, finite = true, complete = true; };
-
 // Packed weights as an engine sees them.
 struct Weights : Quality {
   char* packed = nullptr;  // null: each task packs those it needs (Plan::pack_in_task)
@@ -350,8 +346,7 @@ class Engine : public Tiling {
  public:
   using Tiling::Tiling;
   virtual ~Engine() = default;
-  // Packs into weights->packed, with the executor's threads if there is one.  Clears `finite` if a packed value is
-  // NaN or Inf, or too large for the form that weights are kept in.
+  // Packs into weights->packed, with the executor's threads if there is one, and sets their quality.
   virtual void pack(const void* w, Weights* weights, Executor* executor) const = 0;
   // Whether runs may read W beside packed weights that are finite.
   virtual bool reads_original(const Quality&) const { return false; }

@@ -47,7 +47,7 @@ inline __attribute__((always_inline)) void storeu(T* p, Vec<T> v) {
 #else
 #define ORT_TCONV_ASM 0
 #endif
-#if defined(__x86_64__) && !defined(__AVX__)
+#if defined(__x86_64__) && !defined(__AVX__) && ORT_TCONV_VECTOR_BYTES == 16
 #define ORT_TCONV_SSE 1
 #else
 #define ORT_TCONV_SSE 0

@@ -57,7 +57,8 @@ struct Output22 {
   }
 };
 
-struct Weights32 {  // (G h) of F(3,2)
+// (G h).  The first and the last are weights as they are, on which WinogradTransforms::Form::untransformed relies.
+struct Weights32 {  // of F(3,2)
   static constexpr int kIn = 2, kOut = 4;
   template <class V> static ORT_TCONV_MAP void map(const V* h, V* o) {
     const V first = 0.5f * h[0], last = 0.5f * h[1];

@@ -569,7 +569,7 @@ const Plan& QuantizedPrepared::plan() const { return engine_->plan; }
 const std::vector<int64_t>& QuantizedPrepared::layout() const { return engine_->layout; }
 
 std::shared_ptr<const PackedWeights> QuantizedPrepared::pack(const void* w) const {
-  auto packed = std::make_shared<PackedWeights>(PackedWeights{engine_->layout, AlignedBuffer(engine_->packed_bytes)});
+  auto packed = std::make_shared<PackedWeights>(engine_->layout, engine_->packed_bytes);
   engine_->pack(static_cast<const uint8_t*>(w), static_cast<char*>(packed->buffer.data.get()));
   return packed;
 }

@@ -82,7 +82,7 @@ const Plan& Prepared::plan() const { return engine_->plan; }
 const std::vector<int64_t>& Prepared::layout() const { return engine_->layout; }
 
 std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
-  auto packed = std::make_shared<PackedWeights>(PackedWeights{engine_->layout, AlignedBuffer(engine_->packed_bytes)});
+  auto packed = std::make_shared<PackedWeights>(engine_->layout, engine_->packed_bytes);
   const Problem& p = problem();
   const int64_t count = p.channels * p.group_out() * product(p.kernel);
   if (count == 0) return packed;  // there may be any number of groups
@@ -97,15 +97,16 @@ std::shared_ptr<const PackedWeights> Prepared::pack(const void* w) const {
   } else {
     engine_->pack(w, &weights, nullptr);
   }
-  require(weights.finite, "input W has values too large for attribute weights = '", name(p.weights), "': only ",
+  // Sums of the transform may be beyond any form: then the weights are as good as not finite.
+  require(weights.finite || p.weights == WeightStorage::kCompute,
+          "input W has values too large for attribute weights = '", name(p.weights), "': only ",
           p.weights == WeightStorage::kFloat16 ? "bfloat16 and float32 have" : "float32 has", " the range");
-  packed->regular = weights.regular;
-  packed->complete = weights.complete;
+  static_cast<Quality&>(*packed) = weights;
   return packed;
 }
 
 bool Prepared::reads_original(const PackedWeights& packed) const {
-  return !packed.finite || engine_->reads_original({packed.regular, packed.finite, packed.complete});
+  return !packed.finite || engine_->reads_original(packed);
 }
 
 void Prepared::run(const PackedWeights& packed, const Tensors& given, Executor& executor) const {
@@ -113,8 +114,7 @@ void Prepared::run(const PackedWeights& packed, const Tensors& given, Executor& 
   require(packed.layout == engine_->layout, "packed weights of another layout");
   Weights weights;
   weights.packed = static_cast<char*>(packed.buffer.data.get());
-  weights.regular = packed.regular;
-  weights.complete = packed.complete;
+  static_cast<Quality&>(weights) = packed;
   // Without channels there is nothing to multiply, and X may be a null pointer.
   if (packed.finite && problem().channels > 0) {
     if (!packed.scales.empty()) tensors.w_scales = packed.scales.data();

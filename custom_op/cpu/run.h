@@ -38,14 +38,19 @@ struct AlignedBuffer {
 
 class Engine;
 
+// Of packed weights.
+struct Quality {
+  bool regular = true;   // no value so large, or not a number, that a transform would spread it
+  bool finite = true;    // no NaN or Inf, before a transform or after it, nor beyond the form that they are kept in
+  bool complete = true;  // none became 0 that was not
+};
+
 // Weights in the order the microkernels read them.  `layout` tells which engines can read them.
-struct PackedWeights {
+struct PackedWeights : Quality {
   std::vector<int64_t> layout;
   AlignedBuffer buffer;
-  bool regular = true;        // no value so large, or not a number, that a transform would spread it
-  bool finite = true;         // no NaN or Inf among the weights
-  bool complete = true;       // none became 0 that was not
   std::vector<float> scales;  // of each output channel, if they are integers
+  PackedWeights(std::vector<int64_t> layout, size_t bytes) : layout(std::move(layout)), buffer(bytes) {}
 };
 
 // The same problem, but for taps that meet nothing and strides of axes with a single position.

@@ -6,7 +6,9 @@
 // Packed weights: [group][block][leading classes][product][tap][channel][output channel of the block].
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/block_engine.h"
 #include "cpu/winograd_transforms.h"
@@ -33,6 +35,8 @@ class WinogradEngine final : public BlockEngine<S> {
       : Base(p, pl, set, threads), w_(this->axes_, this->winograd_, this->window_, this->window_stride_,
                                       this->plan.tile, this->sub_kernels_, this->pitch_, 64 / sizeof(T)) {
     for (bool t : this->plan.transform) this->layout.push_back(t);
+    kept_ = std::all_of(w_.forms.begin(), w_.forms.end(),
+                        [](const Form& form) { return form.sources.empty() || !form.untransformed.empty(); });
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -46,9 +50,7 @@ class WinogradEngine final : public BlockEngine<S> {
     return this->block_offset(g, m, this->cg_ * w_.total_products);
   }
 
-  bool reads_original(const Quality& quality) const override {
-    return std::any_of(w_.forms.begin(), w_.forms.end(), [&](const Form& form) { return !kept(form, quality); });
-  }
+  bool reads_original(const Quality& quality) const override { return !kept_ || !quality.complete; }
 
   int64_t pack_panel(const void* w, int64_t g, int64_t b, T* dst, Quality* quality) const override {
     const int64_t cg = this->cg_, width = this->block_width(b), taps = product(this->problem.kernel);
@@ -80,12 +82,13 @@ class WinogradEngine final : public BlockEngine<S> {
             for (int64_t t = 0; t < ntaps; ++t) {
               const T* from = weights + form.weight[product.class_point * ntaps + t] * most;
               T* to = dst + ((product.first_tap + t) * cg + c) * width;
-              int lost = 0;
+              bool lost = false;
               for (int64_t i = 0; i < n; ++i) {
-                to[i] = std::abs(from[i]) < least[i] ? T(0) : from[i];
-                lost |= to[i] != from[i];
+                const bool negligible = std::abs(from[i]) < least[i];
+                to[i] = negligible ? T(0) : from[i];
+                lost |= negligible & !is_zero(from[i]);
               }
-              quality->complete &= lost == 0;
+              quality->complete &= !lost;
             }
           }
         }
@@ -107,6 +110,14 @@ class WinogradEngine final : public BlockEngine<S> {
 
   void run(const std::vector<PlaneStep>& steps, const Place<T> (&places)[4], int64_t n) const {
     run_steps(steps, planes_of(this->k_), places, n);
+  }
+
+  // Whether all bits but the sign's are 0: subnormal numbers may compare as 0 in a session that treats them so.
+  static bool is_zero(T v) {
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+    Bits bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    return (bits << 1) == 0;
   }
 
   // Below what a transformed weight of each input and output channel is 0.  Processors are many times slower on
@@ -190,18 +201,12 @@ class WinogradEngine final : public BlockEngine<S> {
     return true;
   }
 
-  // The weights of a sub-kernel can be had from what is packed.
-  static bool kept(const Form& form, const Quality& quality) {
-    return form.sources.empty() || (quality.complete && !form.untransformed.empty());
-  }
-
   // The sums of one sub-kernel over its taps, for tiles that hold NaN, Inf or values near overflow, which a transform
   // would spread to neighbours they do not reach.
   void sum_taps(int64_t which, const Task& task, const Weights& weights, const Tensors& t, int64_t block, T* sums,
                 const Scratch& s) const {
-    const Form& form = w_.forms[which];
-    if (!kept(form, weights)) return sum_originals(this->sub_kernels_[which], task, t, block, sums, s);
     const SubKernel& sub = this->sub_kernels_[which];
+    if (reads_original(weights)) return sum_originals(sub, task, t, block, sums, s);
     for (int64_t i = 0; i < task.extent.back(); ++i) s.pixel_offset[i] = i * this->pitch_;
     GemmArgs<T> a{};
     a.x_offset = s.pixel_offset;
@@ -209,7 +214,7 @@ class WinogradEngine final : public BlockEngine<S> {
     a.channels = this->cg_;
     a.count = task.extent.back();
     a.taps = sub.offsets.data();
-    a.panels = form.untransformed.data();
+    a.panels = w_.forms[which].untransformed.data();
     a.ntaps = static_cast<int64_t>(sub.offsets.size());
     const char* const panel = weights.packed + panel_offset(task.g, block) * this->weight_bytes_;
     const auto gemm = this->weigh(&a, panel, 0, this->block_width(block), 1, nullptr);
@@ -268,6 +273,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   WinogradTransforms w_;
+  bool kept_;  // the weights of all sub-kernels are among those that are packed
 };
 
 }  // namespace

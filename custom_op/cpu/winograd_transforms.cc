@@ -29,7 +29,7 @@ WinogradTransforms::WinogradTransforms(const std::vector<AxisGeometry>& axes, st
   make_input_steps();
   for (const auto& sub : sub_kernels) describe(axes, sub);
   for (int64_t first = 0; first < static_cast<int64_t>(sub_kernels.size()); first += last_classes)
-    groups.push_back(make_group(axes, sub_kernels, first));
+    groups.push_back(make_group(sub_kernels, first));
 }
 
 Dims WinogradTransforms::tiles(const Dims& extent) const {
@@ -90,15 +90,25 @@ void WinogradTransforms::describe(const std::vector<AxisGeometry>& axes, const S
   }
   max_class_points = std::max(max_class_points, product(alpha));
   if (!sub.taps.empty()) {
+    // As (class point, tap) until the products are known: the first and the last point of a group of taps are its first
+    // and its last (cpu/plane_impl.h).
+    form.untransformed.resize(sub.taps.size());
+    bool between = false;
     Odometer line(lines);
     do {
-      int64_t index = 0;
+      int64_t index = 0, class_point = 0, tap = 0;
       for (int i = 0; i < this->axes() && index >= 0; ++i) {
-        const int64_t at = line.at[i] - zeros[i];
+        const WinogradKind& k = kind(i, sub);
+        const int64_t at = line.at[i] - zeros[i], within = winograd_[i].plain ? 0 : line.at[i] % k.taps;
         index = at < 0 || at >= own[i] ? -1 : index * own[i] + own[i] - 1 - at;
+        between = between || (index >= 0 && within > 0 && within < k.taps - 1);
+        class_point = class_point * k.alpha + (within > 0 ? k.alpha - 1 : 0);
+        tap = tap * plain[i] + (winograd_[i].plain ? line.at[i] : line.at[i] / k.taps);
       }
       form.sources.push_back(index < 0 ? -1 : sub.taps[index]);
+      if (index >= 0) form.untransformed[index] = class_point * product(plain) + tap;
     } while (line.next());
+    if (between) form.untransformed.clear();
     Odometer tap(plain);
     do {
       ptrdiff_t offset = 0;
@@ -198,50 +208,17 @@ std::vector<PlaneStep> WinogradTransforms::make_steps(std::vector<AxisMaps> maps
   return steps;
 }
 
-// The first and the last point of a group of taps are the first and the last tap (core/winograd.h); those between are
-// in sums.  `first_tap`: of the sub-kernel's products, by class point.
-std::vector<int64_t> WinogradTransforms::find_untransformed(const std::vector<AxisGeometry>& axes, const SubKernel& sub,
-                                                            const std::vector<int64_t>& first_tap) const {
-  std::vector<int64_t> found;
-  Dims own;
-  for (int i = 0; i < this->axes(); ++i)
-    own.push_back(static_cast<int64_t>(axes[i].classes[sub.classes[i]].taps.size()));
-  if (sub.taps.empty()) return found;
-  Odometer tap(own);
-  do {
-    int64_t point = 0, t = 0;
-    for (int i = 0; i < this->axes(); ++i) {
-      const WinogradKind& k = kind(i, sub);
-      const WinogradAxis& w = winograd_[i];
-      int64_t line = own[i] - 1 - tap.at[i];
-      if (w.groups > 1) line += w.most_taps - own[i];
-      const int64_t within = line % k.taps;
-      if (w.plain) {
-        t = t * k.taps + line;
-      } else if (within == 0 || within == k.taps - 1) {
-        point = point * k.alpha + (within == 0 ? 0 : k.alpha - 1);
-        t = t * w.groups + line / k.taps;
-      } else {
-        return {};
-      }
-    }
-    found.push_back(first_tap[static_cast<size_t>(point)] + t);
-  } while (tap.next());
-  return found;
-}
-
-WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<AxisGeometry>& axes,
-                                                         const std::vector<SubKernel>& sub_kernels, int64_t first) {
+WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<SubKernel>& sub_kernels, int64_t first) {
   Group group{first, {}};
   for (int64_t k = 0; k < last_classes; ++k) {
     const SubKernel& sub = sub_kernels[first + k];
     Dims alpha;
-    for (int i = 0; i < this->axes(); ++i) alpha.push_back(kind(i, sub).alpha);
+    for (int i = 0; i < axes(); ++i) alpha.push_back(kind(i, sub).alpha);
     Odometer at(alpha);
     int64_t class_point = 0;
     do {
       int64_t point = 0;
-      for (int i = 0; i < this->axes(); ++i) {
+      for (int i = 0; i < axes(); ++i) {
         const auto& axis = winograd_[i];
         point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
       }
@@ -256,10 +233,12 @@ WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<AxisG
     total_products += static_cast<int64_t>(forms[first + p.last_class].taps.size());
   }
   for (int64_t k = 0; k < last_classes; ++k) {
+    Form& form = forms[first + k];
     std::vector<int64_t> first_tap(static_cast<size_t>(max_class_points));
     for (const Product& p : group.products)
       if (p.last_class == k) first_tap[static_cast<size_t>(p.class_point)] = p.first_tap;
-    forms[first + k].untransformed = find_untransformed(axes, sub_kernels[first + k], first_tap);
+    const int64_t taps = static_cast<int64_t>(form.taps.size());
+    for (int64_t& place : form.untransformed) place = first_tap[static_cast<size_t>(place / taps)] + place % taps;
   }
   return group;
 }

@@ -148,9 +148,7 @@ class WinogradTransforms {
   Steps make_class_steps(const SubKernel& sub) const;
   static Dims row_major(const std::vector<AxisMaps>& maps, int64_t AxisMaps::* lines);
   std::vector<PlaneStep> make_steps(std::vector<AxisMaps> maps, Dims stride) const;
-  Group make_group(const std::vector<AxisGeometry>& axes, const std::vector<SubKernel>& sub_kernels, int64_t first);
-  std::vector<int64_t> find_untransformed(const std::vector<AxisGeometry>& axes, const SubKernel& sub,
-                                          const std::vector<int64_t>& first_tap) const;
+  Group make_group(const std::vector<SubKernel>& sub_kernels, int64_t first);
   // Tiles of the transformed input along an axis that is transformed, for so many of the output.
   static int64_t input_tiles(const WinogradAxis& w, int64_t tiles) {
     return w.sliding ? w.position(tiles - 1) + w.reach() + 1 : tiles;

@@ -49,7 +49,7 @@ class PreparedCache {
             ", which is not the shape that the model declares");
     const size_t bytes = static_cast<size_t>(count * element_bytes);
     packed_.push_back(shared_weights(prepared, w, bytes));
-    let_go(w, bytes);  // only another layout would read them again
+    let_go(w, bytes);  // what reads them again is rare: another layout, values that are not finite
     return packed_.back();
   }
 

@@ -334,7 +334,7 @@ class CandidateTimer {
     const Prepared& prepared = candidates_[index];
     const size_t bytes = static_cast<size_t>(prepared.plan().packed_bytes);
     require(bytes <= arena_->bytes, "arena of ", arena_->bytes, " bytes: weights take ", bytes);
-    PackedWeights weights{prepared.layout(), AlignedBuffer(0)};
+    PackedWeights weights(prepared.layout(), 0);
     const auto place = [&] {
       if (at_ + bytes > arena_->bytes) at_ = 0;
       weights.buffer.data =

@@ -1001,6 +1001,27 @@ def test_values_near_overflow_stay_finite(
 @each_isa
 @each_choice
 @each_dtype
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_weights_whose_sums_are_too_large(
+    isa: str, algorithm: str, dtype: str, kernel: int, stride: int
+) -> None:
+    """Winograd adds up three taps: of finite weights near the greatest number that is beyond it."""
+    case = Case((9, 10), (kernel, kernel), strides=(stride, stride), bias=False, dtype=dtype)
+    arrays = case.arrays()
+    arrays["w"][0, 0] = {"float16": 60000.0, "float64": 1.7e308}.get(dtype, 3.3e38)
+    arrays["x"] = (np.abs(arrays["x"].astype(np.float64)) * 1e-3).astype(arrays["x"].dtype)
+    y = run(case, arrays, isa=isa, algorithm=algorithm).astype(np.float64)
+    assert np.isfinite(y).all()
+    small = {name: value.astype(np.float64) for name, value in arrays.items()}
+    small["w"] = small["w"] / 2.0**60
+    error = np.abs(y / 2.0**60 - reference(case, small))
+    transformed = is_transformed(case, algorithm, isa=isa)
+    assert (error <= allowed(case, small, transformed=transformed)).all()
+
+
+@each_isa
+@each_choice
+@each_dtype
 def test_results_too_large_become_inf(isa: str, algorithm: str, dtype: str) -> None:
     greatest = {"float16": 60000.0, "float64": 1.7e308}.get(dtype, 3.3e38)
     case = Case((3, 4), (4, 4), group_in=1, strides=(2, 2), bias=False, dtype=dtype)

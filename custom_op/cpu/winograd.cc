@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "cpu/block_engine.h"
 #include "cpu/winograd_transforms.h"
@@ -82,13 +81,10 @@ class WinogradEngine final : public BlockEngine<S> {
             for (int64_t t = 0; t < ntaps; ++t) {
               const T* from = weights + form.weight[product.class_point * ntaps + t] * most;
               T* to = dst + ((product.first_tap + t) * cg + c) * width;
-              bool lost = false;
-              for (int64_t i = 0; i < n; ++i) {
-                const bool negligible = std::abs(from[i]) < least[i];
-                to[i] = negligible ? T(0) : from[i];
-                lost |= negligible & !is_zero(from[i]);
-              }
-              quality->complete &= !lost;
+              for (int64_t i = 0; i < n; ++i)
+                to[i] = std::abs(from[i]) < least[i] ? std::copysign(T(0), from[i]) : from[i];
+              // Bit by bit: in a session that treats subnormal numbers as 0 they would compare as equal to it.
+              quality->complete &= std::memcmp(to, from, static_cast<size_t>(n) * sizeof(T)) == 0;
             }
           }
         }
@@ -110,14 +106,6 @@ class WinogradEngine final : public BlockEngine<S> {
 
   void run(const std::vector<PlaneStep>& steps, const Place<T> (&places)[4], int64_t n) const {
     run_steps(steps, planes_of(this->k_), places, n);
-  }
-
-  // Whether all bits but the sign's are 0: subnormal numbers may compare as 0 in a session that treats them so.
-  static bool is_zero(T v) {
-    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-    Bits bits;
-    std::memcpy(&bits, &v, sizeof bits);
-    return (bits << 1) == 0;
   }
 
   // Below what a transformed weight of each input and output channel is 0.  Processors are many times slower on
@@ -188,7 +176,6 @@ class WinogradEngine final : public BlockEngine<S> {
           gemm(a);
         }
         for (int64_t k = 0; k < w_.last_classes; ++k) {
-          const SubKernel& sub = this->sub_kernels_[group.first + k];
           T* sums = s.sums + k * class_stride;
           if (regular)
             transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums, line,

@@ -91,8 +91,7 @@ CostConstants cost_constants(const std::string& isa) {
     k.memory_byte = 0.6;
     k.shared_byte = 0.35;
   } else if (isa == "baseline") {
-    // Without AVX2 a multiply-add takes two or three instructions, on vectors of 16 bytes: all else costs less beside
-    // it.
+    // A multiply-add takes two or three instructions, on vectors of 16 bytes: most else costs less beside it.
     k.stall = 1.8;
     k.weight_load = 2.1;
     k.sum = 0.11;

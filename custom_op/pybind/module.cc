@@ -281,6 +281,14 @@ std::vector<Plan> costed_candidates(const Problem& problem, DType dtype, const M
   return plans;
 }
 
+// For one thread and weights of this shape and type.
+Prepared prepared_for(const Dims& x_shape, const py::array& w, const std::string& isa, const std::string& algorithm,
+                      const py::kwargs& kw) {
+  const KernelSet& kernels = kernel_set(isa);
+  return Prepared(make_problem(attributes(kw), {x_shape, shape_of(w), {}, {}}),
+                  parse_dtype(py::cast<std::string>(w.dtype().attr("name"))), kernels, machine(kernels, 1), algorithm);
+}
+
 // Costs of one problem's candidates by other constants than those in use, for fitting them.
 class CandidateCosts {
  public:
@@ -587,6 +595,7 @@ PYBIND11_MODULE(_core, m) {
         const Dims shape = p.y_shape();
         py::array y(x.dtype(), std::vector<py::ssize_t>(shape.begin(), shape.end()));
         Tensors tensors{xc.data(), wc.data(), b ? bc.data() : nullptr, z ? zc.data() : nullptr, y.mutable_data()};
+        const size_t w_bytes = static_cast<size_t>(wc.nbytes());  // asks Python
         {
           py::gil_scoped_release release;
           ThreadExecutor executor;
@@ -595,7 +604,7 @@ PYBIND11_MODULE(_core, m) {
             // As a session may have given them up then; bytes of ones are NaN.
             std::vector<unsigned char> given_up;
             if (!prepared.reads_original(*packed)) {
-              given_up.assign(static_cast<size_t>(wc.nbytes()), 0xff);
+              given_up.assign(w_bytes, 0xff);
               tensors.w = given_up.data();
             }
             prepared.run(*packed, tensors, executor);
@@ -616,11 +625,8 @@ PYBIND11_MODULE(_core, m) {
       "pack",
       [](const Dims& x_shape, const py::array& w, const std::string& isa, const std::string& algorithm,
          const py::kwargs& kw) {
-        const DType t = parse_dtype(py::cast<std::string>(w.dtype().attr("name")));
         const py::array wc = py::array::ensure(w, py::array::c_style);
-        const KernelSet& kernels = kernel_set(isa);
-        const Prepared prepared(make_problem(attributes(kw), {x_shape, shape_of(wc), {}, {}}), t, kernels,
-                                machine(kernels, 1), algorithm);
+        const Prepared prepared = prepared_for(x_shape, wc, isa, algorithm, kw);
         const void* data = wc.data();
         const size_t bytes = static_cast<size_t>(wc.nbytes());
         py::gil_scoped_release release;
@@ -633,11 +639,8 @@ PYBIND11_MODULE(_core, m) {
       "reads_original",
       [](const Dims& x_shape, const py::array& w, const std::string& isa, const std::string& algorithm,
          const py::kwargs& kw) {
-        const DType t = parse_dtype(py::cast<std::string>(w.dtype().attr("name")));
         const py::array wc = py::array::ensure(w, py::array::c_style);
-        const KernelSet& kernels = kernel_set(isa);
-        const Prepared prepared(make_problem(attributes(kw), {x_shape, shape_of(wc), {}, {}}), t, kernels,
-                                machine(kernels, 1), algorithm);
+        const Prepared prepared = prepared_for(x_shape, wc, isa, algorithm, kw);
         return prepared.reads_original(*prepared.pack(wc.data()));
       },
       py::arg("x_shape"), py::arg("w"), py::arg("isa") = "", py::arg("algorithm") = "",

@@ -182,7 +182,8 @@ int64_t scaled(int64_t n, TileSize size) {
 }
 
 constexpr int64_t kMaxClassChunk = 256;
-constexpr int64_t kMostScratch = 7 << 19;  // of a thread, with half a MiB to spare for the small arrays
+constexpr int64_t kMostPacked = 256 << 20;  // of Winograd's weights, more than which nobody wants to keep for a layer
+constexpr int64_t kMostScratch = 7 << 19;   // of a thread, with half a MiB to spare for the small arrays
 
 Plan plan_direct(const Shape& s, Share share, TileSize size) {
   Plan plan;
@@ -352,9 +353,9 @@ Plan plan_narrow(const Shape& s, TileSize size) {
   return plan;
 }
 
-// Winograd on the axes given, which all have the form; the others keep their taps.  False if a tile takes too
-// much memory.
-bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share share, TileSize size, Plan* out) {
+// Winograd on the axes given, which all have the form; the others keep their taps.  False if a tile or the weights take
+// too much memory.
+bool plan_winograd(const Shape& s, const std::vector<Transform>& transform, Share share, TileSize size, Plan* out) {
   Plan plan;
   plan.algorithm = Algorithm::kWinograd;
   plan.share = share;
@@ -367,23 +368,23 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   Dims units;
   // Over all sub-kernels of one Winograd tile: GEMMs, and products summed in them.
   double gemms = 1, products = 1, all_tiles = 1, unit_tiles = 1;
-  int64_t points = 1, class_points = 1;
+  // Points of the transformed input, of all sub-kernels and, as they are held, of those of equal leading classes.
+  int64_t all_points = 1, points = 1, class_points = 1;
   for (size_t i = 0; i < d; ++i) {
-    WinogradAxis axis = plain_axis(s.axes[i]);
-    if (transform[i]) winograd_axis(s.axes[i], &axis);
+    WinogradAxis axis;
+    winograd_axis(s.axes[i], transform[i], &axis);
     units.push_back(axis.unit());
     unit_tiles *= static_cast<double>(axis.spacing);
-    points *= axis.points;
-    int64_t most = 0;
+    all_points *= axis.points;
+    points *= i + 1 < d ? axis.most_points() : axis.points;
     double axis_gemms = 0, axis_products = 0;
     for (int k : axis.kind_of_class) {
-      most = std::max<int64_t>(most, axis.kinds[k].alpha);
       axis_gemms += axis.kinds[k].alpha;
       axis_products += axis.plain ? axis.kinds[k].taps : axis.kinds[k].alpha * static_cast<double>(axis.groups);
     }
     gemms *= axis_gemms;
     products *= axis_products;
-    class_points *= most;
+    class_points *= axis.most_points();
     all_tiles *= static_cast<double>(std::max<int64_t>(1, axis.tiles(s.axes[i].domain)));
     axes.push_back(std::move(axis));
   }
@@ -412,6 +413,7 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   const int64_t tasks_wanted = target_tasks(s.machine, share);
   plan.packed_bytes = static_cast<int64_t>(
       static_cast<double>(s.problem.group * round_up(s.mg, s.lanes) * s.cg * weight_bytes(s)) * products);
+  if (plan.packed_bytes > kMostPacked) return false;
   // The transformed input of a tile stays near (L2 and a share of L3), its products in half of L2; the
   // weights want a few dozen Winograd tiles to each fetch, heavy ones more, and no second task to fetch
   // them again.
@@ -445,8 +447,8 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   for_sizes(plan, s, units, [&](double n, const Dims& extent) {
     add_gemms(s, s.mg, plan.block, n, product(extent) * static_cast<int64_t>(unit_tiles), products * s.cg, &plan.work);
   });
-  plan.work.copies = static_cast<double>(tile_count(plan)) * transformed(tile_units) * pitch / s.lanes *
-                     ceil_div(plan.blocks, plan.blocks_per_task);
+  plan.work.copies = static_cast<double>(tile_count(plan)) * transformed(tile_units) * all_points / points * pitch /
+                     s.lanes * ceil_div(plan.blocks, plan.blocks_per_task);
   plan.work.weight_bytes = fetched_bytes(plan);
   plan.work.tile_bytes = input(tile_units) + results(tile_units);
   plan.macs = channel_pairs(s) * products * tiles;
@@ -454,11 +456,74 @@ bool plan_winograd(const Shape& s, const std::vector<bool>& transform, Share sha
   return true;
 }
 
+// Products along the axis over all classes and tiles; none if it has no such form.
+int64_t axis_products(const AxisGeometry& axis, Transform transform) {
+  WinogradAxis w;
+  if (!winograd_axis(axis, transform, &w)) return 0;
+  int64_t alphas = 0;
+  for (int kind : w.kind_of_class) alphas += w.kinds[kind].alpha;
+  return alphas * w.groups * w.tiles(axis.domain);
+}
+
+// Axes are numbered by bits.
+std::vector<Transform> transform_of(size_t axes, unsigned small, unsigned large) {
+  std::vector<Transform> transform(axes, Transform::kNone);
+  for (size_t i = 0; i < axes; ++i)
+    if ((small | large) >> i & 1) transform[i] = large >> i & 1 ? Transform::kLarge : Transform::kSmall;
+  return transform;
+}
+
+// Those of `axes` that may have large tiles.  With three of them the transforms take about what the products save; and
+// what weights of fewer bits lose by rounding would be doubled.
+unsigned in_large(unsigned axes, const Shape& s) {
+  unsigned without_two = axes & (axes - 1);
+  without_two &= without_two - 1;
+  return without_two == 0 && s.problem.weights == WeightStorage::kCompute ? axes : 0;
+}
+
+// How aligned axes could be transformed: each choice of them in small tiles, and in large ones where those save
+// products.
+std::vector<std::vector<Transform>> transforms(const Shape& s) {
+  std::vector<std::vector<Transform>> choices;
+  if (s.problem.weights == WeightStorage::kInt8) return choices;  // sums of weights need more bits
+  const size_t d = s.axes.size();
+  unsigned possible = 0, fewer = 0;
+  for (size_t i = 0; i < d; ++i) {
+    const int64_t small = axis_products(s.axes[i], Transform::kSmall);
+    const int64_t large = axis_products(s.axes[i], Transform::kLarge);
+    possible |= unsigned{small > 0} << i;
+    fewer |= unsigned{large > 0 && large < small} << i;
+  }
+  for (unsigned axes = 1; axes < 1u << d; ++axes) {
+    if (axes & ~possible) continue;
+    choices.push_back(transform_of(d, axes, 0));
+    if (const unsigned large = in_large(axes, s) & fewer) choices.push_back(transform_of(d, axes & ~large, large));
+  }
+  return choices;
+}
+
+// Large tiles of axes that are not aligned, where that saves more: the tiles of each class then begin at its own first
+// output, so that fewer are cut short, but each has its own transformed input.
+std::vector<std::vector<Transform>> transforms_apart(const Shape& apart, const Shape& aligned) {
+  std::vector<std::vector<Transform>> choices;
+  const size_t d = apart.axes.size();
+  unsigned fewer = 0;
+  for (size_t i = 0; i < d; ++i) {
+    const int64_t products = axis_products(apart.axes[i], Transform::kLarge);
+    fewer |= unsigned{products > 0 && products < axis_products(aligned.axes[i], Transform::kSmall) &&
+                      products < axis_products(aligned.axes[i], Transform::kLarge)}
+             << i;
+  }
+  for (unsigned axes = 1; axes < 1u << d; ++axes)
+    if (!(axes & ~fewer) && in_large(axes, apart)) choices.push_back(transform_of(d, 0, axes));
+  return choices;
+}
+
 // Whether one of them cuts the work into the same tasks, done in the same way.
 bool has_equal(const std::vector<Plan>& plans, const Plan& plan) {
   return std::any_of(plans.begin(), plans.end(), [&](const Plan& p) {
-    return p.algorithm == plan.algorithm && p.transform == plan.transform && p.tile == plan.tile &&
-           p.blocks_per_task == plan.blocks_per_task;
+    return p.algorithm == plan.algorithm && p.aligned == plan.aligned && p.transform == plan.transform &&
+           p.tile == plan.tile && p.blocks_per_task == plan.blocks_per_task;
   });
 }
 
@@ -492,18 +557,12 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
     *plan = plan_narrow(narrow, size);
     return true;
   });
-  const size_t d = aligned.axes.size();
-  unsigned possible = 0;
-  WinogradAxis ignored;
-  if (problem.weights != WeightStorage::kInt8)  // sums of weights need more bits
-    for (size_t i = 0; i < d; ++i) possible |= unsigned{winograd_axis(aligned.axes[i], &ignored)} << i;
-  for (unsigned mask = 1; mask < 1u << d; ++mask) {
-    if (mask & ~possible) continue;
-    std::vector<bool> transform(d);
-    for (size_t i = 0; i < d; ++i) transform[i] = mask >> i & 1;
+  for (const auto& transform : transforms(aligned))
     for (Share share : shares)
       add([&](TileSize size, Plan* plan) { return plan_winograd(aligned, transform, share, size, plan); });
-  }
+  for (const auto& transform : transforms_apart(direct, aligned))
+    for (Share share : shares)
+      add([&](TileSize size, Plan* plan) { return plan_winograd(direct, transform, share, size, plan); });
   for (Plan& plan : plans) {
     plan_weights(plan, direct);
     plan.work.imbalance = imbalance(plan, problem, machine.threads);
@@ -522,7 +581,8 @@ std::vector<Plan> session_candidates(const Problem& problem, DType dtype, const 
   const auto enough = [&](const Plan& plan) {
     int64_t least = machine.threads;
     for (size_t i = 0; i < largest; ++i)
-      if (plans[i].algorithm == plan.algorithm && plans[i].transform == plan.transform)
+      if (plans[i].algorithm == plan.algorithm && plans[i].aligned == plan.aligned &&
+          plans[i].transform == plan.transform)
         least = std::min(least, plans[i].tasks);
     return plan.tasks >= least;
   };

@@ -88,8 +88,11 @@ CostConstants cost_constants(const std::string& isa) {
   // Vectors of 64 bytes, on processors whose cores get fewer bytes of memory in the time of a multiply-add: the
   // layers measured on one are in tests/core/test_plan.py.
   if (isa == "avx512" || isa == "emulated512") {
+    k.near_byte = 0.001;
+    k.far_byte = 0.005;
     k.memory_byte = 0.6;
     k.shared_byte = 0.35;
+    k.exposed = 0.349;
   } else if (isa == "baseline") {
     // A multiply-add takes two or three instructions, on vectors of 16 bytes: most else costs less beside it.
     k.stall = 1.8;
@@ -98,15 +101,17 @@ CostConstants cost_constants(const std::string& isa) {
     k.task = 9600;
     k.wake = 3300;
     k.copy = 0.5;
-    k.transform = 2.2;
-    k.transform_back = 7.4;
+    k.transform = 6;
+    k.transform_back = 2.6;
     k.store = 27;
     k.row_load = 0.15;
     k.row_copy = 0.1;
     k.row_store = 7.4;
     k.outgrown = 0.003;
     k.row_outgrown = 0.35;
-    k.memory_byte = 0.146;
+    k.near_byte = 0.001;
+    k.far_byte = 0.005;
+    k.memory_byte = 0.11;
     k.shared_byte = 0.044;
     k.exposed = 0.2;
   }

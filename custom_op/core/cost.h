@@ -14,16 +14,16 @@ struct CostConstants {
   // loads, last stores), a task, each further thread that takes part.
   double stall = 2.2, weight_load = 1.27, sum = 0.123, task = 11400, wake = 26300;
   // Vectors of direct's window, of Winograd's transformed input and its results, of the output.
-  double copy = 55.2, transform = 17.1, transform_back = 21, store = 30.8;
+  double copy = 55.2, transform = 17.9, transform_back = 18.5, store = 30.8;
   // The narrow engine: multiply-adds, loads of vectors of the window, vectors copied into it, of the output.
   double row = 1.27, row_load = 1.76, row_copy = 5, row_store = 15.4;
   // More for each multiply-add of tiles that outgrow the near caches, in matrix products and in the narrow engine.
   double outgrown = 0.1, row_outgrown = 0.064;
   // A byte of weights from the second level, from the last one, from memory for one thread and for each of many,
   // which share its bandwidth.
-  double near_byte = 0.001, far_byte = 0.005, memory_byte = 0.234, shared_byte = 0.12;
+  double near_byte = 0.3, far_byte = 0.4, memory_byte = 0.305, shared_byte = 0.12;
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
-  double exposed = 0.349;
+  double exposed = 0.222;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 130 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
   // thread waits that microsecond.

@@ -67,8 +67,10 @@ std::vector<int> session_sizes(int threads) {
 std::string Plan::kind() const {
   std::string axes;
   for (size_t i = 0; i < transform.size(); ++i)
-    if (transform[i]) axes += (axes.empty() ? " of axes " : ",") + std::to_string(i);
-  return concat(name(algorithm), axes, share == Share::kChannels ? " by channels" : "",
+    if (transform[i] != Transform::kNone)
+      axes += (axes.empty() ? " of axes " : ",") + std::to_string(i) + (transform[i] == Transform::kLarge ? "+" : "");
+  const bool apart = algorithm == Algorithm::kWinograd && !aligned;
+  return concat(name(algorithm), axes, apart ? " apart" : "", share == Share::kChannels ? " by channels" : "",
                 size == TileSize::kSmall   ? " in small tiles"
                 : size == TileSize::kLarge ? " in large tiles"
                                            : "");

@@ -9,6 +9,7 @@
 
 #include "core/geometry.h"
 #include "core/problem.h"
+#include "core/winograd.h"
 
 namespace ort_tconv {
 
@@ -71,13 +72,13 @@ struct Plan {
   Algorithm algorithm = Algorithm::kDirect;
   Share share = Share::kTiles;
   TileSize size = TileSize::kUsual;
-  bool aligned = false;         // residue classes shifted onto one input window (geometry.h)
-  std::vector<bool> transform;  // winograd: which axes are transformed (batch, then the spatial axes)
-  Dims tile;                    // domain positions of a tile: batch, then the spatial axes
-  Dims tiles;                   // tiles along each axis
-  int64_t class_chunk = 0;      // residue classes of the last axis in one pass
-  int64_t block = 0;            // output channels (stacked: lanes) of a block: the unit of work along M
-  int64_t blocks = 0;           // blocks of a group
+  bool aligned = false;              // residue classes shifted onto one input window (geometry.h)
+  std::vector<Transform> transform;  // winograd: of the batch, then of the spatial axes
+  Dims tile;                         // domain positions of a tile: batch, then the spatial axes
+  Dims tiles;                        // tiles along each axis
+  int64_t class_chunk = 0;           // residue classes of the last axis in one pass
+  int64_t block = 0;                 // output channels (stacked: lanes) of a block: the unit of work along M
+  int64_t blocks = 0;                // blocks of a group
   int64_t blocks_per_task = 0;
   int64_t channel_chunk = 0;  // input channels summed before the next weights are fetched
   int64_t tasks = 0;

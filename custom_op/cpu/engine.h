@@ -128,8 +128,8 @@ class Tiling {
     axes_ = segregate(problem, plan.aligned);
     axes_.insert(axes_.begin(), batch_axis(problem));
     for (int i = 0; i < d_; ++i) {
-      WinogradAxis w = plain_axis(axes_[i]);
-      if (!plan.transform.empty() && plan.transform[i]) winograd_axis(axes_[i], &w);
+      WinogradAxis w;
+      winograd_axis(axes_[i], plan.transform.empty() ? Transform::kNone : plan.transform[i], &w);
       window_.emplace_back(axes_[i], plan.tile[i], w.beyond());
       winograd_.push_back(std::move(w));
     }

@@ -43,6 +43,9 @@ struct GemmArgs {
   T* acc;
   const int64_t* acc_offset;
   bool accumulate;
+  // If not 0, so many products are summed one after the other; then the next sum begins, and sums are added up.  That
+  // makes rounding errors those of shorter sums.
+  int64_t most_summed;
   // If not null: while summing, fetch the cache lines from here on, so many bytes further with every channel of
   // every tap and kMaxPixels pixels; and those of kFetchStreams - 1 further places, each so many bytes from the last.
   const char* ahead;
@@ -105,12 +108,7 @@ struct Kernels {
   void (*transpose)(const T* src, const int64_t* offset, int64_t n, int nv, T* dst, int64_t dst_stride);
   // Whether all values that it placed are finite.
   bool (*place_columns)(const ColumnsArgs<T>&);
-  // One map (core/line_map.h) along the rows of a plane of vectors and one along its columns:
-  // out[p*out.row + q*out.column + i] = sum over r, c of rows(p, r) * columns(q, c) * in[r*in.row + c*in.column + i],
-  // i < n; n is a multiple of L.  By the maps of rows and of columns, which are of the same transform.
-  using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
-  struct PlaneMaps { PlaneMap by_column[kLineMaps]; };
-  PlaneMaps planes[kLineMaps];
+  PlaneTable<T> planes;  // Winograd's transforms
   // dst[i*ways + r] = src[r][i], i < n.
   void (*interleave)(const T* const* src, int ways, int64_t n, T* dst);
 };

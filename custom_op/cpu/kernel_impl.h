@@ -273,19 +273,38 @@ inline __attribute__((always_inline)) void gemm_block(const GemmArgs<T>& a, int6
   const W* w = static_cast<const W*>(a.w);
   constexpr int U = sums_apart(P, NV);
   Vec<T> acc[U][P][NV] = {};
-  if (a.accumulate)
+  bool add = a.accumulate;
+  const auto leave = [&]() __attribute__((always_inline)) {
     for (int p = 0; p < P; ++p)
-      for (int v = 0; v < NV; ++v) acc[0][p][v] = loadu(a.acc + a.acc_offset[i + p] + v * L);
+      for (int v = 0; v < NV; ++v) {
+        T* const to = a.acc + a.acc_offset[i + p] + v * L;
+        for (int u = 1; u < U; ++u) acc[0][p][v] += acc[u][p][v];
+        storeu(to, add ? acc[0][p][v] + loadu(to) : acc[0][p][v]);
+      }
+  };
+  const int64_t most = a.most_summed > 0 ? a.most_summed : INT64_MAX;
+  int64_t summed = 0;
   for (int64_t t = 0; t < a.ntaps; ++t) {
     for (int p = 0; p < P; ++p) x[p] = a.x + a.x_offset[i + p] + a.taps[t];
-    const int64_t panel = a.panels ? a.panels[t] : t;
-    gemm_tap<T, W, P, NV>(x, w + panel * a.channels * NV * L, a.channels, ahead, acc);
+    const W* from = w + (a.panels ? a.panels[t] : t) * a.channels * NV * L;
+    for (int64_t c = 0; c < a.channels;) {
+      if (summed == most) {
+        leave();
+        add = true;
+        summed = 0;
+        for (int u = 0; u < U; ++u)
+          for (int p = 0; p < P; ++p)
+            for (int v = 0; v < NV; ++v) acc[u][p][v] = Vec<T>{};
+      }
+      const int64_t n = a.channels - c < most - summed ? a.channels - c : most - summed;
+      gemm_tap<T, W, P, NV>(x, from, n, ahead, acc);
+      for (int p = 0; p < P; ++p) x[p] += n;
+      from += n * NV * L;
+      c += n;
+      summed += n;
+    }
   }
-  for (int u = 1; u < U; ++u)
-    for (int p = 0; p < P; ++p)
-      for (int v = 0; v < NV; ++v) acc[0][p][v] += acc[u][p][v];
-  for (int p = 0; p < P; ++p)
-    for (int v = 0; v < NV; ++v) storeu(a.acc + a.acc_offset[i + p] + v * L, acc[0][p][v]);
+  leave();
 }
 
 template <class T, class W, int NV>
@@ -862,19 +881,14 @@ constexpr void (*rows_entry())(const RowsArgs<T>&) {
   else return nullptr;
 }
 
-template <class T, class Rows, class Columns>
-constexpr typename Kernels<T>::PlaneMap plane_entry() {
-  constexpr int r = kTransform<Rows>, c = kTransform<Columns>;
-  if constexpr (r == 0 || c == 0 || r == c) return plane<Vec<T>, T, Rows, Columns>;
-  else return nullptr;
-}
-
-template <class T, class Rows>
-constexpr typename Kernels<T>::PlaneMaps plane_row() {  // in the order of LineMap
-  return {{plane_entry<T, Rows, Copy>(), plane_entry<T, Rows, Input4>(), plane_entry<T, Rows, Input3>(),
-           plane_entry<T, Rows, Output32>(), plane_entry<T, Rows, Output23>(), plane_entry<T, Rows, Output22>(),
-           plane_entry<T, Rows, Weights32>(), plane_entry<T, Rows, Weights23>(), plane_entry<T, Rows, Weights22>(),
-           plane_entry<T, Rows, Repeat<3>>(), plane_entry<T, Rows, Repeat<2>>()}};
+template <class T>
+constexpr PlaneTable<T> all_planes() {
+  PlaneTable<T> table{};
+  add_planes<Vec<T>, Copy, Input4, Input3, Input5, Input6>(&table);
+  add_planes<Vec<T>, Copy, Output32, Output23, Output22, Output42, Output43>(&table);
+  add_planes<Vec<T>, Copy, Weights32, Weights23, Weights22, Weights42, Weights43, Repeat<3>, Repeat<2>, Repeat<4>>(
+      &table);
+  return table;
 }
 
 template <class T>
@@ -896,9 +910,7 @@ constexpr Kernels<T> make_kernels() {
           within<T>,
           transpose<T>,
           place_columns<T>,
-          {plane_row<T, Copy>(), plane_row<T, Input4>(), plane_row<T, Input3>(), plane_row<T, Output32>(),
-           plane_row<T, Output23>(), plane_row<T, Output22>(), plane_row<T, Weights32>(), plane_row<T, Weights23>(),
-           plane_row<T, Weights22>(), plane_row<T, Repeat<3>>(), plane_row<T, Repeat<2>>()},
+          all_planes<T>(),
           interleave<T>};
 }
 

@@ -53,7 +53,8 @@ std::optional<Plan> winograd_plan(const Problem& problem, const QuantizedKernels
     if (!is_winograd && plan.algorithm != Algorithm::kDirect) continue;
     if (is_winograd) {
       // A sum is up to 2^h times as large, h transformed axes, before it is divided by that.
-      const auto halves = std::count(plan.transform.begin(), plan.transform.end(), true);
+      const auto halves = std::count(plan.transform.begin(), plan.transform.end(), Transform::kSmall);
+      if (std::count(plan.transform.begin(), plan.transform.end(), Transform::kLarge) > 0) continue;  // not exact
       const double products = static_cast<double>(p.group_in() * class_taps);
       if (products * 255 * 128 * static_cast<double>(1 << halves) > 0x7FFFFFFF) continue;
     }

@@ -473,23 +473,11 @@ constexpr void (*gemm_entry())(const QuantizedGemmArgs&) {
   else return nullptr;
 }
 
-template <class Map> constexpr LineMap kLineMap = LineMap::kCopy;
-template <> constexpr LineMap kLineMap<Input4> = LineMap::kInput4;
-template <> constexpr LineMap kLineMap<Input3> = LineMap::kInput3;
-template <> constexpr LineMap kLineMap<Output32> = LineMap::kOutput32;
-template <> constexpr LineMap kLineMap<Output23> = LineMap::kOutput23;
-template <> constexpr LineMap kLineMap<Output22> = LineMap::kOutput22;
-
-template <class T, class Rows, class... Columns>
-constexpr void set_planes(PlaneTable<T>* table) {
-  typedef T Vector __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES)));
-  ((table->by[static_cast<int>(kLineMap<Rows>)][static_cast<int>(kLineMap<Columns>)] = plane<Vector, T, Rows, Columns>),
-   ...);
-}
 template <class T, class... Maps>
 constexpr PlaneTable<T> plane_table() {
+  typedef T Vector __attribute__((vector_size(ORT_TCONV_VECTOR_BYTES)));
   PlaneTable<T> table{};
-  if constexpr (kForm == WordForm::kWide) (set_planes<T, Maps, Maps...>(&table), ...);
+  if constexpr (kForm == WordForm::kWide) add_planes<Vector, Maps...>(&table);
   return table;
 }
 

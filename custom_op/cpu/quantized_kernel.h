@@ -60,13 +60,6 @@ struct QuantizedEpilogue {
   int32_t zero;
 };
 
-// Kernels<T>::PlaneMap (kernel.h) by the maps of rows and of columns.
-template <class T>
-struct PlaneTable {
-  using PlaneMap = void (*)(const T* in, Plane in_plane, T* out, Plane out_plane, int64_t n);
-  PlaneMap by[kLineMaps][kLineMaps];
-};
-
 struct QuantizedKernels {
   const char* name;
   const char* base;  // the KernelSet (arch.h) whose instructions, and more, these need

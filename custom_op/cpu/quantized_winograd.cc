@@ -21,7 +21,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
   QuantizedWinograd(const Problem& p, QuantizedTypes types, const Plan& pl, const QuantizedKernels& k, int threads)
       : QuantizedBlocks(p, types, pl, k, threads), float_(compiled_kernel_set(k.base).f32),
         w_(axes_, winograd_, window_, window_stride_, plan.tile, sub_kernels_, pitch_, 64 / kWordBytes) {
-    for (bool t : plan.transform) layout.push_back(t);
+    for (Transform t : plan.transform) layout.push_back(static_cast<int64_t>(t));
     Carver measure(nullptr);
     Scratch(*this, measure);
     plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -89,7 +89,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
         }
         const Place<float> places[4] = {
             {own, most}, {pass, most}, {pass + w_.pass_lines * most, most}, {weights, most}};
-        run_steps(form.steps->weights, planes_of(float_), places, most);
+        run_steps(form.steps->weights, float_.planes, places, most);
         const float scale = static_cast<float>(1 << form.halves);
         const int64_t ntaps = static_cast<int64_t>(form.taps.size());
         for (const auto& product : group.products) {
@@ -112,39 +112,48 @@ class QuantizedWinograd final : public QuantizedBlocks {
     const Dims tiles = w_.tiles(task.extent);
     const int64_t count = product(tiles);
     load_window(task, call, s.lists);
-    transform_input(task, tiles, s);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
-    for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      const int64_t width = block_width(b), results = count * width, line = w_.staggered(results);
-      const int64_t class_stride = w_.places * line;
-      const int32_t* zeros = call.w_zero.data() + task.g * padded_channels() + b * plan.block;
-      if (width != located) {
-        w_.locate(task.extent, tiles, line, width, s.x_offset, s.acc_offset, s.results.row_offset,
-                  s.results.column_offset);
-        s.results.interleave(task.extent[d_ - 1], w_.last_classes, class_stride);
-        std::fill_n(s.zeros, width, 0);
-        located = width;
-      }
-      for (const auto& group : w_.groups) {
-        multiply(group, count, width, call.weights + block_at(task.g, b), line, s);
-        for (int64_t k = 0; k < w_.last_classes; ++k) {
-          const int64_t index = group.first + k;
-          int32_t* sums = s.sums + k * class_stride;
-          transform_output(w_.forms[index], s.products + k * w_.max_class_points * line, sums, line, results, s);
-          starts(index, task.g, b, call, s.lists.start);
-          for (int64_t place = 0; place < w_.places; ++place)
-            k_.settle(sums + place * line, count, static_cast<int>(width / k_.lanes), w_.forms[index].halves,
-                      s.lists.start);
-          if (!call.w_zeros) continue;
-          visit_rows(sub_kernels_[index], task, [&](int64_t position, int64_t row, int64_t) {
-            for (int64_t i = 0; i < task.extent.back(); ++i)
-              subtract_inputs(sub_kernels_[index].offsets, (position + i) * pitch_, zeros, width, s.lists.position_sums,
-                              sums + s.results.row_offset[row] + s.results.column_offset[i]);
-          });
+    for (const auto& input : w_.inputs) {
+      transform_input(input, task, tiles, s);
+      for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+        const int64_t width = block_width(b), results = count * width, line = w_.staggered(results);
+        const int64_t class_stride = w_.places * line;
+        const int32_t* zeros = call.w_zero.data() + task.g * padded_channels() + b * plan.block;
+        if (width != located) {
+          w_.locate(task.extent, tiles, line, width, s.x_offset, s.acc_offset, s.results.row_offset,
+                    s.results.column_offset);
+          s.results.interleave(task.extent[d_ - 1], w_.last_classes, class_stride);
+          std::fill_n(s.zeros, width, 0);
+          located = width;
         }
-        store(sub_kernels_[group.first], task, b, 0, w_.last_classes, s.sums, call, s.results);
+        for (int64_t i = input.first_group; i < input.end_group; ++i) {
+          const auto& group = w_.groups[i];
+          multiply(group, count, width, call.weights + block_at(task.g, b), line, s);
+          for (int64_t k = 0; k < w_.last_classes; ++k) {
+            int32_t* sums = s.sums + k * class_stride;
+            transform_output(w_.forms[group.first + k], s.products + k * w_.max_class_points * line, sums, line,
+                             results, s);
+            finish_sums(group.first + k, task, call, b, count, line, zeros, sums, s);
+          }
+          store(sub_kernels_[group.first], task, b, 0, w_.last_classes, s.sums, call, s.results);
+        }
       }
     }
+  }
+
+  // Divides the sums of a sub-kernel by what its weights were multiplied with, and adds what they start with.
+  void finish_sums(int64_t which, const Task& task, const Call& call, int64_t block, int64_t count, int64_t line,
+                   const int32_t* zeros, int32_t* sums, const Scratch& s) const {
+    const int64_t width = block_width(block);
+    starts(which, task.g, block, call, s.lists.start);
+    for (int64_t place = 0; place < w_.places; ++place)
+      k_.settle(sums + place * line, count, static_cast<int>(width / k_.lanes), w_.forms[which].halves, s.lists.start);
+    if (!call.w_zeros) return;
+    visit_rows(sub_kernels_[which], task, [&](int64_t position, int64_t row, int64_t) {
+      for (int64_t i = 0; i < task.extent.back(); ++i)
+        subtract_inputs(sub_kernels_[which].offsets, (position + i) * pitch_, zeros, width, s.lists.position_sums,
+                        sums + s.results.row_offset[row] + s.results.column_offset[i]);
+    });
   }
 
   void multiply(const WinogradTransforms::Group& group, int64_t count, int64_t width, const char* block, int64_t line,
@@ -167,7 +176,8 @@ class QuantizedWinograd final : public QuantizedBlocks {
   }
 
   // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.  Offsets count words, of group_ channels.
-  void transform_input(const Task& task, const Dims& tiles, const Scratch& s) const {
+  void transform_input(const WinogradTransforms::Input& input, const Task& task, const Dims& tiles,
+                       const Scratch& s) const {
     const int64_t pitch = group_ * pitch_;
     int16_t *const window = reinterpret_cast<int16_t*>(s.lists.window), *const points =
                                                                             reinterpret_cast<int16_t*>(s.points);
@@ -177,7 +187,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
                                           {s.input_pass, kChannelsPerPass},
                                           {s.input_pass + w_.pass_lines * kChannelsPerPass, kChannelsPerPass},
                                           {points + out * group_ + c, w_.point_stride * group_}};
-        run_steps(w_.input_steps, planes_of(k_.input_planes), places, std::min(kChannelsPerPass, pitch - c));
+        run_steps(input.steps, k_.input_planes, places, std::min(kChannelsPerPass, pitch - c));
       }
     });
   }
@@ -190,7 +200,7 @@ class QuantizedWinograd final : public QuantizedBlocks {
                                         {s.output_pass, kResultsPerPass},
                                         {s.output_pass + w_.pass_lines * kResultsPerPass, kResultsPerPass},
                                         {sums + first, line}};
-      run_steps(form.steps->output, planes_of(k_.output_planes), places, std::min(kResultsPerPass, results - first));
+      run_steps(form.steps->output, k_.output_planes, places, std::min(kResultsPerPass, results - first));
     }
   }
 

@@ -1,4 +1,4 @@
-// Winograd engine: every tile of the input window is transformed once and serves all sub-kernels; each
+// Winograd engine: every tile of the input window is transformed once for all sub-kernels that read it so; each
 // point of the transform domain is a GEMM over the input channels; the products of each sub-kernel are
 // transformed back and leave through the same interleaving store as the direct engine's sums.
 // An axis that is not transformed keeps its taps: the GEMM sums them over shifted views of the transformed
@@ -16,10 +16,12 @@ namespace ort_tconv {
 namespace {
 
 // Beyond this a sum of a few values might overflow where the sums of the method itself do not.
-constexpr float kLimit = 1e37f;
+constexpr float kLimit = 1e34f;
 // Channels of a tile, and results, that are transformed at a time: the lines between the axes stay in L1.
 constexpr int64_t kChannelsPerPass = 128;
 constexpr int64_t kResultsPerPass = 256;
+// Products summed one after the other, where the transforms of large tiles enlarge the errors of sums.
+constexpr int64_t kMostSummedLarge = 128;
 
 template <class S>
 class WinogradEngine final : public BlockEngine<S> {
@@ -33,9 +35,11 @@ class WinogradEngine final : public BlockEngine<S> {
   WinogradEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads)
       : Base(p, pl, set, threads), w_(this->axes_, this->winograd_, this->window_, this->window_stride_,
                                       this->plan.tile, this->sub_kernels_, this->pitch_, 64 / sizeof(T)) {
-    for (bool t : this->plan.transform) this->layout.push_back(t);
+    for (Transform t : this->plan.transform) this->layout.push_back(static_cast<int64_t>(t));
     kept_ = std::all_of(w_.forms.begin(), w_.forms.end(),
                         [](const Form& form) { return form.sources.empty() || !form.untransformed.empty(); });
+    const auto& transform = this->plan.transform;
+    if (std::count(transform.begin(), transform.end(), Transform::kLarge) > 0) most_summed_ = kMostSummedLarge;
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -105,7 +109,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   void run(const std::vector<PlaneStep>& steps, const Place<T> (&places)[4], int64_t n) const {
-    run_steps(steps, planes_of(this->k_), places, n);
+    run_steps(steps, this->k_.planes, places, n);
   }
 
   // Below what a transformed weight of each input and output channel is 0.  Processors are many times slower on
@@ -144,48 +148,58 @@ class WinogradEngine final : public BlockEngine<S> {
 
     this->load_window(task, t, s.window);
     const bool regular = weights.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
-    if (regular) transform_input(task, tiles, s);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
-    for (int64_t b = task.block_begin; b < task.block_end; ++b) {
-      const int64_t width = this->block_width(b), results = count * width, line = w_.staggered(results);
-      if (width != located) {
-        w_.locate(task.extent, tiles, line, width, s.x_offset, s.acc_offset, s.row_offset, s.column_offset);
-        located = width;
-        s.outputs_of = -1;  // made for other columns
-      }
-      const char* w = weights.packed + panel_offset(task.g, b) * this->weight_bytes_;
-      GemmArgs<T> a{};
-      a.x_offset = s.x_offset;
-      a.acc_offset = s.acc_offset;
-      a.channels = cg;
-      a.count = count;
-      for (const auto& group : w_.groups) {
-        const int64_t class_stride = w_.places * line;
-        for (const Product& p : group.products) {
-          if (!regular) break;
-          const Form& form = w_.forms[group.first + p.last_class];
-          a.taps = form.taps.data();
-          a.ntaps = static_cast<int64_t>(form.taps.size());
-          a.x = s.points + p.point * w_.point_stride;
-          const char* product = w + p.first_tap * cg * width * this->weight_bytes_;
-          const int64_t steps = a.ntaps * cg;
-          const auto gemm = this->weigh(&a, product, steps * width, width, gemm_passes(count), s.converted);
-          const int64_t bytes = steps * width * this->weight_bytes_;
-          if (this->plan.fetch && steps > 0) this->fetch(&a, product + bytes, bytes, steps * gemm_passes(count));
-          a.acc = s.products + (p.last_class * w_.max_class_points + p.class_point) * line;
-          gemm(a);
+    for (const auto& input : w_.inputs) {
+      if (regular) transform_input(input, task, tiles, s);
+      for (int64_t b = task.block_begin; b < task.block_end; ++b) {
+        const int64_t width = this->block_width(b), line = w_.staggered(count * width);
+        if (width != located) {
+          w_.locate(task.extent, tiles, line, width, s.x_offset, s.acc_offset, s.row_offset, s.column_offset);
+          located = width;
+          s.outputs_of = -1;  // made for other columns
         }
-        for (int64_t k = 0; k < w_.last_classes; ++k) {
-          T* sums = s.sums + k * class_stride;
-          if (regular)
-            transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums, line,
-                             results, s.pass);
-          else sum_taps(group.first + k, task, weights, t, b, sums, s);
+        for (int64_t i = input.first_group; i < input.end_group; ++i) {
+          const auto& group = w_.groups[i];
+          const int64_t class_stride = w_.places * line;
+          if (regular) multiply(group, task, count, weights, b, line, s);
+          for (int64_t k = 0; k < w_.last_classes; ++k) {
+            T* sums = s.sums + k * class_stride;
+            if (regular)
+              transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums,
+                               line, count * width, s.pass);
+            else sum_taps(group.first + k, task, weights, t, b, sums, s);
+          }
+          this->store(this->sub_kernels_[group.first], task, t, b, 0, w_.last_classes, s.sums, class_stride, s);
         }
-        this->store(this->sub_kernels_[group.first], task, t, b, 0, w_.last_classes, s.sums, class_stride, s);
       }
     }
     return true;
+  }
+
+  // products[class of the last axis][point][tile][output channel] of a group.
+  void multiply(const WinogradTransforms::Group& group, const Task& task, int64_t count, const Weights& weights,
+                int64_t block, int64_t line, const Scratch& s) const {
+    const int64_t cg = this->cg_, width = this->block_width(block);
+    const char* w = weights.packed + panel_offset(task.g, block) * this->weight_bytes_;
+    GemmArgs<T> a{};
+    a.x_offset = s.x_offset;
+    a.acc_offset = s.acc_offset;
+    a.channels = cg;
+    a.count = count;
+    a.most_summed = most_summed_;
+    for (const Product& p : group.products) {
+      const Form& form = w_.forms[group.first + p.last_class];
+      a.taps = form.taps.data();
+      a.ntaps = static_cast<int64_t>(form.taps.size());
+      a.x = s.points + p.point * w_.point_stride;
+      const char* product = w + p.first_tap * cg * width * this->weight_bytes_;
+      const int64_t steps = a.ntaps * cg;
+      const auto gemm = this->weigh(&a, product, steps * width, width, gemm_passes(count), s.converted);
+      const int64_t bytes = steps * width * this->weight_bytes_;
+      if (this->plan.fetch && steps > 0) this->fetch(&a, product + bytes, bytes, steps * gemm_passes(count));
+      a.acc = s.products + (p.last_class * w_.max_class_points + p.class_point) * line;
+      gemm(a);
+    }
   }
 
   // The sums of one sub-kernel over its taps, for tiles that hold NaN, Inf or values near overflow, which a transform
@@ -235,10 +249,11 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   // points[point][tile][channel] = (Bt x Bt x ...) window of the tile.
-  void transform_input(const Task& task, const Dims& tiles, const Scratch& s) const {
+  void transform_input(const WinogradTransforms::Input& input, const Task& task, const Dims& tiles,
+                       const Scratch& s) const {
     w_.visit_input(task.extent, tiles, [&](ptrdiff_t corner, ptrdiff_t out) {
       for (int64_t c = 0; c < this->pitch_; c += kChannelsPerPass)
-        run(w_.input_steps,
+        run(input.steps,
             {{s.window + corner + c, 1},
              {s.pass, kChannelsPerPass},
              {s.pass + w_.pass_lines * kChannelsPerPass, kChannelsPerPass},
@@ -260,6 +275,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   WinogradTransforms w_;
+  int64_t most_summed_ = 0;
   bool kept_;  // the weights of all sub-kernels are among those that are packed
 };
 

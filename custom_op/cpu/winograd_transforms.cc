@@ -16,20 +16,32 @@ WinogradTransforms::WinogradTransforms(const std::vector<AxisGeometry>& axes, st
     full_tiles *= tiles_here;
     input_tiles_.push_back(w.plain ? window_[i].extent : input_tiles(w, tiles_here));
     if (!w.plain) transformed_.insert(transformed_.begin(), i);
-    points *= w.points;
+    points *= i + 1 == this->axes() ? w.points : w.most_points();
     places *= w.step;
-    int lines = std::max(w.window, w.points);
+    int lines = std::max(w.window, i + 1 == this->axes() ? w.points : w.most_points());
     for (const WinogradKind& k : w.kinds)
       lines = std::max(lines, w.plain ? k.taps : static_cast<int>(w.groups) * k.alpha);
     pass_lines *= lines;
   }
+  if (transformed_.size() <= 2) pass_lines = 0;
   input_stride_.assign(this->axes(), pitch);
   for (int i = this->axes() - 2; i >= 0; --i) input_stride_[i] = input_stride_[i + 1] * input_tiles_[i + 1];
   point_stride = staggered(product(input_tiles_) * pitch);
-  make_input_steps();
   for (const auto& sub : sub_kernels) describe(axes, sub);
-  for (int64_t first = 0; first < static_cast<int64_t>(sub_kernels.size()); first += last_classes)
-    groups.push_back(make_group(sub_kernels, first));
+  std::map<std::vector<int>, std::vector<int64_t>> firsts;  // of groups, by the kinds of the leading axes
+  for (int64_t first = 0; first < static_cast<int64_t>(sub_kernels.size()); first += last_classes) {
+    std::vector<int> kinds;
+    for (int i = 0; i + 1 < this->axes(); ++i)
+      kinds.push_back(winograd_[i].plain ? 0 : winograd_[i].kind_of_class[sub_kernels[first].classes[i]]);
+    firsts[kinds].push_back(first);
+  }
+  for (const auto& [kinds, of_kinds] : firsts) {
+    Input input = make_input(sub_kernels[of_kinds.front()]);
+    input.first_group = static_cast<int64_t>(groups.size());
+    for (int64_t first : of_kinds) groups.push_back(make_group(sub_kernels, first));
+    input.end_group = static_cast<int64_t>(groups.size());
+    inputs.push_back(std::move(input));
+  }
 }
 
 Dims WinogradTransforms::tiles(const Dims& extent) const {
@@ -141,18 +153,24 @@ void WinogradTransforms::describe(const std::vector<AxisGeometry>& axes, const S
   forms.push_back(std::move(form));
 }
 
-void WinogradTransforms::make_input_steps() {
+WinogradTransforms::Input WinogradTransforms::make_input(const SubKernel& sub) const {
   std::vector<AxisMaps> maps(axes());
   Dims stride;
   for (int i = 0; i < axes(); ++i) {
     const WinogradAxis& w = winograd_[i];
     stride.push_back(window_stride_[i] * w.spacing * pitch_);
     maps[i].in = w.window;
+    if (i + 1 < axes()) {
+      const WinogradKind& k = kind(i, sub);
+      maps[i].out = k.alpha;
+      maps[i].add(k.input, k.alpha, k.first, 0);
+      continue;
+    }
     maps[i].out = w.points;
     for (size_t k = 0; k < w.kinds.size(); ++k)
       maps[i].add(w.kinds[k].input, w.kinds[k].alpha, w.kinds[k].first, w.first_point[k]);
   }
-  input_steps = make_steps(maps, stride);
+  return {make_steps(maps, stride), 0, 0};
 }
 
 WinogradTransforms::Steps WinogradTransforms::make_class_steps(const SubKernel& sub) const {
@@ -220,7 +238,8 @@ WinogradTransforms::Group WinogradTransforms::make_group(const std::vector<SubKe
       int64_t point = 0;
       for (int i = 0; i < axes(); ++i) {
         const auto& axis = winograd_[i];
-        point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
+        if (i + 1 < axes()) point = point * kind(i, sub).alpha + at.at[i];
+        else point = point * axis.points + axis.first_point[axis.kind_of_class[sub.classes[i]]] + at.at[i];
       }
       group.products.push_back({point, k, class_point++, 0});
     } while (at.next());

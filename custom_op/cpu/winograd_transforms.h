@@ -29,31 +29,22 @@ struct Place {
   ptrdiff_t unit;
 };
 
-// `planes(row, column)` is the kernel of a pair of maps; n numbers at each place.
-template <class T, class Planes>
-void run_steps(const std::vector<PlaneStep>& steps, const Planes& planes, const Place<T> (&places)[4], int64_t n) {
+// n numbers at each place.
+template <class T>
+void run_steps(const std::vector<PlaneStep>& steps, const PlaneTable<T>& planes, const Place<T> (&places)[4],
+               int64_t n) {
   for (const PlaneStep& s : steps) {
     const Place<T>&from = places[s.from], &to = places[s.to];
-    planes(s.row, s.column)(from.at + s.in * from.unit, {s.in_plane.row * from.unit, s.in_plane.column * from.unit},
-                            to.at + s.out * to.unit, {s.out_plane.row * to.unit, s.out_plane.column * to.unit}, n);
+    const auto plane = planes.by[static_cast<int>(s.row)][static_cast<int>(s.column)];
+    plane(from.at + s.in * from.unit, {s.in_plane.row * from.unit, s.in_plane.column * from.unit},
+          to.at + s.out * to.unit, {s.out_plane.row * to.unit, s.out_plane.column * to.unit}, n);
   }
-}
-
-// The kernels of an instruction set, as run_steps asks for them.
-template <class T>
-auto planes_of(const Kernels<T>& k) {
-  return
-      [&k](LineMap row, LineMap column) { return k.planes[static_cast<int>(row)].by_column[static_cast<int>(column)]; };
-}
-template <class T>
-auto planes_of(const PlaneTable<T>& t) {
-  return [&t](LineMap row, LineMap column) { return t.by[static_cast<int>(row)][static_cast<int>(column)]; };
 }
 
 class WinogradTransforms {
  public:
   struct Product {
-    int64_t point;        // of the transformed input
+    int64_t point;        // of its group's transformed input
     int64_t last_class;   // of the last axis
     int64_t class_point;  // among the class's own points
     int64_t first_tap;    // taps of all products before it
@@ -75,6 +66,12 @@ class WinogradTransforms {
   struct Group {
     int64_t first;  // of its sub-kernels
     std::vector<Product> products;
+  };
+  // What groups of equal kinds of the leading axes read: the window, transformed by those and by all kinds of the last
+  // axis.
+  struct Input {
+    std::vector<PlaneStep> steps;
+    int64_t first_group, end_group;
   };
 
   // `pitch`: numbers from one position of the window to the next, which are as many in the transformed input; `line`:
@@ -120,10 +117,11 @@ class WinogradTransforms {
     } while (tile.next());
   }
 
-  std::vector<PlaneStep> input_steps;
   std::vector<Form> forms;  // parallel to the sub-kernels
-  std::vector<Group> groups;
-  int64_t full_tiles = 1;  // Winograd tiles of a whole tile
+  std::vector<Input> inputs;
+  std::vector<Group> groups;  // by input
+  int64_t full_tiles = 1;     // Winograd tiles of a whole tile
+  // `points`: of an input, at most.
   int64_t last_classes = 0, points = 1, point_stride = 0, places = 1, pass_lines = 1, max_class_points = 1,
           max_weights = 1, most_plain_taps = 1,
           total_products = 0;  // total: taps included
@@ -144,7 +142,7 @@ class WinogradTransforms {
     return winograd_[axis].kinds[winograd_[axis].kind_of_class[sub.classes[axis]]];
   }
   void describe(const std::vector<AxisGeometry>& axes, const SubKernel& sub);
-  void make_input_steps();
+  Input make_input(const SubKernel& sub) const;
   Steps make_class_steps(const SubKernel& sub) const;
   static Dims row_major(const std::vector<AxisMaps>& maps, int64_t AxisMaps::* lines);
   std::vector<PlaneStep> make_steps(std::vector<AxisMaps> maps, Dims stride) const;

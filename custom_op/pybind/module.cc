@@ -251,7 +251,9 @@ py::dict describe(const Plan& p, const Problem& problem) {
   d["algorithm"] = name(p.algorithm);
   d["kind"] = p.kind();
   d["aligned"] = p.aligned;
-  d["transform"] = p.transform;
+  std::vector<int> transform;
+  for (Transform t : p.transform) transform.push_back(static_cast<int>(t));
+  d["transform"] = transform;
   d["tile"] = p.tile;
   d["tiles"] = p.tiles;
   d["block"] = p.block;

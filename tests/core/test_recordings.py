@@ -75,7 +75,7 @@ def test_one_plan_serves_sessions_of_both_numbers_of_threads(file: Path) -> None
             if chosen["kind"] in problem.times:
                 losses.append(problem.loss(chosen["kind"]))
     assert len(lost[max(lost)]) == len(recording["layers"])
-    assert all(len(losses) > 0.4 * len(recording["layers"]) for losses in lost.values())
+    assert all(len(losses) > 0.3 * len(recording["layers"]) for losses in lost.values())
     assert all(statistics.geometric_mean(losses) <= 1.02 for losses in lost.values())
     assert all(loss <= 1.3 for losses in lost.values() for loss in losses)
 

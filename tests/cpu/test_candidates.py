@@ -86,7 +86,8 @@ def test_a_plan_serves_sessions_of_every_size(case: Case) -> None:
 
 def work(plan: dict[str, Any]) -> tuple:
     """What tells plans apart that compute a problem in different tasks."""
-    return plan["algorithm"], *map(str, (plan["transform"], plan["tile"], plan["blocks_per_task"]))
+    keys = ("aligned", "transform", "tile", "blocks_per_task")
+    return plan["algorithm"], *(str(plan[key]) for key in keys)
 
 
 def test_work_is_counted_once() -> None:

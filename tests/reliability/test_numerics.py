@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from cases import DTYPES, SUM_ROUNDOFF, Case, conv_transpose_model
-from forced import allowed, each_choice, each_isa, is_transformed, reference, run, same_bits
+from forced import allowed, each_choice, each_isa, reference, run, same_bits, transforms
 from hypothesis import given
 from hypothesis import strategies as st
 from sessions import our_session
@@ -66,7 +66,7 @@ def test_tiny_values(isa, algorithm, dtype, where):
     # Sums and transforms add and multiply at most this often; each may lose half of the smallest.
     terms = case.group_in * math.prod(case.kernel) * 6 ** len(case.spatial)
     quantum = {"float64": 5e-324}.get(dtype, 2.0**-149)
-    bound = allowed(case, arrays, transformed=is_transformed(case, algorithm, isa=isa))
+    bound = allowed(case, arrays, transformed=transforms(case, algorithm, isa=isa))
     assert (np.abs(y - reference(case, arrays)) <= bound + terms * quantum).all()
     if where != "both":
         assert np.count_nonzero(y) > y.size / 2
@@ -107,7 +107,7 @@ def test_cancellation(isa, algorithm, dtype, seed):
     arrays["w"][1] = arrays["w"][0] + arrays["w"][1] / arrays["w"].dtype.type(scale)
     y = run(case, arrays, algorithm=algorithm, isa=isa).astype(np.float64)
     expected = reference(case, arrays)
-    bound = allowed(case, arrays, transformed=is_transformed(case, algorithm, isa=isa))
+    bound = allowed(case, arrays, transformed=transforms(case, algorithm, isa=isa))
     assert (np.abs(y - expected) <= bound).all()
     assert np.abs(expected).max() < 1e-4 * scale  # they do cancel
 
@@ -122,7 +122,7 @@ def test_exact_cancellation(isa, algorithm, dtype):
     arrays["x"][:, 1] = -arrays["x"][:, 0]
     arrays["w"][1] = arrays["w"][0]
     y = run(case, arrays, algorithm=algorithm, isa=isa).astype(np.float64)
-    transformed = is_transformed(case, algorithm, isa=isa)
+    transformed = transforms(case, algorithm, isa=isa)
     assert np.abs(y).max() <= (
         SUM_ROUNDOFF[dtype] * 500 if transformed else SUM_ROUNDOFF[dtype] * 64
     )

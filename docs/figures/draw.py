@@ -296,11 +296,12 @@ MIB = 1 << 20
 MACHINE = {"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16}
 SIDES = [4, 8, 16, 32, 64, 128, 256]
 CHANNELS = [1, 4, 16, 32, 64, 128, 256, 512, 1024]
+LARGE_TILES = 2  # of an axis of Winograd's
 ENGINES = {
     "direct": ("D", "direct"),
     "narrow": ("N", "narrow"),
     "winograd 1": ("W1", "winograd on one axis"),
-    "winograd 2": ("W2", "winograd on both"),
+    "winograd 2": ("W2", "on both; +: large tiles"),
     "stacked": ("S", "stacked"),
 }
 
@@ -329,11 +330,14 @@ def plans() -> Drawing:
                 margin = min(plan(a)["cost"] for a in others) / best["cost"]
                 name = best["algorithm"]
                 if name == "winograd":
-                    name += f" {sum(best['transform'])}"
+                    name += f" {sum(axis > 0 for axis in best['transform'])}"
+                large = "+" if LARGE_TILES in best["transform"] else ""
                 color = COLORS[list(ENGINES).index(name)]
                 x, y = x0 + j * width, y0 + i * height
                 d.rect(x + 0.75, y + 0.75, width - 1.5, height - 1.5, color)
-                d.text(x + width / 2, y + 13, ENGINES[name][0], 11, weight="bold", fill=PAGE)
+                d.text(
+                    x + width / 2, y + 13, ENGINES[name][0] + large, 11, weight="bold", fill=PAGE
+                )
                 d.text(x + width / 2, y + 25, f"{margin:.1f}×", 10, fill=PAGE)
         for j, n in enumerate(SIDES):
             d.text(x0 + j * width + width / 2, y0 + len(CHANNELS) * height + 16, str(n), 12)

@@ -323,7 +323,7 @@ def test_constants_that_would_make_weights_of_a_shuffled_convolution_subnormal_s
     k[0, 5] = 1e-35
     shuffle = node("DepthToSpace", "t", blocksize=2, mode="DCR")
     model = convolution(
-        node("Mul", "c", "k", out="t"), shuffle, w=(12, 32, 3, 3), k=k, shape=(1, 32, 24, 24)
+        node("Mul", "c", "k", out="t"), shuffle, w=(12, 32, 1, 1), k=k, shape=(1, 32, 24, 24)
     )
     assert compare(read_model(model), ort.GraphOptimizationLevel.ORT_DISABLE_ALL, {}) is None
     settings = ort_tconv.add_provider(options())  # onnxruntime itself would fold the constants

@@ -93,7 +93,7 @@ def upsampling() -> onnx.ModelProto:
     """Conv, Relu, Resize, Conv, Relu, with channels that onnxruntime takes into blocked layout."""
     rng = np.random.default_rng(0)
     nodes = [
-        helper.make_node("Conv", ["x", "v"], ["c0"], name="first", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "v"], ["c0"], name="first"),
         helper.make_node("Relu", ["c0"], ["r0"], name="relu0"),
         helper.make_node(
             "Resize",
@@ -108,7 +108,8 @@ def upsampling() -> onnx.ModelProto:
         helper.make_node("Relu", ["c"], ["y"], name="relu"),
     ]
     weights = [
-        tensor(rng.standard_normal((32, 32, 3, 3)).astype(np.float32), name) for name in "vw"
+        tensor(rng.standard_normal((32, 32, side, side)).astype(np.float32), name)
+        for name, side in (("v", 1), ("w", 3))
     ]
     scales = tensor(np.array([1, 1, 2, 2], np.float32), "scales")
     dims = [1, 32, 16, 16]

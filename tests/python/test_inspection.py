@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import re
 from html.parser import HTMLParser
 
@@ -177,7 +176,7 @@ def test_site(dtype):
 
 
 def test_multiplications_that_plans_execute():
-    """Direct: taps for each output. Winograd F(3,2) of 2x2 taps: 16 products for 36 outputs."""
+    """Direct: taps for each output. Winograd F(4,2) of 2x2 taps: 25 products for 16 outputs."""
     case = Case((48, 48), (4, 4), group_in=64, group_out=64, strides=(2, 2), pads=(1,) * 4)
 
     def executed(algorithm: str) -> float:
@@ -187,12 +186,10 @@ def test_multiplications_that_plans_execute():
         assert plan["algorithm"] == algorithm
         return plan["executed_macs"]
 
-    # Aligned classes have 49 positions an axis at most.
     outputs = 64 * 64 * 96 * 96
     assert executed("direct") == outputs * 4
-    tiles = math.ceil(49 / 3) ** 2
-    assert executed("winograd") == tiles * 4 * 16 * 64 * 64
-    assert executed("winograd") < executed("direct") / 1.9
+    # Each sub-kernel's tiles begin at its own first output: 48 are 12 tiles.
+    assert executed("winograd") == 12**2 * 4 * 25 * 64 * 64
 
 
 def test_options():
@@ -257,11 +254,11 @@ def test_site_that_the_operator_refuses():
 
 def test_share():
     """Of two equal sums, one a plain convolution, each takes about half of the time."""
-    w = np.zeros((64, 64, 3, 3), np.float32)
+    w = np.zeros((64, 64, 1, 1), np.float32)
     graph = helper.make_graph(
         [
-            helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4),
-            helper.make_node("ConvTranspose", ["y", "w"], ["z"], pads=[1] * 4),
+            helper.make_node("Conv", ["x", "w"], ["y"]),
+            helper.make_node("ConvTranspose", ["y", "w"], ["z"]),
             helper.make_node("Relu", ["z"], ["r"]),
         ],
         "g",
@@ -275,7 +272,7 @@ def test_share():
     product = model(
         helper.make_graph(
             [
-                helper.make_node("ConvTranspose", ["x", "w"], ["y"], pads=[1] * 4),
+                helper.make_node("ConvTranspose", ["x", "w"], ["y"]),
                 helper.make_node("Flatten", ["y"], ["f"]),
                 helper.make_node("Gemm", ["f", "m"], ["r"]),
             ],

@@ -473,12 +473,14 @@ std::vector<Transform> transform_of(size_t axes, unsigned small, unsigned large)
   return transform;
 }
 
-// Those of `axes` that may have large tiles.  With three of them the transforms take about what the products save; and
-// what weights of fewer bits lose by rounding would be doubled.
+// Those of `axes` that may have large tiles.  With three of them the transforms take about what the products save; to
+// pack half as many weights again in every run takes more; and what weights of fewer bits lose by rounding would be
+// doubled.
 unsigned in_large(unsigned axes, const Shape& s) {
   unsigned without_two = axes & (axes - 1);
   without_two &= without_two - 1;
-  return without_two == 0 && s.problem.weights == WeightStorage::kCompute ? axes : 0;
+  const Problem& p = s.problem;
+  return without_two == 0 && p.constant_weights && p.weights == WeightStorage::kCompute ? axes : 0;
 }
 
 // How aligned axes could be transformed: each choice of them in small tiles, and in large ones where those save

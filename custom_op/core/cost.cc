@@ -92,7 +92,6 @@ CostConstants cost_constants(const std::string& isa) {
     k.far_byte = 0.005;
     k.memory_byte = 0.6;
     k.shared_byte = 0.35;
-    k.exposed = 0.349;
   } else if (isa == "baseline") {
     // A multiply-add takes two or three instructions, on vectors of 16 bytes: most else costs less beside it.
     k.stall = 1.8;

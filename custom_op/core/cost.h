@@ -23,7 +23,7 @@ struct CostConstants {
   // which share its bandwidth.
   double near_byte = 0.3, far_byte = 0.4, memory_byte = 0.305, shared_byte = 0.12;
   // The part of the shorter of arithmetic and fetching that does not overlap with the longer.
-  double exposed = 0.222;
+  double exposed = 0.349;
   // What keeping a byte of weights for the session is worth, which no recording tells: a microsecond saved in each
   // run may cost 130 KB at 6.8 vectors' multiply-adds a nanosecond, those of a core with two units at 3.4 GHz, and each
   // thread waits that microsecond.

@@ -149,7 +149,8 @@ class WinogradEngine final : public BlockEngine<S> {
     this->load_window(task, t, s.window);
     const bool regular = weights.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
-    for (const auto& input : w_.inputs) {
+    for (size_t n = 0; n < w_.inputs.size(); ++n) {
+      const auto& input = w_.inputs[n];
       if (regular) transform_input(input, task, tiles, s);
       for (int64_t b = task.block_begin; b < task.block_end; ++b) {
         const int64_t width = this->block_width(b), line = w_.staggered(count * width);
@@ -161,7 +162,10 @@ class WinogradEngine final : public BlockEngine<S> {
         for (int64_t i = input.first_group; i < input.end_group; ++i) {
           const auto& group = w_.groups[i];
           const int64_t class_stride = w_.places * line;
-          if (regular) multiply(group, task, count, weights, b, line, s);
+          const bool last = i + 1 == input.end_group, more = b + 1 < task.block_end;
+          const auto& next = more ? input : w_.inputs[(n + 1) % w_.inputs.size()];
+          const char* ahead = last ? first_weights(next, task, weights, more ? b + 1 : task.block_begin) : nullptr;
+          if (regular) multiply(group, task, count, weights, b, line, ahead, s);
           for (int64_t k = 0; k < w_.last_classes; ++k) {
             T* sums = s.sums + k * class_stride;
             if (regular)
@@ -176,9 +180,18 @@ class WinogradEngine final : public BlockEngine<S> {
     return true;
   }
 
-  // products[class of the last axis][point][tile][output channel] of a group.
+  // Those of a block that the first product with this input takes.
+  const char* first_weights(const WinogradTransforms::Input& input, const Task& task, const Weights& weights,
+                            int64_t block) const {
+    const int64_t first = w_.groups[input.first_group].products.front().first_tap;
+    const int64_t before = panel_offset(task.g, block) + first * this->cg_ * this->block_width(block);
+    return weights.packed + before * this->weight_bytes_;
+  }
+
+  // products[class of the last axis][point][tile][output channel] of a group.  The weights at `ahead` are those of the
+  // next group, if they do not follow this one's.
   void multiply(const WinogradTransforms::Group& group, const Task& task, int64_t count, const Weights& weights,
-                int64_t block, int64_t line, const Scratch& s) const {
+                int64_t block, int64_t line, const char* ahead, const Scratch& s) const {
     const int64_t cg = this->cg_, width = this->block_width(block);
     const char* w = weights.packed + panel_offset(task.g, block) * this->weight_bytes_;
     GemmArgs<T> a{};
@@ -196,7 +209,8 @@ class WinogradEngine final : public BlockEngine<S> {
       const int64_t steps = a.ntaps * cg;
       const auto gemm = this->weigh(&a, product, steps * width, width, gemm_passes(count), s.converted);
       const int64_t bytes = steps * width * this->weight_bytes_;
-      if (this->plan.fetch && steps > 0) this->fetch(&a, product + bytes, bytes, steps * gemm_passes(count));
+      const char* next = ahead && &p == &group.products.back() ? ahead : product + bytes;
+      if (this->plan.fetch && steps > 0) this->fetch(&a, next, bytes, steps * gemm_passes(count));
       a.acc = s.products + (p.last_class * w_.max_class_points + p.class_point) * line;
       gemm(a);
     }

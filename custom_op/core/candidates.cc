@@ -465,7 +465,7 @@ int64_t axis_products(const AxisGeometry& axis, Transform transform) {
   return alphas * w.groups * w.tiles(axis.domain);
 }
 
-// Axes are numbered by bits.
+// With axes numbered by bits.
 std::vector<Transform> transform_of(size_t axes, unsigned small, unsigned large) {
   std::vector<Transform> transform(axes, Transform::kNone);
   for (size_t i = 0; i < axes; ++i)
@@ -473,51 +473,43 @@ std::vector<Transform> transform_of(size_t axes, unsigned small, unsigned large)
   return transform;
 }
 
-// Those of `axes` that may have large tiles.  With three of them the transforms take about what the products save; to
-// pack half as many weights again in every run takes more; and what weights of fewer bits lose by rounding would be
-// doubled.
-unsigned in_large(unsigned axes, const Shape& s) {
-  unsigned without_two = axes & (axes - 1);
-  without_two &= without_two - 1;
-  const Problem& p = s.problem;
-  return without_two == 0 && p.constant_weights && p.weights == WeightStorage::kCompute ? axes : 0;
-}
+struct WinogradChoice {
+  const Shape* shape;
+  std::vector<Transform> transform;
+};
 
-// How aligned axes could be transformed: each choice of them in small tiles, and in large ones where those save
-// products.
-std::vector<std::vector<Transform>> transforms(const Shape& s) {
-  std::vector<std::vector<Transform>> choices;
-  if (s.problem.weights == WeightStorage::kInt8) return choices;  // sums of weights need more bits
-  const size_t d = s.axes.size();
-  unsigned possible = 0, fewer = 0;
+// Each choice of aligned axes in small tiles, and in large ones where those save products; then large tiles of axes
+// that are not aligned, where that saves more: the tiles of each class then begin at its own first output, so that
+// fewer are cut short, but each has its own transformed input.
+std::vector<WinogradChoice> winograd_choices(const Shape& aligned, const Shape& apart) {
+  std::vector<WinogradChoice> choices;
+  const Problem& p = aligned.problem;
+  if (p.weights == WeightStorage::kInt8) return choices;  // sums of weights need more bits
+  const size_t d = aligned.axes.size();
+  unsigned possible = 0, large = 0, large_apart = 0;
   for (size_t i = 0; i < d; ++i) {
-    const int64_t small = axis_products(s.axes[i], Transform::kSmall);
-    const int64_t large = axis_products(s.axes[i], Transform::kLarge);
+    const int64_t small = axis_products(aligned.axes[i], Transform::kSmall);
+    const int64_t together = axis_products(aligned.axes[i], Transform::kLarge);
+    const int64_t alone = axis_products(apart.axes[i], Transform::kLarge);
     possible |= unsigned{small > 0} << i;
-    fewer |= unsigned{large > 0 && large < small} << i;
+    large |= unsigned{together > 0 && together < small} << i;
+    large_apart |= unsigned{alone > 0 && alone < small && alone < together} << i;
   }
+  // To pack half as many weights again in every run takes more than large tiles save; and what weights of fewer bits
+  // lose by rounding would be doubled.
+  if (!p.constant_weights || p.weights != WeightStorage::kCompute) large = large_apart = 0;
+  // On three axes the transforms of large tiles take about what their products save.
+  const auto at_most_two = [](unsigned axes) {
+    const unsigned without_one = axes & (axes - 1);
+    return (without_one & (without_one - 1)) == 0;
+  };
   for (unsigned axes = 1; axes < 1u << d; ++axes) {
     if (axes & ~possible) continue;
-    choices.push_back(transform_of(d, axes, 0));
-    if (const unsigned large = in_large(axes, s) & fewer) choices.push_back(transform_of(d, axes & ~large, large));
-  }
-  return choices;
-}
-
-// Large tiles of axes that are not aligned, where that saves more: the tiles of each class then begin at its own first
-// output, so that fewer are cut short, but each has its own transformed input.
-std::vector<std::vector<Transform>> transforms_apart(const Shape& apart, const Shape& aligned) {
-  std::vector<std::vector<Transform>> choices;
-  const size_t d = apart.axes.size();
-  unsigned fewer = 0;
-  for (size_t i = 0; i < d; ++i) {
-    const int64_t products = axis_products(apart.axes[i], Transform::kLarge);
-    fewer |= unsigned{products > 0 && products < axis_products(aligned.axes[i], Transform::kSmall) &&
-                      products < axis_products(aligned.axes[i], Transform::kLarge)}
-             << i;
+    choices.push_back({&aligned, transform_of(d, axes, 0)});
+    if (axes & large && at_most_two(axes)) choices.push_back({&aligned, transform_of(d, axes & ~large, axes & large)});
   }
   for (unsigned axes = 1; axes < 1u << d; ++axes)
-    if (!(axes & ~fewer) && in_large(axes, apart)) choices.push_back(transform_of(d, 0, axes));
+    if (!(axes & ~large_apart) && at_most_two(axes)) choices.push_back({&apart, transform_of(d, 0, axes)});
   return choices;
 }
 
@@ -559,12 +551,9 @@ std::vector<Plan> candidates(const Problem& problem, DType dtype, const Machine&
     *plan = plan_narrow(narrow, size);
     return true;
   });
-  for (const auto& transform : transforms(aligned))
+  for (const WinogradChoice& choice : winograd_choices(aligned, direct))
     for (Share share : shares)
-      add([&](TileSize size, Plan* plan) { return plan_winograd(aligned, transform, share, size, plan); });
-  for (const auto& transform : transforms_apart(direct, aligned))
-    for (Share share : shares)
-      add([&](TileSize size, Plan* plan) { return plan_winograd(direct, transform, share, size, plan); });
+      add([&](TileSize size, Plan* plan) { return plan_winograd(*choice.shape, choice.transform, share, size, plan); });
   for (Plan& plan : plans) {
     plan_weights(plan, direct);
     plan.work.imbalance = imbalance(plan, problem, machine.threads);

@@ -144,7 +144,7 @@ class WinogradEngine final : public BlockEngine<S> {
     Carver carver(memory);
     Scratch s(*this, carver);
     const Dims tiles = w_.tiles(task.extent);
-    const int64_t count = product(tiles), cg = this->cg_;
+    const int64_t count = product(tiles);
 
     this->load_window(task, t, s.window);
     const bool regular = weights.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
@@ -159,25 +159,31 @@ class WinogradEngine final : public BlockEngine<S> {
           located = width;
           s.outputs_of = -1;  // made for other columns
         }
+        const bool more = b + 1 < task.block_end;
+        const char* ahead = first_weights(more ? input : w_.inputs[(n + 1) % w_.inputs.size()], task, weights,
+                                          more ? b + 1 : task.block_begin);
         for (int64_t i = input.first_group; i < input.end_group; ++i) {
           const auto& group = w_.groups[i];
-          const int64_t class_stride = w_.places * line;
-          const bool last = i + 1 == input.end_group, more = b + 1 < task.block_end;
-          const auto& next = more ? input : w_.inputs[(n + 1) % w_.inputs.size()];
-          const char* ahead = last ? first_weights(next, task, weights, more ? b + 1 : task.block_begin) : nullptr;
-          if (regular) multiply(group, task, count, weights, b, line, ahead, s);
-          for (int64_t k = 0; k < w_.last_classes; ++k) {
-            T* sums = s.sums + k * class_stride;
-            if (regular)
-              transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums,
-                               line, count * width, s.pass);
-            else sum_taps(group.first + k, task, weights, t, b, sums, s);
-          }
-          this->store(this->sub_kernels_[group.first], task, t, b, 0, w_.last_classes, s.sums, class_stride, s);
+          if (regular) multiply(group, task, count, weights, b, line, i + 1 == input.end_group ? ahead : nullptr, s);
+          store_group(group, task, weights, t, b, regular ? count : 0, line, s);
         }
       }
     }
     return true;
+  }
+
+  // Writes the outputs of a group, from its `count` products, or, if that is 0, summed tap by tap.
+  void store_group(const WinogradTransforms::Group& group, const Task& task, const Weights& weights, const Tensors& t,
+                   int64_t block, int64_t count, int64_t line, Scratch& s) const {
+    const int64_t class_stride = w_.places * line;
+    for (int64_t k = 0; k < w_.last_classes; ++k) {
+      T* sums = s.sums + k * class_stride;
+      if (count > 0)
+        transform_output(*w_.forms[group.first + k].steps, s.products + k * w_.max_class_points * line, sums, line,
+                         count * this->block_width(block), s.pass);
+      else sum_taps(group.first + k, task, weights, t, block, sums, s);
+    }
+    this->store(this->sub_kernels_[group.first], task, t, block, 0, w_.last_classes, s.sums, class_stride, s);
   }
 
   // Those of a block that the first product with this input takes.

@@ -541,6 +541,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("relayout_cost", &relayout_cost, py::arg("elements"),
         "Cost of copying so many values of float32 between ONNX Runtime's blocked layout and the plain one.");
   m.attr("SURE_SHARE") = kSureShare;
+  m.attr("LARGE_TILES") = static_cast<int>(Transform::kLarge);
   m.def("nominal_side", &nominal_side, py::arg("axes"), "Side of an image that is assumed where it is not known.");
 
   m.def(

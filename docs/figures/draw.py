@@ -296,7 +296,6 @@ MIB = 1 << 20
 MACHINE = {"l2_bytes": MIB, "l3_bytes": 2 * MIB, "l3_sharers": 16}
 SIDES = [4, 8, 16, 32, 64, 128, 256]
 CHANNELS = [1, 4, 16, 32, 64, 128, 256, 512, 1024]
-LARGE_TILES = 2  # of an axis of Winograd's
 ENGINES = {
     "direct": ("D", "direct"),
     "narrow": ("N", "narrow"),
@@ -331,7 +330,7 @@ def plans() -> Drawing:
                 name = best["algorithm"]
                 if name == "winograd":
                     name += f" {sum(axis > 0 for axis in best['transform'])}"
-                large = "+" if LARGE_TILES in best["transform"] else ""
+                large = "+" if _core.LARGE_TILES in best["transform"] else ""
                 color = COLORS[list(ENGINES).index(name)]
                 x, y = x0 + j * width, y0 + i * height
                 d.rect(x + 0.75, y + 0.75, width - 1.5, height - 1.5, color)

@@ -206,6 +206,7 @@ def least_conv_cost(
 def relayout_cost(elements: float) -> float: ...
 
 SURE_SHARE: float
+LARGE_TILES: int
 
 def nominal_side(axes: int) -> int: ...
 def reference(

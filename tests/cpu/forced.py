@@ -17,7 +17,6 @@ Arrays = Mapping[str, np.ndarray]
 
 
 ALGORITHMS = _core.algorithms()
-LARGE_TILES = 2  # of an axis's transforms
 #: What an axis may enlarge rounding errors by, see allowed(): as it is, in small, in large tiles.
 ENLARGED = 1, 6, 19
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from cases import CORNERS, DTYPES, STORE_ROUNDOFF, Case, assert_within
 from forced import (
-    LARGE_TILES,
     PLAIN,
     Epilogue,
     allowed,
@@ -260,7 +259,7 @@ def integers(case: Case, transformed: Sequence[int] = ()) -> dict[str, np.ndarra
     shapes = {name: value.shape for name, value in case.arrays().items()}
     dtype = DTYPES[case.dtype]
     arrays = {name: rng.integers(-2, 3, shape).astype(dtype) for name, shape in shapes.items()}
-    arrays["w"] *= 18 ** list(transformed).count(LARGE_TILES)
+    arrays["w"] *= 18 ** list(transformed).count(_core.LARGE_TILES)
     return arrays
 
 
@@ -269,7 +268,7 @@ def integers(case: Case, transformed: Sequence[int] = ()) -> dict[str, np.ndarra
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=CHOSEN.keys())
 def test_integers_are_exact(isa: str, algorithm: str, case: Case) -> None:
     options = {"isa": isa, "algorithm": algorithm, "threads": 3}
-    if LARGE_TILES in transforms(case, **options):
+    if _core.LARGE_TILES in transforms(case, **options):
         case = dataclasses.replace(case, dtype="float64")  # the bits that their sums need
     arrays = integers(case, transforms(case, **options))
     y = run(case, arrays, **options)
@@ -720,7 +719,7 @@ def test_workload(isa: str, dtype: str, algorithm: str) -> None:
         try:
             check(case, case.arrays(), algorithm, isa=isa)
             transformed = transforms(case, algorithm, isa=isa)
-            if LARGE_TILES in transformed and dtype != "float64":
+            if _core.LARGE_TILES in transformed and dtype != "float64":
                 continue
             exact = integers(case, transformed)
             y = run(case, exact, isa=isa, algorithm=algorithm)

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from .blocked_layout import BlockedLayout, around
-from .cost import engine_cost, least_conv_cost, moving_cost, nominal_sides
+from .cost import cost_without_winograd, engine_cost, least_conv_cost, moving_cost, nominal_sides
 from .external_data import is_there
 from .facts import Facts
 from .nodes import FLOATS, become_operator, input_of, prune
@@ -348,8 +348,9 @@ def check_gain(
     added: int = 0,
     sure: float = 1.0,
 ) -> None:
-    """Raise Refusal if the operator's plan costs more than the estimate for the nodes it replaces,
-    ``gone``, of which the last one gives the result; or more than the share ``sure`` of it.
+    """Raise Refusal if the operator's plan, as the user wants it, costs more than the estimate for
+    the nodes it replaces, ``gone``, of which the last one gives the result; or more than the share
+    ``sure`` of it.
 
     The Conv counts as the operator's own engines but Winograd would run it (it is a transposed
     convolution of stride 1, too), on an image ``growth`` times as large as the operator's input;
@@ -390,9 +391,10 @@ def check_gain(
             columns = not layout.is_blocked(conv.node.outputs[0])
             stock += least_conv_cost(dtype, *shapes, columns=columns, **attributes)
         else:
-            stock += engine_cost(dtype, *shapes, direct=True, **attributes)
+            stock += cost_without_winograd(dtype, *shapes, **attributes)
+        asked = scope.selection.plan_options(dtype)
         ours = moving_cost(pixels * added, dtype) + engine_cost(
-            dtype, [batch, channels, *sides], form.weight_shape, **form.attributes()
+            dtype, [batch, channels, *sides], form.weight_shape, **form.attributes(), **asked
         )
     except Error as error:  # a kernel beyond the image, or sizes that no computer holds
         raise Refusal(str(error)) from error

@@ -85,14 +85,19 @@ def nominal_elements(value: ir.Value, facts: Facts) -> float:
     )
 
 
-def engine_cost(
-    dtype: str, x: Sequence[int], w: Sequence[int], *, direct: bool = False, **attributes
-) -> float:
-    """Cost by the operator's plan, in vector multiply-adds.  ``direct`` leaves Winograd out."""
-    from .._core import algorithms, plan
+def engine_cost(dtype: str, x: Sequence[int], w: Sequence[int], **attributes) -> float:
+    """Cost by the operator's plan, in vector multiply-adds."""
+    from .._core import plan
 
-    names = [name for name in algorithms() if name != "winograd"] if direct else [""]
-    return min(plan(x, w, dtype=dtype, algorithm=name, **attributes)["cost"] for name in names)
+    return plan(x, w, dtype=dtype, **attributes)["cost"]
+
+
+def cost_without_winograd(dtype: str, x: Sequence[int], w: Sequence[int], **attributes) -> float:
+    """Cost by the best of the operator's plans that sum products as they are."""
+    from .._core import algorithms
+
+    names = [name for name in algorithms() if name != "winograd"]
+    return min(engine_cost(dtype, x, w, algorithm=name, **attributes) for name in names)
 
 
 def quantized_cost(x: Sequence[int], w: Sequence[int], **attributes) -> tuple[str, float, int]:

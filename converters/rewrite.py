@@ -23,16 +23,17 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a node lives.  ``function`` is None in the main graph and in its subgraphs."""
+    """Where a node lives, and what the user wants.  ``function`` is None in the main graph and in
+    its subgraphs."""
 
     model: ir.Model
     function: ir.Function | None
     facts: Facts
-    timed: bool = False
+    selection: Selection
 
     def is_timed(self, node: ir.Node) -> bool:
         """Whether a clock decides on ``node``'s site in the end, so that no estimate has to."""
-        return self.timed and node.graph is self.model.graph
+        return self.selection.timed and node.graph is self.model.graph
 
     @property
     def opset_imports(self) -> dict[str, int]:
@@ -66,6 +67,11 @@ class Selection:
     reasons: Mapping[str, str] = field(default_factory=dict)  # why not, of names to leave alone
     timed: bool = False  # whether the sites of the main graph are timed and the losers put back
 
+    def plan_options(self, dtype: str) -> dict[str, str]:
+        """What plans of the nodes depend on besides shapes, as ``_core.plan`` takes it."""
+        kept = {"weights": self.weights} if self.weights and dtype == "float32" else {}
+        return {"algorithm": self.algorithm or "auto", **kept}
+
     def refuse(self, name: str, *others: str) -> None:
         """Raise Refusal unless ``name`` is selected; ``others`` must not be excluded either."""
         if name in self.reasons:
@@ -90,14 +96,16 @@ class Site:
     became: str = f"{DOMAIN}::{OP_TYPE}"
 
 
-def visit(model: ir.Model, facts: Facts, timed: bool = False) -> Iterator[tuple[ir.Node, Scope]]:
+def visit(
+    model: ir.Model, facts: Facts, selection: Selection | None = None
+) -> Iterator[tuple[ir.Node, Scope]]:
     """Every node of the main graph, of all subgraphs and of all local functions.
 
     The list of each graph is taken before its first node is yielded, so that nodes may be
     replaced while visiting; nodes that are removed meanwhile are left out.
     """
     for owner in (None, *model.functions.values()):
-        scope = Scope(model, owner, facts, timed)
+        scope = Scope(model, owner, facts, selection or Selection())
         graph = model.graph if owner is None else owner
         for node in list(ir.traversal.RecursiveGraphIterator(graph)):
             if node.graph is not None:
@@ -131,7 +139,7 @@ class Rewrite(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node, scope in visit(model, self.facts, self.selection.timed):
+        for node, scope in visit(model, self.facts, self.selection):
             if not self.matches(node, scope):
                 continue
             label = node_label(node)

@@ -788,40 +788,18 @@ inline __attribute__((always_inline)) T clip_(T v, T lo, T hi) {
   return v < lo ? lo : (v > hi ? hi : v);
 }
 
-template <class S, class F>
-inline __attribute__((always_inline)) void finish_with(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias,
-                                                       const S* z, S* y, F f) {
-  using T = T_of<S>;
-  if constexpr (sizeof(S) == sizeof(T)) {
-    if (z) {
-      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias + z[i]);
-    } else {
-      for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias);
-    }
-  } else {  // some vectors at a time, so that each loop is of one kind
-    constexpr int64_t kPiece = 128;
-    T sums[kPiece], residual[kPiece];
-    for (int64_t at = 0; at < n; at += kPiece) {
-      const int64_t m = n - at < kPiece ? n - at : kPiece;
-      if (z) {
-        to_compute(z + at, m, residual);
-        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] * scale + bias + residual[i]);
-      } else {
-        for (int64_t i = 0; i < m; ++i) sums[i] = f(v[at + i] * scale + bias);
-      }
-      from_compute(sums, m, y + at);
-    }
+template <class T, class F>
+inline __attribute__((always_inline)) void finish_with(const T* v, int64_t n, T scale, T bias, const T* z, T* y, F f) {
+  if (z) {
+    for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias + z[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = f(v[i] * scale + bias);
   }
 }
 
-template <class S>
-inline __attribute__((always_inline)) void finish_row(const T_of<S>* v, int64_t n, T_of<S> scale, T_of<S> bias,
-                                                      const S* z, const Activation& act, T_of<S> slope, S* y,
-                                                      int64_t ahead) {
-  using T = T_of<S>;
-  // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
-  for (int64_t i = 0; ahead != 0 && i < n; i += 64 / static_cast<int64_t>(sizeof(S)))
-    __builtin_prefetch(y + ahead + i, 1);
+template <class T>
+__attribute__((noinline)) void finish_row(const T* v, int64_t n, T scale, T bias, const T* z, const Activation& act,
+                                          T slope, T* y) {
   const T a = act.a, b = act.b;
   switch (act.kind) {
     case ActivationKind::kNone: finish_with(v, n, scale, bias, z, y, [](T u) { return u; }); return;
@@ -855,11 +833,27 @@ inline __attribute__((always_inline)) void finish_row(const T_of<S>* v, int64_t 
   }
 }
 
+// Of 16 bits, some vectors at a time.
 template <class S>
 void finish(const T_of<S>* v, const OutputRows& rows, T_of<S> scale, T_of<S> bias, const S* z, const Activation& act,
             T_of<S> slope, S* y, int64_t ahead) {
+  using T = T_of<S>;
   for (int64_t r = 0; r < rows.count; ++r) {
-    finish_row(v, rows.n, scale, bias, z, act, slope, y, ahead);
+    // A missing line costs more than the whole row's arithmetic; ask for the next row's while this one goes.
+    for (int64_t i = 0; ahead != 0 && i < rows.n; i += 64 / static_cast<int64_t>(sizeof(S)))
+      __builtin_prefetch(y + ahead + i, 1);
+    if constexpr (sizeof(S) == sizeof(T)) {
+      finish_row(v, rows.n, scale, bias, z, act, slope, y);
+    } else {
+      constexpr int64_t kPiece = 128;
+      T results[kPiece], residual[kPiece];
+      for (int64_t at = 0; at < rows.n; at += kPiece) {
+        const int64_t n = rows.n - at < kPiece ? rows.n - at : kPiece;
+        if (z) to_compute(z + at, n, residual);
+        finish_row(v + at, n, scale, bias, z ? residual : nullptr, act, slope, results);
+        from_compute(results, n, y + at);
+      }
+    }
     v += rows.sums_step;
     y += rows.outputs_step;
     if (z) z += rows.outputs_step;

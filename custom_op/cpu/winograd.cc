@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/block_engine.h"
 #include "cpu/winograd_transforms.h"
@@ -15,13 +16,20 @@
 namespace ort_tconv {
 namespace {
 
-// Beyond this a sum of a few values might overflow where the sums of the method itself do not.
-constexpr float kLimit = 1e34f;
+// Inputs or weights beyond this are summed tap by tap: products of two, and the transforms' sums of them, might
+// overflow where the sums of the method itself do not.
+constexpr float kLimit = 1e12f;
+// As are inputs some of which are beyond kLarge and 2^kSpread times as large as most: the transforms of large values
+// leave their rounding errors in outputs that do not read them, those of tiles beside a region that is masked by 1e9.
+constexpr float kLarge = 4096;
+template <class T> constexpr int kSpread = std::numeric_limits<T>::digits - 14;
 // Channels of a tile, and results, that are transformed at a time: the lines between the axes stay in L1.
 constexpr int64_t kChannelsPerPass = 128;
 constexpr int64_t kResultsPerPass = 256;
 // Products summed one after the other, where the transforms of large tiles enlarge the errors of sums.
 constexpr int64_t kMostSummedLarge = 128;
+// Input channels whose original weights are packed together where a tile is summed from those.
+constexpr int64_t kOriginalChannels = 32;
 
 template <class S>
 class WinogradEngine final : public BlockEngine<S> {
@@ -40,6 +48,8 @@ class WinogradEngine final : public BlockEngine<S> {
                         [](const Form& form) { return form.sources.empty() || !form.untransformed.empty(); });
     const auto& transform = this->plan.transform;
     if (std::count(transform.begin(), transform.end(), Transform::kLarge) > 0) most_summed_ = kMostSummedLarge;
+    for (const SubKernel& sub : this->sub_kernels_)
+      most_taps_ = std::max(most_taps_, static_cast<int64_t>(sub.taps.size()));
     Carver measure(nullptr);
     Scratch(*this, measure);
     this->plan.scratch_bytes = static_cast<int64_t>(measure.used());
@@ -108,6 +118,24 @@ class WinogradEngine final : public BlockEngine<S> {
     return n;
   }
 
+  // Whether products of these inputs' transforms are as good as products of the inputs.
+  bool is_even(const T* x, int64_t n) const {
+    if (this->k_.within(x, n, T(kLarge))) return true;
+    if (!this->k_.within(x, n, T(kLimit))) return false;
+    // Sizes by their exponents, of which the mean is the geometric mean's; zeros do not count.
+    using Bits = std::conditional_t<sizeof(T) == sizeof(uint32_t), uint32_t, uint64_t>;
+    int64_t sum = 0, count = 0, largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      Bits bits;
+      std::memcpy(&bits, x + i, sizeof(bits));
+      const auto exponent = static_cast<int64_t>(bits << 1 >> std::numeric_limits<T>::digits);
+      sum += exponent;
+      count += exponent != 0;
+      largest = std::max(largest, exponent);
+    }
+    return (largest - kSpread<T>)*count <= sum;
+  }
+
   void run(const std::vector<PlaneStep>& steps, const Place<T> (&places)[4], int64_t n) const {
     run_steps(steps, this->k_.planes, places, n);
   }
@@ -124,8 +152,8 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   struct Scratch : Base::Common {
-    T *points, *products, *sums, *pass, *converted;
-    int64_t *x_offset, *acc_offset, *pixel_offset;
+    T *points, *products, *sums, *pass, *converted, *originals;
+    int64_t *x_offset, *acc_offset, *pixel_offset, *place;
     Scratch(const WinogradEngine& e, Carver& c) : Base::Common(e, c) {
       const int64_t tiles = e.w_.full_tiles, block = e.plan.block;
       points = c.take<T>(e.w_.points * e.w_.point_stride);
@@ -133,6 +161,8 @@ class WinogradEngine final : public BlockEngine<S> {
       sums = c.take<T>(e.w_.last_classes * e.w_.places * e.w_.staggered(tiles * block));
       pass = c.take<T>(2 * e.w_.pass_lines * std::max(kChannelsPerPass, kResultsPerPass));
       converted = e.take_converted(e.w_.most_plain_taps * e.cg_ * block, c);
+      originals = c.take<T>(e.most_taps_ * std::min(kOriginalChannels, e.cg_) * block);
+      place = c.take<int64_t>(product(e.problem.kernel));
       x_offset = c.take<int64_t>(tiles);
       acc_offset = c.take<int64_t>(tiles);
       pixel_offset = c.take<int64_t>(e.plan.tile.back());
@@ -147,7 +177,7 @@ class WinogradEngine final : public BlockEngine<S> {
     const int64_t count = product(tiles);
 
     this->load_window(task, t, s.window);
-    const bool regular = weights.regular && this->k_.within(s.window, this->window_positions_ * this->pitch_, kLimit);
+    const bool regular = weights.regular && is_even(s.window, this->window_positions_ * this->pitch_);
     int64_t located = 0;  // width of the blocks that the offsets in scratch are for
     for (size_t n = 0; n < w_.inputs.size(); ++n) {
       const auto& input = w_.inputs[n];
@@ -227,7 +257,6 @@ class WinogradEngine final : public BlockEngine<S> {
   void sum_taps(int64_t which, const Task& task, const Weights& weights, const Tensors& t, int64_t block, T* sums,
                 const Scratch& s) const {
     const SubKernel& sub = this->sub_kernels_[which];
-    if (reads_original(weights)) return sum_originals(sub, task, t, block, sums, s);
     for (int64_t i = 0; i < task.extent.back(); ++i) s.pixel_offset[i] = i * this->pitch_;
     GemmArgs<T> a{};
     a.x_offset = s.pixel_offset;
@@ -235,36 +264,50 @@ class WinogradEngine final : public BlockEngine<S> {
     a.channels = this->cg_;
     a.count = task.extent.back();
     a.taps = sub.offsets.data();
-    a.panels = w_.forms[which].untransformed.data();
     a.ntaps = static_cast<int64_t>(sub.offsets.size());
+    if (reads_original(weights)) return sum_originals(sub, task, t, block, a, sums, s);
+    a.panels = w_.forms[which].untransformed.data();
     const char* const panel = weights.packed + panel_offset(task.g, block) * this->weight_bytes_;
     const auto gemm = this->weigh(&a, panel, 0, this->block_width(block), 1, nullptr);
-    this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
-      a.x = s.window + position * this->pitch_;
-      a.acc = sums + s.row_offset[row];
-      gemm(a);
-    });
+    sum_rows(sub, task, 0, a, gemm, sums, s);
   }
 
-  // The same from W, slowly.
-  void sum_originals(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, T* sums,
+  // The same from W, a sub-kernel's weights of some input channels packed at a time.
+  void sum_originals(const SubKernel& sub, const Task& task, const Tensors& t, int64_t block, GemmArgs<T> a, T* sums,
                      const Scratch& s) const {
-    const int64_t cg = this->cg_, mg = this->mg_, taps = product(this->problem.kernel);
-    const S* w = static_cast<const S*>(t.w) + (task.g * cg * mg + block * this->plan.block) * taps;
-    this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
-      for (int64_t i = 0; i < task.extent.back(); ++i)
-        for (int64_t m = 0; m < this->block_channels(block); ++m) {
-          T sum = 0;
-          for (size_t tap = 0; tap < sub.taps.size(); ++tap) {
-            const T* x = s.window + (position + i) * this->pitch_ + sub.offsets[tap];
-            for (int64_t c = 0; c < cg; ++c) {
-              T weight;
-              this->io_.load(w + (c * mg + m) * taps + sub.taps[tap], 1, &weight);
-              sum += x[c] * weight;
-            }
+    const int64_t cg = this->cg_, width = this->block_width(block);
+    const auto gemm = this->k_.gemm[static_cast<int>(WeightStorage::kCompute)][width / this->k_.lanes];
+    a.w = s.originals;
+    Quality quality;
+    this->place_weights(
+        t.w, task.g, block, kOriginalChannels, &quality,
+        [&](int64_t c, ColumnsArgs<T>* columns) {
+          const int64_t first = c % kOriginalChannels;
+          if (first == 0) {
+            a.channels = std::min(kOriginalChannels, cg - c);
+            std::fill_n(s.place, columns->columns, int64_t{-1});
+            for (size_t i = 0; i < sub.taps.size(); ++i)
+              s.place[sub.taps[i]] = static_cast<int64_t>(i) * a.channels * width;
           }
-          sums[s.row_offset[row] + s.column_offset[i] + m] = sum;
-        }
+          columns->place = s.place;
+          columns->dst = s.originals + first * width;
+          columns->dst_step = width;
+        },
+        [&](int64_t c, int64_t n) {
+          if (c % kOriginalChannels + n < a.channels) return;
+          const int64_t first = c + n - a.channels;
+          a.accumulate = first > 0;
+          sum_rows(sub, task, first, a, gemm, sums, s);
+        });
+  }
+
+  // Products of each row of the tile, from input channel `first` on.
+  void sum_rows(const SubKernel& sub, const Task& task, int64_t first, GemmArgs<T> a, void (*gemm)(const GemmArgs<T>&),
+                T* sums, const Scratch& s) const {
+    this->visit_rows(sub, task, [&](int64_t position, int64_t row, int64_t) {
+      a.x = s.window + position * this->pitch_ + first;
+      a.acc = sums + s.row_offset[row];
+      gemm(a);
     });
   }
 
@@ -295,7 +338,7 @@ class WinogradEngine final : public BlockEngine<S> {
   }
 
   WinogradTransforms w_;
-  int64_t most_summed_ = 0;
+  int64_t most_summed_ = 0, most_taps_ = 0;
   bool kept_;  // the weights of all sub-kernels are among those that are packed
 };
 

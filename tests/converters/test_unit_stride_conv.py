@@ -172,6 +172,25 @@ def test_fires(options):
     rewritten(model)
 
 
+@pytest.mark.parametrize(
+    "options, taken",
+    [
+        ({}, True),
+        ({"algorithm": "auto"}, True),
+        ({"algorithm": "winograd"}, True),
+        ({"weights": "float32"}, True),
+        ({"algorithm": "direct"}, False),
+        ({"algorithm": "narrow"}, False),
+        ({"weights": "int8"}, False),
+    ],
+    ids=str,
+)
+def test_the_estimate_is_of_what_the_user_asks_for(options, taken):
+    """What is sure to gain by Winograd does not without it, and weights of 8 bits have none."""
+    model = conv_model(channels=(128, 128), sides=(28, 28), batch=1)
+    assert len(convert_with_report(model, **options).changes) == taken
+
+
 def test_what_follows_is_fused():
     after = [
         helper.make_node("Add", ["c", "x"], ["s"], "add"),

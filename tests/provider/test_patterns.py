@@ -347,8 +347,9 @@ def plain(kernel, side, channels=(64, 64), *, group=1, dtype="float32", bias=Tru
     return graph_model([conv], arrays, {"x": shape}, ("y",), dtype, 17)
 
 
-def claimed(model: onnx.ModelProto) -> list[str]:
-    _, report = open_with_report(read_model(model), ort_tconv.add_provider(options()))
+def claimed(model: onnx.ModelProto, **settings: str) -> list[str]:
+    session_options = ort_tconv.add_provider(options(), **settings)
+    _, report = open_with_report(read_model(model), session_options)
     assert all(site.claimed for site in report.sites), str(report)
     return [site.pattern for site in report.sites]
 
@@ -370,6 +371,21 @@ PLAIN = {
 def test_plain_convolutions(tmp_path, model):
     assert claimed(model) == ["unit_stride_conv"]
     check(model, tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "settings, taken",
+    [
+        ({"algorithm": "winograd"}, True),
+        ({"algorithm": "direct"}, False),
+        ({"algorithm": "narrow"}, False),
+        ({"weights": "int8"}, False),
+    ],
+    ids=str,
+)
+def test_the_estimate_is_of_what_the_user_asks_for(settings, taken):
+    model = plain((3, 3), 40, (256, 256))
+    assert claimed(model, **settings) == ["unit_stride_conv"] * taken
 
 
 LEFT = {

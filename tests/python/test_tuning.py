@@ -254,9 +254,8 @@ def test_the_same_times_give_the_same_model(times):
 @pytest.fixture
 def costly(monkeypatch):
     """The estimate expects no gain, whatever it is on this machine."""
-    monkeypatch.setattr(
-        convolution, "engine_cost", lambda *_, direct=False, **__: 1e3 if direct else 1e9
-    )
+    monkeypatch.setattr(convolution, "cost_without_winograd", lambda *_, **__: 1e3)
+    monkeypatch.setattr(convolution, "engine_cost", lambda *_, **__: 1e9)
 
 
 def costly_model(nested: bool = False) -> onnx.ModelProto:

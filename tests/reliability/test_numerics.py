@@ -95,6 +95,44 @@ def test_huge_values(isa, algorithm, dtype):
 
 @each_isa
 @each_choice
+@pytest.mark.parametrize("size", [1e33, 1e20, 1e11, 10])
+@each_layer
+def test_huge_products(isa, algorithm, size, case):
+    """Of one value of the input, and weights as large as the results' range lets them be."""
+    case = dataclasses.replace(case, bias=False)
+    arrays = case.arrays()
+    arrays["x"][:] = 0
+    arrays["x"].reshape(-1)[arrays["x"].size // 2] = size
+    arrays["w"] *= np.float32(2e38 / size / np.abs(arrays["w"]).max())
+    y = run(case, arrays, algorithm=algorithm, isa=isa).astype(np.float64)
+    expected = reference(case, arrays)
+    assert np.isfinite(expected.astype(np.float32)).all()
+    assert (np.abs(y - expected) <= 1e-5 * np.abs(expected).max()).all()
+
+
+@each_isa
+@each_choice
+@pytest.mark.parametrize("value", [5e3, -1e9, 1e20])
+@pytest.mark.parametrize("region", [np.s_[:, :, 4:5, 3:4], np.s_[:, :, 5:, :]], ids=["one", "half"])
+@pytest.mark.parametrize("kernel", [3, 4, 5, 6])
+def test_masked_region(isa, algorithm, kernel, region, value):
+    """Values far larger than others leave no trace in outputs that read the others alone."""
+    strides = (1, 1) if kernel == 3 else (2, 2)
+    case = dataclasses.replace(USUAL, kernel=(kernel, kernel), strides=strides, bias=False)
+    arrays = case.arrays()
+    mask = {name: np.zeros_like(array) for name, array in arrays.items()}
+    mask["x"][region], mask["w"][:] = 1, 1
+    untouched = reference(case, mask) == 0
+    assert 0 < untouched.sum() < untouched.size
+    bound = allowed(case, arrays, transformed=transforms(case, algorithm, isa=isa))
+    expected = reference(case, arrays)
+    arrays["x"][region] = value
+    y = run(case, arrays, algorithm=algorithm, isa=isa).astype(np.float64)
+    assert (np.abs(y - expected) <= bound)[untouched].all()
+
+
+@each_isa
+@each_choice
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @given(seed=st.integers(0, 2**16))
 def test_cancellation(isa, algorithm, dtype, seed):

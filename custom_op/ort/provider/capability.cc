@@ -16,7 +16,7 @@ namespace {
 // Of two that begin at one node, the first wins.
 struct Pattern {
   const char* name;
-  std::optional<Site> (*find)(const Node&, const Graph&);
+  std::optional<Site> (*find)(const Node&, const Graph&, const Options&);
 };
 constexpr Pattern kPatterns[] = {{"upsample_conv", upsample_conv},         {"subpixel_conv", subpixel_conv},
                                  {"zero_insertion", zero_insertion},       {"quantized", quantized},
@@ -73,7 +73,7 @@ class Search {
 
   void begin(const Node& node, const Pattern& pattern) {
     if (node.taken || node.assigned == kProviderName) return;
-    auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_); });
+    auto site = attempt(node, pattern.name, [&] { return pattern.find(node, graph_, options_); });
     if (!site) return;
     site->attributes.algorithm = options_.algorithm;
     take(*site);

@@ -20,7 +20,7 @@ Attributes read_attributes(const Node& node, const Graph& graph) {
 
 }  // namespace
 
-std::optional<Site> conv_transpose(const Node& node, const Graph& graph) {
+std::optional<Site> conv_transpose(const Node& node, const Graph& graph, const Options&) {
   if (!node.own("ConvTranspose")) return std::nullopt;
   if (node.since != 1 && node.since != 11 && node.since != 22)
     refuse("its version, ", node.since, ", is newer than this provider knows (22)");

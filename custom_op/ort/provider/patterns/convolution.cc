@@ -121,7 +121,7 @@ Plan engine_plan(const Problem& problem, DType dtype, const std::string& algorit
 }  // namespace
 
 void check_gain(const Convolution& conv, const Equivalent& form, const Dims& growth, const Moved& moved, const Value& x,
-                const std::vector<const Node*>& gone, const Graph& graph, double sure) {
+                const std::vector<const Node*>& gone, const Graph& graph, const Options& options, double sure) {
   const int axes = conv.axes();
   Dims image = graph.dims(x);
   if (image.size() != static_cast<size_t>(axes) + 2) image.assign(static_cast<size_t>(axes) + 2, -1);
@@ -164,10 +164,12 @@ void check_gain(const Convolution& conv, const Equivalent& form, const Dims& gro
   image[1] = form.w_shape[0];
   const std::vector<const Value*> values = around(gone, {&x});
   stock += layout.cost(values);
-  const double ours =
-      BlockedLayout(graph, gone, {&x}).cost(values) +
-      moving_cost(pixels * static_cast<double>(moved.added), conv.dtype) +
-      engine_plan(make_problem(attributes_of(form), {image, form.w_shape, {}, {}}), conv.dtype, "").cost;
+  Attributes attributes = attributes_of(form);
+  if (conv.dtype == DType::kFloat32) attributes.weights = options.weights;
+  const Problem problem = make_problem(attributes, {image, form.w_shape, {}, {}});
+  const double ours = BlockedLayout(graph, gone, {&x}).cost(values) +
+                      moving_cost(pixels * static_cast<double>(moved.added), conv.dtype) +
+                      engine_plan(problem, conv.dtype, options.algorithm).cost;
   if (ours >= sure * stock)
     refuse("it would not be faster: the plan's cost is ", ours / stock,
            " times the estimate for the nodes as they are");

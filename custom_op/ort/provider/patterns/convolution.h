@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "ort/provider/options.h"
 #include "ort/provider/site.h"
 
 namespace ort_tconv::provider {
@@ -46,13 +47,13 @@ void check_unread(const std::vector<const Node*>& chain);
 // around the Conv move to and from memory without the rewrite, in order or not, and with it.
 struct Moved { int64_t saved = 0, shuffled = 0, added = 0; };
 
-// Throws Refusal if the plan of `form` for `x` costs more than the estimate for the nodes it replaces, `gone`, of which
-// the last one gives the result; or more than the share `sure` of it.  The Conv counts as the operator's own engines
-// but Winograd would run it, on an image `growth` times as large; where `sure` is below 1, with no more than it cannot
-// do without (core/gain.h).  To this come the values that `moved` counts, and what is copied between ONNX Runtime's
-// blocked layout and the plain one.
+// Throws Refusal if the plan of `form` for `x`, as the user wants it, costs more than the estimate for the nodes it
+// replaces, `gone`, of which the last one gives the result; or more than the share `sure` of it.  The Conv counts as
+// the operator's own engines but Winograd would run it, on an image `growth` times as large; where `sure` is below 1,
+// with no more than it cannot do without (core/gain.h).  To this come the values that `moved` counts, and what is
+// copied between ONNX Runtime's blocked layout and the plain one.
 void check_gain(const Convolution& conv, const Equivalent& form, const Dims& growth, const Moved& moved, const Value& x,
-                const std::vector<const Node*>& gone, const Graph& graph, double sure = 1);
+                const std::vector<const Node*>& gone, const Graph& graph, const Options& options, double sure = 1);
 
 // The site of `form`, without nodes, output, weights and bias.
 Site make_site(const Convolution& conv, const Equivalent& form, const Value& x, const char* pattern,

@@ -203,11 +203,11 @@ void read_tail(Site& site, const Graph& graph) {
 
 }  // namespace
 
-std::optional<Site> quantized(const Node& node, const Graph& graph) {
+std::optional<Site> quantized(const Node& node, const Graph& graph, const Options& options) {
   if (!node.own("ConvTranspose")) return std::nullopt;
   const auto x = read_dequantized(node.input(0), "X", graph), w = read_dequantized(node.input(1), "W", graph);
   if (!x || !w) return std::nullopt;
-  auto site = conv_transpose(node, graph);
+  auto site = conv_transpose(node, graph, options);
   site->pattern = "quantized";
   auto& q = site->quantized.emplace();
   q.types.x = quantized_type(x->type, "the quantised X");

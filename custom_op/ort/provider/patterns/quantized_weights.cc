@@ -5,12 +5,12 @@
 
 namespace ort_tconv::provider {
 
-std::optional<Site> quantized_weights(const Node& node, const Graph& graph) {
+std::optional<Site> quantized_weights(const Node& node, const Graph& graph, const Options& options) {
   if (!node.own("ConvTranspose")) return std::nullopt;
   const auto w = read_dequantized(node.input(1), "W", graph);
   if (!w) return std::nullopt;
   const auto b = read_dequantized(node.input(2), "B", graph);
-  auto site = conv_transpose(node, graph);
+  auto site = conv_transpose(node, graph, options);
   site->pattern = "quantized_weights";
   site->nodes.clear();
   // Of a result that others read as well the nodes stay, and so do their inputs.

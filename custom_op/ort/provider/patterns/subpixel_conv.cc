@@ -136,7 +136,7 @@ Array interleave(const Array& w, const Convolution& conv, const ChannelIndex& in
 
 }  // namespace
 
-std::optional<Site> subpixel_conv(const Node& node, const Graph& graph) {
+std::optional<Site> subpixel_conv(const Node& node, const Graph& graph, const Options& options) {
   if (!node.own("Conv")) return std::nullopt;
   auto found = trace(node, graph);
   if (!found) return std::nullopt;
@@ -211,7 +211,7 @@ std::optional<Site> subpixel_conv(const Node& node, const Graph& graph) {
   Moved moved;
   moved.shuffled = 2 * conv.shape[0];
   moved.added = 2 * conv.channels() * extra;
-  check_gain(conv, form, Dims(axes, 1), moved, x, nodes, graph);
+  check_gain(conv, form, Dims(axes, 1), moved, x, nodes, graph, options);
 
   Site site = make_site(conv, form, x, "subpixel_conv", graph);
   site.nodes = nodes;

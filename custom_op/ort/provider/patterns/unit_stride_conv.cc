@@ -9,7 +9,7 @@
 namespace ort_tconv::provider {
 namespace {
 
-Site read(const Node& node, const Value& x, const Graph& graph) {
+Site read(const Node& node, const Value& x, const Graph& graph, const Options& options) {
   const Convolution conv = read_convolution(node, graph);
   if (conv.dtype != DType::kFloat32) refuse("it is not float32");
   const Dims kernel(conv.shape.begin() + 2, conv.shape.end());
@@ -24,7 +24,7 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
                   conv.dilations,
                   {}};
   form.w_shape.insert(form.w_shape.end(), kernel.begin(), kernel.end());
-  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, kSureShare);
+  check_gain(conv, form, Dims(kernel.size(), 1), {}, x, {&node}, graph, options, kSureShare);
   Site site = make_site(conv, form, x, kUnitStrideConv, graph);
   site.nodes = {&node};
   site.output = node.outputs[0]->name;
@@ -36,13 +36,13 @@ Site read(const Node& node, const Value& x, const Graph& graph) {
 }  // namespace
 
 // Where nothing is sure to be gained a Conv is no candidate, and no report mentions it.
-std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph) {
+std::optional<Site> unit_stride_conv(const Node& node, const Graph& graph, const Options& options) {
   const Value* const x = node.own("Conv") ? node.input(0) : nullptr;
   if (!x) return std::nullopt;
   const Dims dims = graph.dims(*x);
   if (dims.size() < 3 || *std::min_element(dims.begin() + 2, dims.end()) < 1) return std::nullopt;
   try {
-    return read(node, *x, graph);
+    return read(node, *x, graph, options);
   } catch (const Refusal&) {
   } catch (const Error&) {  // of an attribute, or of sizes that no computer holds
   }

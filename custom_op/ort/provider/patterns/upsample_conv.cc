@@ -82,7 +82,7 @@ Array spread(Array w, const Dims& factors, const Dims& dilations) {
 
 }  // namespace
 
-std::optional<Site> upsample_conv(const Node& node, const Graph& graph) {
+std::optional<Site> upsample_conv(const Node& node, const Graph& graph, const Options& options) {
   if (!node.own("Conv")) return std::nullopt;
   const auto found = trace(node);
   if (!found) return std::nullopt;
@@ -121,7 +121,7 @@ std::optional<Site> upsample_conv(const Node& node, const Graph& graph) {
   Moved moved;
   moved.saved = passed * static_cast<int64_t>(nodes.size() - 1);
   moved.added = repeated ? 2 * conv.channels() : 0;
-  check_gain(repeated ? conv : padded, form, factors, moved, x, nodes, graph);
+  check_gain(repeated ? conv : padded, form, factors, moved, x, nodes, graph, options);
 
   Site site = make_site(conv, form, x, "upsample_conv", graph);
   site.nodes = nodes;

@@ -128,7 +128,7 @@ std::optional<Inserted> masked(const Node& mul, const Graph& graph) {
 
 }  // namespace
 
-std::optional<Site> zero_insertion(const Node& node, const Graph& graph) {
+std::optional<Site> zero_insertion(const Node& node, const Graph& graph, const Options& options) {
   if (!node.own("Conv")) return std::nullopt;
   const Node *before = producer(node), *pad = nullptr;
   if (before && before->own("Pad")) {
@@ -169,7 +169,7 @@ std::optional<Site> zero_insertion(const Node& node, const Graph& graph) {
   check_unread(nodes);
   Moved moved;
   moved.saved = passed;
-  check_gain(conv, form, found->strides, moved, *found->x, nodes, graph);
+  check_gain(conv, form, found->strides, moved, *found->x, nodes, graph, options);
 
   Site site = make_site(conv, form, *found->x, "zero_insertion", graph);
   site.nodes = nodes;

@@ -905,6 +905,9 @@ NON_FINITE = {
     "8, stride 4": Case((50,), (8,), strides=(4,), pads=(2, 2)),
     "2x2, stride 2": Case((9, 10), (2, 2), group_in=1, strides=(2, 2)),
     "wide": Case((4, 60), (4, 4), group_out=1, strides=(2, 2), pads=(1, 1, 1, 1)),
+    # A tile with such values packs the original weights of these, 32 channels at a time.
+    "3x3, many channels": Case((5, 6), (3, 3), group_in=70, group_out=9, pads=(1, 1, 1, 1)),
+    "5x5, groups": Case((4, 5), (5, 5), group=2, group_in=33, group_out=17, strides=(2, 2)),
 }
 
 

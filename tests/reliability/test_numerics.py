@@ -113,7 +113,11 @@ def test_huge_products(isa, algorithm, size, case):
 @each_isa
 @each_choice
 @pytest.mark.parametrize("value", [5e3, -1e9, 1e20])
-@pytest.mark.parametrize("region", [np.s_[:, :, 4:5, 3:4], np.s_[:, :, 5:, :]], ids=["one", "half"])
+@pytest.mark.parametrize(
+    "region",
+    [np.s_[:, :, 4:5, 3:4], np.s_[:, :, 5:, :], np.s_[:, :, 2:, :]],
+    ids=["one", "half", "most"],
+)
 @pytest.mark.parametrize("kernel", [3, 4, 5, 6])
 def test_masked_region(isa, algorithm, kernel, region, value):
     """Values far larger than others leave no trace in outputs that read the others alone."""

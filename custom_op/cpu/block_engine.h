@@ -50,7 +50,10 @@ class BlockEngine : public EngineBase<S> {
   };
 
   int64_t row_stride() const { return round_up(this->plan.class_chunk * this->plan.tile.back(), this->k_.lanes); }
-  int64_t together() const { return rows_together(row_stride(), product(this->plan.tile) / this->plan.tile.back()); }
+  int64_t together() const {
+    const int64_t row_bytes = row_stride() * static_cast<int64_t>(sizeof(T));
+    return rows_together(row_bytes, this->plan.block, product(this->plan.tile) / this->plan.tile.back());
+  }
   int64_t channel_stride() const { return together() * row_stride(); }
   int64_t padded_channels() const { return round_up(this->mg_, this->k_.lanes); }
 
@@ -161,23 +164,19 @@ class BlockEngine : public EngineBase<S> {
     const int vectors = static_cast<int>(block_width(block) / this->k_.lanes);
     if (!acc) std::fill_n(s.rows, n, T(0));
     RowsTogether part = {{valid, 0, acc ? row_stride() : 0, 0}, whole ? together() : 1};
-    const auto finish = [&] {
-      for (int64_t m = 0; m < block_channels(block); ++m) {
-        const int64_t channel = task.g * this->mg_ + block * this->plan.block + m;
-        const T* const sums = s.rows + (acc ? m * stride : 0);
-        if (whole) {
-          this->finish_rows(sums, o0, part.rows, part.first, channel, t);
-        } else {
-          for (int64_t i = 0; i < task.extent[last]; ++i)
-            this->finish_row(sums + i * classes, o0 + i * axis.stride, classes, part.first, channel, t);
-        }
-      }
+    const int64_t channels = block_channels(block), channel = task.g * this->mg_ + block * this->plan.block;
+    const auto finish = [&](int64_t next) {
+      const int64_t step = acc ? stride : 0;
+      if (whole) return this->finish_channels(s.rows, step, o0, part, next, channel, channels, t);
+      for (int64_t m = 0; m < channels; ++m)
+        for (int64_t i = 0; i < task.extent[last]; ++i)
+          this->finish_row(s.rows + m * step + i * classes, o0 + i * axis.stride, classes, part.first, channel + m, t);
     };
     this->visit_rows(lead, task, [&](int64_t, int64_t row, int64_t out_row) {
       T* const to = s.rows + part.add(out_row, finish) * row_stride();
       if (acc) this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, to, stride);
     });
-    if (part.rows.count > 0) finish();
+    if (part.rows.count > 0) finish(-1);
   }
 
   int64_t pitch_;                            // of a window position: channels rounded up to whole vectors

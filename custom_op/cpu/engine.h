@@ -84,33 +84,36 @@ class Carver {
 // Writes sums of channel m to outputs from `at` on, through the epilogue.
 template <class S>
 void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int64_t m,
-            const typename ComputeType<S>::type* sums, OutputRows rows, int64_t at, int64_t ahead) {
-  if (rows.sums_step == rows.n && rows.outputs_step == rows.n) rows = {rows.n * rows.count, 1, 0, 0};
+            const typename ComputeType<S>::type* sums, const OutputRows& rows, int64_t at, int64_t ahead) {
   typename ComputeType<S>::type bias = 0;
   if (t.b) io.load(static_cast<const S*>(t.b) + m, 1, &bias);
   const auto& slopes = p.activation.slopes;
   const auto slope = slopes.empty() ? 0 : slopes[slopes.size() == 1 ? 0 : m];
   const typename ComputeType<S>::type scale = t.w_scales ? t.w_scales[m] : 1;
-  io.finish(sums, rows, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation, slope,
-            static_cast<S*>(t.y) + at, ahead);
+  const bool contiguous = rows.sums_step == rows.n && rows.outputs_step == rows.n;
+  const OutputRows one{rows.n * rows.count, 1, 0, 0};
+  io.finish(sums, contiguous ? one : rows, scale, bias, t.z ? static_cast<const S*>(t.z) + at : nullptr, p.activation,
+            slope, static_cast<S*>(t.y) + at, ahead);
 }
 
-// Short rows of a channel are put together before they go through the epilogue: so many of this length, and no more.
-inline int64_t rows_together(int64_t length, int64_t rows) {
-  constexpr int64_t kLong = 64;
-  return std::clamp<int64_t>(ceil_div(kLong, std::max<int64_t>(1, length)), 1, std::max<int64_t>(1, rows));
+// Rows of a channel are put together before they go through the epilogue, no more than there are: as many as, of all
+// channels that are written in turns, stay in a first-level cache.  Outputs of different channels often lie a multiple
+// of a cache's ways apart, and the fewer turns there are, the less they push each other out.
+inline int64_t rows_together(int64_t row_bytes, int64_t channels, int64_t rows) {
+  constexpr int64_t kNear = 16 << 10;
+  return std::clamp<int64_t>(kNear / std::max<int64_t>(1, row_bytes * channels), 1, std::max<int64_t>(1, rows));
 }
 
 // Those put together at the moment: all equally far apart.
 struct RowsTogether {
   OutputRows rows;
   int64_t most, first = 0;  // first: the first one's place
-  // Adds the row at this place; returns how many there were.  finish() writes those that it does not go with.
+  // Adds the row at this place; returns how many there were.  finish(at) writes those that it does not go with.
   template <class Finish>
   int64_t add(int64_t at, Finish finish) {
     if (rows.count == 1) rows.outputs_step = at - first;
     if (rows.count == most || at != first + rows.count * rows.outputs_step) {
-      if (rows.count > 0) finish();
+      if (rows.count > 0) finish(at);
       rows.count = 0;
       first = at;
     }
@@ -453,14 +456,28 @@ class EngineBase : public Engine {
 
   // Writes v[0..n) to outputs o .. o+n-1 of a row of channel m, and of others as far apart as `rows` says, through the
   // epilogue; parts outside of the rows are dropped.
-  void finish_rows(const T* v, int64_t o, OutputRows rows, int64_t out_row, int64_t m, const Tensors& t) const {
+  // The outputs `ahead` elements from these are fetched into the caches.
+  void finish_rows(const T* v, int64_t o, const OutputRows& rows, int64_t out_row, int64_t m, const Tensors& t,
+                   int64_t ahead) const {
     const int64_t lo = std::max<int64_t>(0, -o), hi = std::min(rows.n, axes_[d_ - 1].out - o);
     if (hi <= lo) return;
-    rows.n = hi - lo;
-    finish(io_, problem, t, m, v + lo, rows, m * out_size_ + out_row + o + lo, row_ahead_);
+    const OutputRows inside{hi - lo, rows.count, rows.sums_step, rows.outputs_step};
+    finish(io_, problem, t, m, v + lo, inside, m * out_size_ + out_row + o + lo, ahead);
   }
   void finish_row(const T* v, int64_t o, int64_t n, int64_t out_row, int64_t m, const Tensors& t) const {
-    finish_rows(v, o, {n, 1, 0, 0}, out_row, m, t);
+    finish_rows(v, o, {n, 1, 0, 0}, out_row, m, t, row_ahead_);
+  }
+
+  // The same rows of so many channels from m on, whose sums lie `step` apart; after them the rows from `next` on, or,
+  // if it is negative, none.
+  void finish_channels(const T* v, int64_t step, int64_t o, const RowsTogether& part, int64_t next, int64_t m,
+                       int64_t channels, const Tensors& t) const {
+    constexpr int64_t kAhead = 3;  // turns, each the rows of a channel
+    for (int64_t i = 0; i < channels; ++i, v += step) {
+      int64_t ahead = std::min(kAhead, channels) * out_size_;
+      if (i + kAhead >= channels) ahead = next < 0 ? 0 : ahead + next - part.first - channels * out_size_;
+      finish_rows(v, o, part.rows, part.first, m + i, t, ahead);
+    }
   }
 
   const S* input(const Tensors& t, const Task& task) const {

@@ -97,7 +97,9 @@ class NarrowEngine final : public EngineBase<S> {
   };
 
   int64_t outputs_of_row() const { return this->plan.class_chunk * this->plan.tile.back(); }
-  int64_t together() const { return rows_together(outputs_of_row(), tile_.strip); }
+  int64_t together() const {
+    return rows_together(outputs_of_row() * static_cast<int64_t>(sizeof(T)), this->plan.block, tile_.strip);
+  }
   int64_t block_channels(int64_t b) const { return std::min(this->plan.block, this->mg_ - b * this->plan.block); }
   const std::vector<Chunk>& chunks(int64_t b) const { return b + 1 < this->plan.blocks ? chunks_ : last_chunks_; }
 
@@ -278,10 +280,10 @@ class NarrowEngine final : public EngineBase<S> {
     const int64_t n = strip.extent[last], o0 = axis.output(0, strip.q0[last]), stride = together() * n * classes;
     for (int first = 0; first < static_cast<int>(this->sub_kernels_.size()); first += classes) {
       RowsTogether part = {{n * classes, 0, n * classes, 0}, together()};
-      const auto finish = [&] {
+      const auto finish = [&](int64_t) {
         for (int64_t m = 0; m < block_channels(b); ++m)
           this->finish_rows(s.row + m * stride, o0, part.rows, part.first,
-                            strip.g * this->mg_ + b * this->plan.block + m, t);
+                            strip.g * this->mg_ + b * this->plan.block + m, t, this->row_ahead_);
       };
       this->visit_rows(this->sub_kernels_[first], strip, [&](int64_t, int64_t row, int64_t out_row) {
         T* const to = s.row + part.add(out_row, finish) * n * classes;
@@ -290,7 +292,7 @@ class NarrowEngine final : public EngineBase<S> {
           this->k_.interleave(s.sources, classes, n, to + m * stride);
         }
       });
-      if (part.rows.count > 0) finish();
+      if (part.rows.count > 0) finish(-1);
     }
   }
 

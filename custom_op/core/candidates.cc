@@ -332,7 +332,7 @@ Plan plan_narrow(const Shape& s, TileSize size) {
     for (const auto& c : a.classes) n += static_cast<double>(c.taps.size());
     taps *= n;
   }
-  const RowLayout rows_of_tile(s.axes, plan.tile, s.classes() * plan.block, s.cg, s.lanes, bytes,
+  const RowLayout rows_of_tile(s.axes, plan.tile, s.classes() * plan.block, plan.blocks_per_task, s.cg, s.lanes, bytes,
                                storage_bytes(s.dtype) != bytes);
   const double channels = static_cast<double>(tile_count(plan) * s.cg);
   const double vectors = channels * static_cast<double>(rows_of_tile.vectors);

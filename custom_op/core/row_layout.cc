@@ -10,11 +10,11 @@ namespace {
 
 constexpr int64_t kStripBytes = 16 * 1024;  // of results, which are stored while they are in L1
 constexpr int64_t kLine = 64;               // bytes of a cache line
+constexpr int64_t kSets = 64, kWays = 8;    // of lines in a first-level cache
 
-// Whether so many channels, so many bytes apart, push each other out of a first-level cache: 64 sets of lines, 8 ways,
-// which the lines at one position of all channels want at the same time.
+// Whether so many channels, so many bytes apart, push each other out of a first-level cache, which the lines at one
+// position of all channels want at the same time.
 bool collide(int64_t channels, int64_t bytes) {
-  constexpr int64_t kSets = 64, kWays = 8;
   int64_t lines[kSets] = {};
   for (int64_t c = 0, last = -1; c < std::min(channels, kSets * kWays); ++c) {
     const int64_t line = c * bytes / kLine;
@@ -27,7 +27,7 @@ bool collide(int64_t channels, int64_t bytes) {
 }  // namespace
 
 RowLayout::RowLayout(const std::vector<AxisGeometry>& axes, const Dims& tile, int64_t results_of_position,
-                     int64_t channels, int64_t lanes, int64_t value_bytes, bool converted) {
+                     int64_t blocks, int64_t channels, int64_t lanes, int64_t value_bytes, bool converted) {
   const size_t d = axes.size();
   const int64_t rows = tile[d - 2], width = tile[d - 1], row = WindowAxis(axes[d - 1], width).extent;
   strip = std::clamp<int64_t>(kStripBytes / value_bytes / std::max<int64_t>(1, results_of_position * width), 1, rows);
@@ -50,7 +50,12 @@ RowLayout::RowLayout(const std::vector<AxisGeometry>& axes, const Dims& tile, in
     in_place = in_place && axes[i].offsets == std::vector<int64_t>{0} && axes[i].domain == axes[i].in &&
                (i == 1 || tile[i] == axes[i].in);
   }
-  in_place = in_place && !collide(channels, in_size * value_bytes);
+  channels_at_once = channels;
+  if (in_place && collide(channels, in_size * value_bytes)) {
+    // Few results are loaded and stored for every few channels sooner than all channels are copied.
+    in_place = results_of_position * blocks <= kWays;
+    if (in_place) channels_at_once = kWays;
+  }
   channel_stride = window;
   if (const int64_t line = kLine / value_bytes; collide(channels, channel_stride * value_bytes))
     channel_stride = (ceil_div(channel_stride, line) | 1) * line;

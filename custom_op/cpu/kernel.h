@@ -61,7 +61,7 @@ struct RowSegment {
   int first, rows;
 };
 
-// out[n][i] = sum over taps t that meet row n, channels c of x[taps[t] + c*channel_stride + i] * w(t, c, n),
+// out[n][i] (+)= sum over taps t that meet row n, channels c of x[taps[t] + c*channel_stride + i] * w(t, c, n),
 // i = 0..count-1, n = 0..NB-1.  Taps and weights follow each other segment by segment, weights as
 // [tap][channel][row of the segment].  With NB > kMaxPartRows, every tap meets every row.  Reads and writes
 // up to the next multiple of L positions.
@@ -76,6 +76,7 @@ struct RowsArgs {
   const T* w;
   T* out[kMaxRows];
   int64_t count;
+  bool accumulate;
 };
 
 // The columns of matrices that lie row by row, each to its place:

@@ -380,6 +380,9 @@ inline __attribute__((always_inline)) void rows_chunk(const RowsArgs<T>& a, int6
     if constexpr (NB <= kMaxPartRows) rows_part<T, NB, NP>(a, i, a.segments[s], taps, w, acc);
     else rows_segment<T, NP, 0, NB>(a, i, a.segments[s].taps, taps, w, acc);
   }
+  if (a.accumulate)
+    for (int n = 0; n < NB; ++n)
+      for (int p = 0; p < NP; ++p) acc[n][p] += loadu(a.out[n] + i + p * L);
   for (int n = 0; n < NB; ++n)
     for (int p = 0; p < NP; ++p) storeu(a.out[n] + i + p * L, acc[n][p]);
 }

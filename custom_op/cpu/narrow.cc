@@ -24,7 +24,7 @@ class NarrowEngine final : public EngineBase<S> {
 
   NarrowEngine(const Problem& p, const Plan& pl, const KernelSet& set, int threads) : Base(p, pl, set, threads) {
     tile_ = RowLayout(this->axes_, this->plan.tile, static_cast<int64_t>(this->sub_kernels_.size()) * this->plan.block,
-                      this->cg_, this->k_.lanes, sizeof(T), !std::is_same_v<S, T>);
+                      this->plan.blocks_per_task, this->cg_, this->k_.lanes, sizeof(T), !std::is_same_v<S, T>);
     // A few channels make one long list of taps instead of many short loops.
     channels_ = this->cg_ < kFewChannels ? 1 : this->cg_;
     make_chunks(block_channels(0), &chunks_);
@@ -256,20 +256,25 @@ class NarrowEngine final : public EngineBase<S> {
     const int64_t cg = this->cg_, rows = strip.extent[this->d_ - 2], width = strip.extent.back();
     RowsArgs<T> a;
     a.channel_stride = channel_stride(window.view);
-    a.channels = channels_;
     for (const Chunk& chunk : chunks(b)) {
       const int n = static_cast<int>(chunk.rows.size());
       a.segments = chunk.segments.data();
       a.nsegments = static_cast<int64_t>(chunk.segments.size());
       a.taps = chunk.expanded[window.view].data();
-      a.w = w;
-      w += chunk.weights * cg;
+      // Those of several segments would not lie channel after channel.
+      const int64_t at_once = chunk.segments.size() == 1 ? std::min(channels_, tile_.channels_at_once) : channels_;
       for (int64_t r = 0; r < (tile_.flat ? 1 : rows); ++r) {
         a.x = window.x + r * this->window_stride_[this->d_ - 2];
         a.count = tile_.flat ? (rows - 1) * tile_.row_stride + width : width;
         for (int i = 0; i < n; ++i) a.out[i] = result(s, chunk.rows[i]) + r * tile_.row_stride;
-        this->k_.rows[n](a);
+        for (int64_t c = 0; c < channels_; c += at_once, a.x += at_once * a.channel_stride) {
+          a.channels = std::min(at_once, channels_ - c);
+          a.w = w + c * chunk.weights;
+          a.accumulate = c > 0;
+          this->k_.rows[n](a);
+        }
       }
+      w += chunk.weights * cg;
     }
   }
 

@@ -96,12 +96,14 @@ void finish(const StorageKernels<S>& io, const Problem& p, const Tensors& t, int
             slope, static_cast<S*>(t.y) + at, ahead);
 }
 
-// Rows of a channel are put together before they go through the epilogue, no more than there are: as many as, of all
-// channels that are written in turns, stay in a first-level cache.  Outputs of different channels often lie a multiple
-// of a cache's ways apart, and the fewer turns there are, the less they push each other out.
+// Rows of a channel are put together before they go through the epilogue, no more than there are: short rows, and as
+// many as, of all channels that are written in turns, stay in a first-level cache.  Outputs of different channels often
+// lie a multiple of a cache's ways apart, and the fewer turns there are, the less they push each other out.
 inline int64_t rows_together(int64_t row_bytes, int64_t channels, int64_t rows) {
-  constexpr int64_t kNear = 16 << 10;
-  return std::clamp<int64_t>(kNear / std::max<int64_t>(1, row_bytes * channels), 1, std::max<int64_t>(1, rows));
+  constexpr int64_t kShort = 256, kNear = 16 << 10;
+  const int64_t bytes = std::max<int64_t>(1, row_bytes);
+  const int64_t fit = channels > 1 ? kNear / (bytes * channels) : ceil_div(kShort, bytes);
+  return std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, rows));
 }
 
 // Those put together at the moment: all equally far apart.

@@ -210,9 +210,13 @@ CHOSEN = CORNERS | {
     "small volume": Case((2, 2, 2), (4, 4, 4), group_in=66, group_out=9, strides=(2,) * 3),
     # Rows of the input, or of a window, that lie a multiple of 4 KB apart in all channels.
     "channels 4 KB apart": Case((32, 32), (2, 2), group_in=20, group_out=3, strides=(2, 2)),
-    "channels 4 KB apart, one out": Case((32, 32), (2, 2), group_in=20, group_out=1, strides=(2, 2)),
+    "channels 4 KB apart, one out": Case(
+        (32, 32), (2, 2), group_in=20, group_out=1, strides=(2, 2)
+    ),
     "channels 4 KB apart, two out": Case((2, 64, 16), (1, 2, 2), group_in=18, strides=(1, 2, 2)),
-    "channels 4 KB apart, few taps": Case((32, 32), (1, 2), group_in=20, group_out=1, strides=(2, 2)),
+    "channels 4 KB apart, few taps": Case(
+        (32, 32), (1, 2), group_in=20, group_out=1, strides=(2, 2)
+    ),
     "channels of a window 4 KB apart": Case((62, 30), (2, 2), group_in=20, group_out=2),
 }
 

@@ -176,7 +176,7 @@ class BlockEngine : public EngineBase<S> {
       T* const to = s.rows + part.add(out_row, finish) * row_stride();
       if (acc) this->k_.transpose(acc + s.row_offset[row], s.outputs, valid, vectors, to, stride);
     });
-    if (part.rows.count > 0) finish(-1);
+    if (part.rows.count > 0) finish(this->rows_after(part));
   }
 
   int64_t pitch_;                            // of a window position: channels rounded up to whole vectors

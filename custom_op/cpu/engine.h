@@ -470,17 +470,19 @@ class EngineBase : public Engine {
     finish_rows(v, o, {n, 1, 0, 0}, out_row, m, t, row_ahead_);
   }
 
-  // The same rows of so many channels from m on, whose sums lie `step` apart; after them the rows from `next` on, or,
-  // if it is negative, none.
+  // The same rows of so many channels from m on, whose sums lie `step` apart; after them the rows from `next` on.
   void finish_channels(const T* v, int64_t step, int64_t o, const RowsTogether& part, int64_t next, int64_t m,
                        int64_t channels, const Tensors& t) const {
     constexpr int64_t kAhead = 3;  // turns, each the rows of a channel
     for (int64_t i = 0; i < channels; ++i, v += step) {
       int64_t ahead = std::min(kAhead, channels) * out_size_;
-      if (i + kAhead >= channels) ahead = next < 0 ? 0 : ahead + next - part.first - channels * out_size_;
+      if (i + kAhead >= channels) ahead += next - part.first - channels * out_size_;
       finish_rows(v, o, part.rows, part.first, m + i, t, ahead);
     }
   }
+
+  // Where the rows that follow these are most likely to be, if another tile's.
+  int64_t rows_after(const RowsTogether& part) const { return part.first + part.rows.count * row_ahead_; }
 
   const S* input(const Tensors& t, const Task& task) const {
     return static_cast<const S*>(t.x) + task.g * cg_ * in_size_;

@@ -285,10 +285,9 @@ class NarrowEngine final : public EngineBase<S> {
     const int64_t n = strip.extent[last], o0 = axis.output(0, strip.q0[last]), stride = together() * n * classes;
     for (int first = 0; first < static_cast<int>(this->sub_kernels_.size()); first += classes) {
       RowsTogether part = {{n * classes, 0, n * classes, 0}, together()};
-      const auto finish = [&](int64_t) {
-        for (int64_t m = 0; m < block_channels(b); ++m)
-          this->finish_rows(s.row + m * stride, o0, part.rows, part.first,
-                            strip.g * this->mg_ + b * this->plan.block + m, t, this->row_ahead_);
+      const auto finish = [&](int64_t next) {
+        const int64_t channel = strip.g * this->mg_ + b * this->plan.block;
+        this->finish_channels(s.row, stride, o0, part, next, channel, block_channels(b), t);
       };
       this->visit_rows(this->sub_kernels_[first], strip, [&](int64_t, int64_t row, int64_t out_row) {
         T* const to = s.row + part.add(out_row, finish) * n * classes;
@@ -297,7 +296,7 @@ class NarrowEngine final : public EngineBase<S> {
           this->k_.interleave(s.sources, classes, n, to + m * stride);
         }
       });
-      if (part.rows.count > 0) finish(-1);
+      if (part.rows.count > 0) finish(this->rows_after(part));
     }
   }
 
